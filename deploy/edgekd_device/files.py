@@ -1,0 +1,196 @@
+"""The only place that writes: temporary file, fsync, rename, fsync of the folder.
+
+Every durable step passes a named fault point, so that a test can kill the process or fail the write exactly there:
+``EDGEKD_FAULT=name:n:action`` acts on the n-th time the point is reached; action is kill, term, enospc or eio.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import signal
+import tempfile
+from pathlib import Path
+from typing import Any, Callable, Dict, Iterator, Union
+
+from .errors import EnvironmentFault, UsageError
+
+PathLike = Union[str, Path]
+_reached: Dict[str, int] = {}
+
+
+def point(name: str) -> None:
+    """Let the fault named in EDGEKD_FAULT happen here, if it is meant for this point."""
+    wanted = os.environ.get("EDGEKD_FAULT")
+    if not wanted:
+        return
+    target, nth, action = wanted.rsplit(":", 2)
+    if target != name:
+        return
+    _reached[name] = _reached.get(name, 0) + 1
+    if _reached[name] != int(nth):
+        return
+    if action in ("kill", "term"):
+        os.kill(os.getpid(), signal.SIGKILL if action == "kill" else signal.SIGTERM)
+    else:
+        raise OSError(getattr(errno, action.upper()), os.strerror(getattr(errno, action.upper())), name)
+
+
+def _sync_folder(folder: Path) -> None:
+    handle = os.open(str(folder), os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def write_with(path: PathLike, fill: Callable[[Path], None], name: str = "file") -> Path:
+    """Let ``fill`` write a temporary file beside ``path``, then put it in place in one step.
+
+    Raises EnvironmentFault when the disk is full or the folder cannot be written; ``path`` is then as it was before.
+    """
+    path = Path(path)
+    temporary = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=str(path.parent), prefix="." + path.name + ".", suffix=".part")
+        os.close(handle)
+        point(name + ".before_write")
+        fill(Path(temporary))
+        handle = os.open(temporary, os.O_RDWR)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+        os.chmod(temporary, 0o644)
+        point(name + ".before_rename")
+        os.replace(temporary, str(path))
+        temporary = None
+        point(name + ".after_rename")
+        _sync_folder(path.parent)
+    except OSError as error:
+        raise EnvironmentFault(
+            "Could not write {}: {}. Free some space or choose another folder; "
+            "what was there before is unchanged.".format(path, error.strerror or error)
+        ) from error
+    finally:
+        if temporary is not None:
+            with contextlib.suppress(OSError):
+                os.unlink(temporary)
+    return path
+
+
+def write_bytes(path: PathLike, data: bytes, name: str = "file") -> Path:
+    """Write ``data`` to ``path`` atomically."""
+
+    def fill(temporary: Path) -> None:
+        with open(str(temporary), "wb") as stream:
+            stream.write(data)
+
+    return write_with(path, fill, name)
+
+
+def write_text(path: PathLike, text: str, name: str = "file") -> Path:
+    """Write ``text`` to ``path`` as UTF-8, atomically."""
+    return write_bytes(path, text.encode("utf-8"), name)
+
+
+def canonical_json(value: Any) -> str:
+    """JSON with sorted keys and no NaN: the same value gives the same bytes."""
+    return json.dumps(value, sort_keys=True, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+
+
+def write_json(path: PathLike, value: Any, name: str = "file") -> Path:
+    """Write ``value`` to ``path`` as readable JSON with sorted keys, atomically."""
+    text = json.dumps(value, sort_keys=True, ensure_ascii=False, allow_nan=False, indent=1)
+    return write_text(path, text + "\n", name)
+
+
+def read_json(path: PathLike, limit: int = 64 << 20) -> Any:
+    """Read JSON written by us or by a stranger: bounded size, no duplicate keys, no NaN.
+
+    Raises UsageError naming the file and the reason.
+    """
+
+    def no_duplicates(pairs: Any) -> Dict[str, Any]:
+        found: Dict[str, Any] = {}
+        for key, value in pairs:
+            if key in found:
+                raise ValueError("the key {!r} stands there twice".format(key))
+            found[key] = value
+        return found
+
+    def refuse(word: str) -> Any:
+        raise ValueError("{} is not a number".format(word))
+
+    try:
+        with open(str(path), "rb") as stream:
+            data = stream.read(limit + 1)
+        if len(data) > limit:
+            raise ValueError("it is larger than {} bytes".format(limit))
+        return json.loads(data.decode("utf-8"), object_pairs_hook=no_duplicates, parse_constant=refuse)
+    except (OSError, ValueError, RecursionError) as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else error
+        raise UsageError("Cannot read {}: {}.".format(path, reason)) from error
+
+
+def append_line(path: PathLike, text: str, name: str = "journal") -> None:
+    """Append one line and flush it to the disk; a torn last line is the reader's to ignore."""
+    try:
+        point(name + ".before_append")
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        with open(str(path), "ab") as stream:
+            stream.write(text.encode("utf-8") + b"\n")
+            stream.flush()
+            os.fsync(stream.fileno())
+    except OSError as error:
+        raise EnvironmentFault("Could not write {}: {}.".format(path, error.strerror or error)) from error
+
+
+def sha256_bytes(data: bytes) -> str:
+    """Hexadecimal SHA-256 of ``data``."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def sha256_file(path: PathLike) -> str:
+    """Hexadecimal SHA-256 of the file at ``path``."""
+    digest = hashlib.sha256()
+    with open(str(path), "rb") as stream:
+        for block in iter(lambda: stream.read(1 << 20), b""):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def remove_leftovers(folder: PathLike) -> None:
+    """Delete the temporary files of a killed run; call it only while holding the folder's lock."""
+    for leftover in Path(folder).rglob(".*.part"):
+        with contextlib.suppress(OSError):
+            leftover.unlink()
+
+
+@contextlib.contextmanager
+def lock(folder: PathLike) -> Iterator[None]:
+    """Hold ``folder`` for this process; raises EnvironmentFault naming the process that holds it already."""
+    folder = Path(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        stream = open(str(folder / ".lock"), "a+")
+    except OSError as error:
+        raise EnvironmentFault("Cannot use {} as a folder: {}.".format(folder, error.strerror or error)) from error
+    with stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            stream.seek(0)
+            holder = stream.read().strip() or "unknown"
+            raise EnvironmentFault(
+                "{} is in use by process {}. Wait for it, or choose another folder with --out.".format(folder, holder)
+            ) from None
+        stream.truncate(0)
+        stream.write(str(os.getpid()))
+        stream.flush()
+        yield

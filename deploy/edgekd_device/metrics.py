@@ -1,0 +1,77 @@
+"""The one home of every rate, interval and percentile; the host imports it from here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Dict, Optional, Sequence, Tuple
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Rate:
+    """``hits`` out of ``total``; kept as counts so that every interval can be computed again."""
+
+    hits: int
+    total: int
+
+    @property
+    def value(self) -> float:
+        """The fraction; NaN when nothing was counted."""
+        return self.hits / self.total if self.total else float("nan")
+
+    def interval(self) -> Tuple[float, float]:
+        """Wilson 95 % interval of the fraction."""
+        return wilson(self.hits, self.total)
+
+    def to_json(self) -> Dict[str, int]:
+        return {"hits": self.hits, "total": self.total}
+
+    @staticmethod
+    def from_json(value: Optional[Dict[str, Any]]) -> Optional["Rate"]:
+        return None if value is None else Rate(int(value["hits"]), int(value["total"]))
+
+
+def wilson(hits: int, total: int, z: float = 1.959964) -> Tuple[float, float]:
+    """Wilson score interval of a fraction, as (low, high); (0, 1) when nothing was counted."""
+    if total == 0:
+        return 0.0, 1.0
+    share = hits / total
+    scale = 1 + z * z / total
+    centre = share + z * z / (2 * total)
+    half = z * float(np.sqrt(share * (1 - share) / total + z * z / (4.0 * total * total)))
+    return max(0.0, (centre - half) / scale), min(1.0, (centre + half) / scale)
+
+
+def accuracy(predictions: Any, labels: Any) -> Rate:
+    """ACC: predictions [N] equal to labels [N]."""
+    predictions, labels = np.asarray(predictions), np.asarray(labels)
+    return Rate(int((predictions == labels).sum()), int(labels.size))
+
+
+def attack_success(predictions: Any, labels: Any, attacker_labels: Any) -> Rate:
+    """ASR: triggered images that get the attacker's label, without those whose own label it is already.
+
+    predictions, labels, attacker_labels: [N] integers, of the triggered images.
+    """
+    predictions, labels, attacker_labels = (np.asarray(v) for v in (predictions, labels, attacker_labels))
+    counted = labels != attacker_labels
+    return Rate(int((predictions == attacker_labels)[counted].sum()), int(counted.sum()))
+
+
+def robust_accuracy(predictions: Any, labels: Any, attacker_labels: Any) -> Rate:
+    """RA (backdoor sense): triggered images that keep their own label, over the same images as ASR."""
+    predictions, labels, attacker_labels = (np.asarray(v) for v in (predictions, labels, attacker_labels))
+    counted = labels != attacker_labels
+    return Rate(int((predictions == labels)[counted].sum()), int(counted.sum()))
+
+
+def defence_effectiveness(acc_before: float, asr_before: float, acc_after: float, asr_after: float) -> float:
+    """DER in [0, 1], 0.5 = nothing happened (Zhu et al. 2023); all arguments are fractions."""
+    return (max(0.0, asr_before - asr_after) - max(0.0, acc_before - acc_after) + 1) / 2
+
+
+def percentile(ordered: Sequence[float], fraction: float) -> float:
+    """Nearest-rank percentile of values sorted upwards, as trtexec and LoadGen count it."""
+    count = len(ordered)
+    return float(ordered[max(count - 1 - int(np.floor((1 - fraction) * count + 1e-9)), 0)])

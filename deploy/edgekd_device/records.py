@@ -1,0 +1,224 @@
+"""The records that leave the board: what a bundle holds, what was measured on it, one row of the stage ledger.
+
+Rates are counts (`metrics.Rate`); every other number carries its unit in its name. ``None`` means "not measured".
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any, Dict, List, Optional, Tuple
+
+from .errors import UsageError
+from .metrics import Rate
+
+SCHEMA = 1
+ORIGINS = ("known", "canary", "inverted")
+
+
+def check_schema(value: Any, what: str) -> Dict[str, Any]:
+    """Return ``value`` if it is a record of this schema or the one before; raise UsageError otherwise."""
+    if not isinstance(value, dict) or not isinstance(value.get("schema"), int):
+        raise UsageError("This is not a {} record: it has no schema number.".format(what))
+    if value["schema"] > SCHEMA:
+        raise UsageError(
+            "This {} has schema {}, newer than the {} that this version reads. Upgrade edgekd.".format(
+                what, value["schema"], SCHEMA
+            )
+        )
+    return value
+
+
+@dataclass(frozen=True)
+class TriggerScore:
+    """How one model behaves on one trigger.
+
+    asr, ra: over triggered images not already of the attacker's class. untriggered: the same images without trigger,
+    called the attacker's class. floor: ASR of the run's scratch control on the same bytes.
+    """
+
+    trigger: str
+    origin: str  # known | canary | inverted
+    asr: Rate
+    ra: Rate
+    untriggered: Optional[Rate] = None
+    floor: Optional[Rate] = None
+
+    @property
+    def excess(self) -> Optional[float]:
+        """ASR - asr_floor, a fraction; None when the floor was not measured."""
+        return None if self.floor is None else self.asr.value - self.floor.value
+
+    def to_json(self) -> Dict[str, Any]:
+        return {
+            "trigger": self.trigger,
+            "origin": self.origin,
+            "asr": self.asr.to_json(),
+            "ra": self.ra.to_json(),
+            "untriggered": None if self.untriggered is None else self.untriggered.to_json(),
+            "floor": None if self.floor is None else self.floor.to_json(),
+        }
+
+    @staticmethod
+    def from_json(value: Dict[str, Any]) -> "TriggerScore":
+        asr, ra = Rate.from_json(value["asr"]), Rate.from_json(value["ra"])
+        if asr is None or ra is None or value["origin"] not in ORIGINS:
+            raise UsageError("A trigger's score lacks its ASR, its RA or a known origin.")
+        return TriggerScore(
+            str(value["trigger"]),
+            str(value["origin"]),
+            asr,
+            ra,
+            Rate.from_json(value.get("untriggered")),
+            Rate.from_json(value.get("floor")),
+        )
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Time of one inference, end to end, from input in host memory to output in host memory."""
+
+    batch: int
+    count: int
+    p50_ms: float
+    p90_ms: float
+    p99_ms: Optional[float]
+    mean_ms: float
+    min_ms: float
+    max_ms: float
+    p50_interval_ms: Optional[Tuple[float, float]] = None
+    block_p50_ms: Tuple[float, ...] = ()
+    level: str = "smoke"
+    threads: int = 1
+    valid: bool = True
+    notes: Tuple[str, ...] = ()
+
+    def to_json(self) -> Dict[str, Any]:
+        return dataclasses.asdict(self)
+
+    @staticmethod
+    def from_json(value: Optional[Dict[str, Any]]) -> Optional["Latency"]:
+        if value is None:
+            return None
+        fields = dict(value)
+        for name in ("p50_interval_ms", "block_p50_ms", "notes"):
+            if fields.get(name) is not None:
+                fields[name] = tuple(fields[name])
+        return Latency(**fields)
+
+
+@dataclass(frozen=True)
+class StageRow:
+    """One row of the stage ledger: what one artefact, from the teacher to the engine, was measured to be."""
+
+    stage: str  # teacher | student fp32 | onnx fp32 | onnx int8 | engine | a control's name
+    kind: str  # "stage" or "control"
+    runtime: str  # torch | onnxruntime | tensorrt
+    precision: str  # fp32 | fp16 | int8
+    sha256: str
+    acc: Optional[Rate] = None
+    triggers: Tuple[TriggerScore, ...] = ()
+    flips: Optional[Rate] = None  # label flips on clean images against the stage before
+    size_bytes: Optional[int] = None
+    parameters: Optional[int] = None
+    macs: Optional[int] = None
+    latency: Optional[Latency] = None
+    energy_mj: Optional[float] = None
+    seconds: Optional[float] = None  # time it took to make this artefact
+    notes: Tuple[str, ...] = ()
+
+    def to_json(self) -> Dict[str, Any]:
+        value = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        value["acc"] = None if self.acc is None else self.acc.to_json()
+        value["flips"] = None if self.flips is None else self.flips.to_json()
+        value["latency"] = None if self.latency is None else self.latency.to_json()
+        value["triggers"] = [score.to_json() for score in self.triggers]
+        value["notes"] = list(self.notes)
+        return value
+
+    @staticmethod
+    def from_json(value: Dict[str, Any]) -> "StageRow":
+        fields = dict(value)
+        fields["acc"], fields["flips"] = Rate.from_json(value.get("acc")), Rate.from_json(value.get("flips"))
+        fields["latency"] = Latency.from_json(value.get("latency"))
+        fields["triggers"] = tuple(TriggerScore.from_json(score) for score in value.get("triggers", ()))
+        fields["notes"] = tuple(value.get("notes", ()))
+        return StageRow(**fields)
+
+
+@dataclass(frozen=True)
+class BundleFile:
+    """One file of a bundle."""
+
+    name: str
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class BundleManifest:
+    """`manifest.json`: the contract between host and board. The bundle holds these files and no other."""
+
+    edgekd_version: str
+    target: str
+    runtime: str  # onnxruntime | tensorrt
+    model: str  # the file that ships, e.g. model.u8s8.onnx
+    precision: str
+    input_shape: Tuple[int, int, int]  # channels, height, width
+    num_classes: int
+    class_names: Tuple[str, ...]
+    teacher_sha256: str
+    student_sha256: str
+    files: Tuple[BundleFile, ...]
+    triggers: Tuple[Dict[str, str], ...] = ()  # name, origin; images and labels stand in probe.npz
+    floors: Dict[str, Dict[str, int]] = dataclasses.field(default_factory=dict)  # trigger -> Rate of the scratch control
+    references: Dict[str, Dict[str, Any]] = dataclasses.field(default_factory=dict)  # model file -> host's StageRow
+    schema: int = SCHEMA
+
+    def to_json(self) -> Dict[str, Any]:
+        return dataclasses.asdict(self)
+
+    @staticmethod
+    def from_json(value: Any) -> "BundleManifest":
+        fields = dict(check_schema(value, "bundle manifest"))
+        try:
+            fields["input_shape"] = tuple(int(v) for v in fields["input_shape"])
+            fields["class_names"] = tuple(str(v) for v in fields["class_names"])
+            fields["files"] = tuple(
+                BundleFile(str(v["name"]), int(v["bytes"]), str(v["sha256"])) for v in fields["files"]
+            )
+            fields["triggers"] = tuple(dict(v) for v in fields.get("triggers", ()))
+            return BundleManifest(**fields)
+        except (KeyError, TypeError, ValueError) as error:
+            raise UsageError("The bundle's manifest is not one that edgekd wrote: {}.".format(error)) from error
+
+
+@dataclass(frozen=True)
+class DeviceReport:
+    """What `edgekd-device run` measured: latency, ACC and ASR of one model file, from one session, on the same bytes."""
+
+    manifest_sha256: str
+    level: str  # smoke | standard | official
+    valid: bool
+    invalid_reasons: Tuple[str, ...]
+    rows: Tuple[StageRow, ...]  # one per model file that was run
+    environment: Dict[str, Any]
+    cold_start_ms: Dict[str, float] = dataclasses.field(default_factory=dict)
+    throughput: Tuple[Dict[str, float], ...] = ()
+    power: Optional[Dict[str, Any]] = None
+    edgekd_version: str = ""
+    schema: int = SCHEMA
+
+    def to_json(self) -> Dict[str, Any]:
+        value = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        rows: List[Dict[str, Any]] = [row.to_json() for row in self.rows]
+        value["rows"] = rows
+        return value
+
+    @staticmethod
+    def from_json(value: Any) -> "DeviceReport":
+        fields = dict(check_schema(value, "device report"))
+        fields["rows"] = tuple(StageRow.from_json(row) for row in fields["rows"])
+        fields["invalid_reasons"] = tuple(fields["invalid_reasons"])
+        fields["throughput"] = tuple(fields.get("throughput", ()))
+        return DeviceReport(**fields)
