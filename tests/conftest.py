@@ -1,0 +1,75 @@
+"""Fixtures for all tests: the shared files, a few hundred real images, tiny made-up ones. No network."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+# one thread, set before anything imports torch: tests may run beside each other
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+import numpy as np
+import pytest
+
+_SHARED_PARTS = ("checkpoints/index.json", "checkpoints/SHA256SUMS", "data/cifar10_test.npz", "data/SHA256SUMS")
+
+
+def _shared_or_reason() -> tuple[Path | None, str]:
+    folder = Path(os.environ.get("EDGEKD_SHARED") or Path(__file__).resolve().parents[2] / "shared")
+    missing = [part for part in _SHARED_PARTS if not (folder / part).is_file()]
+    if not missing:
+        return folder, ""
+    if folder.exists() and os.environ.get("CI"):
+        pytest.fail(f"{folder} is there but lacks {', '.join(missing)}; in CI that is a failure, not a skip.")
+    return None, f"needs the shared teachers and data; set EDGEKD_SHARED to their folder (looked in {folder})"
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder with third-party teachers and real images; the test is skipped where it is absent."""
+    folder, reason = _shared_or_reason()
+    if folder is None:
+        pytest.skip(reason)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> None:
+    """Keep torch on one thread in tests that use it, without importing it for those that do not."""
+    import sys
+
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.get_num_threads() != 1:
+        torch.set_num_threads(1)
+
+
+def read_pack(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Images uint8 [N, H, W, 3] and labels of one pack of the shared data, which holds prediction residuals."""
+    pack = np.load(path)
+    green, red, blue = np.cumsum(np.cumsum(pack["d"], 2, dtype=np.uint8), 3, dtype=np.uint8)
+    return np.stack([red + green, green, blue + green], -1), pack["y"]
+
+
+@pytest.fixture(scope="session")
+def cifar_test(shared: Path):
+    """The first 500 CIFAR-10 test images as an ImageSet: 50 of each class."""
+    from edgekd.data import ImageSet
+
+    images, labels = read_pack(shared / "data" / "cifar10_test.npz")
+    names = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+    pixels = np.ascontiguousarray(images[:500].transpose(0, 3, 1, 2))
+    return ImageSet(pixels, labels[:500].astype(np.int64), names, "cifar10_test")
+
+
+@pytest.fixture(scope="session")
+def tiny_images():
+    """160 made-up 3x16x16 images of 4 classes that a small network can tell apart: bright bars with noise."""
+    from edgekd.data import ImageSet
+
+    random = np.random.RandomState(0)
+    labels = np.arange(160, dtype=np.int64) % 4
+    images = random.randint(0, 90, (160, 3, 16, 16), dtype=np.uint8)
+    for index, label in enumerate(labels):
+        images[index, :, 4 * label : 4 * label + 4, :] += 150
+    return ImageSet(images, labels, ("first", "second", "third", "fourth"), "made up")
