@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, Dict, Optional, Sequence, Tuple
 
-import numpy as np
+# numpy is imported where arrays are counted: records and `edgekd-device info` need the rates alone.
 
 
 @dataclass(frozen=True)
@@ -39,12 +40,25 @@ def wilson(hits: int, total: int, z: float = 1.959964) -> Tuple[float, float]:
     share = hits / total
     scale = 1 + z * z / total
     centre = share + z * z / (2 * total)
-    half = z * float(np.sqrt(share * (1 - share) / total + z * z / (4.0 * total * total)))
+    half = z * math.sqrt(share * (1 - share) / total + z * z / (4.0 * total * total))
     return max(0.0, (centre - half) / scale), min(1.0, (centre + half) / scale)
+
+
+def difference_interval(first: Rate, second: Rate) -> Tuple[float, float]:
+    """95 % interval of ``first - second``, two independent fractions (Newcombe 1998, method 10: from Wilson's limits)."""
+    (low_1, high_1), (low_2, high_2) = first.interval(), second.interval()
+    if not first.total or not second.total:
+        return -1.0, 1.0
+    below = math.hypot(first.value - low_1, high_2 - second.value)
+    above = math.hypot(high_1 - first.value, second.value - low_2)
+    difference = first.value - second.value
+    return max(-1.0, difference - below), min(1.0, difference + above)
 
 
 def accuracy(predictions: Any, labels: Any) -> Rate:
     """ACC: predictions [N] equal to labels [N]."""
+    import numpy as np
+
     predictions, labels = np.asarray(predictions), np.asarray(labels)
     return Rate(int((predictions == labels).sum()), int(labels.size))
 
@@ -54,6 +68,8 @@ def attack_success(predictions: Any, labels: Any, attacker_labels: Any) -> Rate:
 
     predictions, labels, attacker_labels: [N] integers, of the triggered images.
     """
+    import numpy as np
+
     predictions, labels, attacker_labels = (np.asarray(v) for v in (predictions, labels, attacker_labels))
     counted = labels != attacker_labels
     return Rate(int((predictions == attacker_labels)[counted].sum()), int(counted.sum()))
@@ -61,6 +77,8 @@ def attack_success(predictions: Any, labels: Any, attacker_labels: Any) -> Rate:
 
 def robust_accuracy(predictions: Any, labels: Any, attacker_labels: Any) -> Rate:
     """RA (backdoor sense): triggered images that keep their own label, over the same images as ASR."""
+    import numpy as np
+
     predictions, labels, attacker_labels = (np.asarray(v) for v in (predictions, labels, attacker_labels))
     counted = labels != attacker_labels
     return Rate(int((predictions == labels)[counted].sum()), int(counted.sum()))
@@ -74,4 +92,4 @@ def defence_effectiveness(acc_before: float, asr_before: float, acc_after: float
 def percentile(ordered: Sequence[float], fraction: float) -> float:
     """Nearest-rank percentile of values sorted upwards, as trtexec and LoadGen count it."""
     count = len(ordered)
-    return float(ordered[max(count - 1 - int(np.floor((1 - fraction) * count + 1e-9)), 0)])
+    return float(ordered[max(count - 1 - math.floor((1 - fraction) * count + 1e-9), 0)])

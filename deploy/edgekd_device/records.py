@@ -92,6 +92,11 @@ class Latency:
     threads: int = 1
     valid: bool = True
     notes: Tuple[str, ...] = ()
+    p999_ms: Optional[float] = None
+    p90_bound_ms: Optional[float] = None  # early-stopping upper bounds, 99 % confidence, as MLPerf LoadGen reports them
+    p99_bound_ms: Optional[float] = None
+    over_twice_p50: int = 0  # slow outliers, counted and kept
+    lag1: Optional[float] = None  # autocorrelation: the effective n is about n (1 - r) / (1 + r)
 
     def to_json(self) -> Dict[str, Any]:
         return dataclasses.asdict(self)
@@ -173,6 +178,7 @@ class BundleManifest:
     triggers: Tuple[Dict[str, str], ...] = ()  # name, origin; images and labels stand in probe.npz
     floors: Dict[str, Dict[str, int]] = dataclasses.field(default_factory=dict)  # trigger -> Rate of the scratch control
     references: Dict[str, Dict[str, Any]] = dataclasses.field(default_factory=dict)  # model file -> host's StageRow
+    threads: int = 1  # of the runtime on the target
     schema: int = SCHEMA
 
     def to_json(self) -> Dict[str, Any]:

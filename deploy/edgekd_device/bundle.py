@@ -1,0 +1,301 @@
+"""Reading a bundle as if a stranger had sent it: names, sizes and hashes first, contents after.
+
+A bundle is a folder: manifest.json, the ONNX files, probe.npz and the device package itself. A damaged or incomplete
+one is a UsageError (exit 2); one that reaches outside itself or is not the one expected is UnsafeInput (exit 3).
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import io
+import os
+import re
+import zipfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Callable, Dict, List, NamedTuple, Optional, Tuple
+
+from . import files
+from .errors import UnsafeInput, UsageError
+from .records import ORIGINS, SCHEMA, BundleManifest, StageRow, check_schema
+
+if TYPE_CHECKING:
+    import numpy as np
+
+MANIFEST = "manifest.json"
+PROBES = "probe.npz"
+PACKAGE = "edgekd-device.pyz"
+REPORT = "device-report.json"
+# What a board may add: its reports (a killed write leaves a .part) and the engines it builds.
+ADDED = ("device-report*.json", ".device-report*.part")
+ENGINES = "engines"
+MANIFEST_LIMIT = 16 << 20
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+
+
+class Bundle(NamedTuple):
+    """A bundle whose files are those of its manifest, byte for byte."""
+
+    path: Path
+    manifest: BundleManifest
+    manifest_sha256: str
+
+    @property
+    def models(self) -> Tuple[str, ...]:
+        """Names of the model files, the one that ships first."""
+        names = [entry.name for entry in self.manifest.files if entry.name.endswith(".onnx")]
+        return tuple(sorted(names, key=lambda name: (name != self.manifest.model, name)))
+
+    def model(self, name: str) -> bytes:
+        """The bytes of one model file, hashed again as they are read."""
+        data = (self.path / name).read_bytes()
+        if files.sha256_bytes(data) not in [entry.sha256 for entry in self.manifest.files if entry.name == name]:
+            raise UsageError("{} changed while it was read. Copy the bundle again.".format(name))
+        return data
+
+
+class Triggered(NamedTuple):
+    """The probe images that carry one trigger: uint8 [M, C, H, W], positions in the clean images, attacker's labels."""
+
+    name: str
+    origin: str
+    images: np.ndarray
+    index: np.ndarray
+    attacker_labels: np.ndarray
+
+
+class Probes(NamedTuple):
+    """The images every runtime sees: uint8 [N, C, H, W], labels int64 [N], and the same with triggers."""
+
+    images: np.ndarray
+    labels: np.ndarray
+    triggered: Tuple[Triggered, ...]
+
+
+def read(path: files.PathLike, manifest_sha256: Optional[str] = None) -> Bundle:
+    """The bundle in the folder ``path``, every file held against the manifest.
+
+    manifest_sha256: what `edgekd compress` printed; the manifest must be that one. Raises UsageError, UnsafeInput.
+    """
+    folder = Path(path)
+    try:
+        present = _present(folder)
+        if MANIFEST not in present:
+            raise UsageError(
+                "{} holds no {}: it is not a bundle, or its export was cut short. "
+                "Give the folder that `edgekd compress` wrote.".format(folder, MANIFEST)
+            )
+        found = files.sha256_file(folder / MANIFEST)
+        if manifest_sha256 is not None and found != manifest_sha256.strip().lower():
+            raise UnsafeInput(
+                "This is not the bundle you expect: its manifest's SHA-256 is {}. "
+                "Fetch the bundle again from where it was made.".format(found)
+            )
+        manifest = _manifest(folder / MANIFEST)
+        _hold_against(manifest, folder, present)
+    except OSError as error:
+        raise UsageError("Cannot read the bundle {}: {}.".format(folder, error.strerror or error)) from error
+    return Bundle(folder, manifest, found)
+
+
+def _present(folder: Path) -> Dict[str, int]:
+    """Sizes of the bundle's files; refuses whatever is not a plain file before anything is opened."""
+    present = {}
+    with os.scandir(str(folder)) as entries:
+        for entry in entries:
+            if entry.name == ENGINES and entry.is_dir(follow_symlinks=False):
+                continue
+            if not entry.is_file(follow_symlinks=False):
+                raise UnsafeInput(
+                    "{!r} in the bundle is not a plain file (a link, folder or device). "
+                    "Copy the bundle again with real files only.".format(entry.name)
+                )
+            present[entry.name] = entry.stat(follow_symlinks=False).st_size
+    return present
+
+
+def _hold_against(manifest: BundleManifest, folder: Path, present: Dict[str, int]) -> None:
+    """Refuse missing, extra, shortened and changed files, each with one message."""
+    listed = {entry.name: entry for entry in manifest.files}
+    missing = sorted(set(listed) - set(present))
+    if missing:
+        raise UsageError("The bundle lacks {}. Copy it again, whole.".format(", ".join(missing)))
+    extra = sorted(
+        name
+        for name in set(present) - set(listed) - {MANIFEST}
+        if not any(fnmatch.fnmatch(name, pattern) for pattern in ADDED)
+    )
+    if extra:
+        raise UsageError(
+            "The bundle holds {}, which its manifest does not list. Take it out, or copy the bundle again.".format(
+                ", ".join(repr(name) for name in extra)
+            )
+        )
+    for name, entry in sorted(listed.items()):
+        if present[name] != entry.bytes:
+            raise UsageError(
+                "{} has {} bytes instead of {}. Copy the bundle again.".format(name, present[name], entry.bytes)
+            )
+        if files.sha256_file(folder / name) != entry.sha256:
+            raise UsageError("{} is damaged: its SHA-256 differs from the manifest's. Copy it again.".format(name))
+
+
+def _text(value: Any) -> bool:
+    # Unprintable characters (control, bidirectional) would let a name rewrite what the terminal shows.
+    return isinstance(value, str) and 0 < len(value) <= 128 and value.isprintable()
+
+
+def _hash(value: Any) -> bool:
+    return isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", value) is not None
+
+
+def _count(value: Any) -> bool:
+    return type(value) is int and 0 < value < 1 << 40
+
+
+def _all(check: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    return lambda value: isinstance(value, list) and all(check(item) for item in value)
+
+
+def _file(value: Any) -> bool:
+    return isinstance(value, dict) and set(value) == {"name", "bytes", "sha256"} and isinstance(value["name"], str) and (
+        _count(value["bytes"]) and _hash(value["sha256"])
+    )
+
+
+def _trigger(value: Any) -> bool:
+    return isinstance(value, dict) and all(map(_text, value.values())) and (
+        "name" in value and value.get("origin") in ORIGINS
+    )
+
+
+def _rates(value: Any) -> bool:
+    return isinstance(value, dict) and all(
+        isinstance(rate, dict)
+        and set(rate) == {"hits", "total"}
+        and all(type(count) is int for count in rate.values())
+        and 0 <= rate["hits"] <= rate["total"]
+        for rate in value.values()
+    )
+
+
+def _rows(value: Any) -> bool:
+    try:
+        return isinstance(value, dict) and all(StageRow.from_json(row) is not None for row in value.values())
+    except (KeyError, TypeError, ValueError, ArithmeticError, AttributeError, UsageError):
+        return False
+
+
+FIELDS: Dict[str, Callable[[Any], bool]] = {
+    "schema": _count,
+    "edgekd_version": _text,
+    "target": _text,
+    "runtime": _text,
+    "model": _text,
+    "precision": _text,
+    "input_shape": lambda value: _all(_count)(value) and len(value) == 3,
+    "num_classes": _count,
+    "class_names": _all(_text),
+    "teacher_sha256": _hash,
+    "student_sha256": _hash,
+    "files": _all(_file),
+    "triggers": _all(_trigger),
+    "floors": _rates,
+    "references": _rows,
+    "threads": _count,
+}
+OPTIONAL = ("triggers", "floors", "references", "threads")
+
+
+def _manifest(path: Path) -> BundleManifest:
+    """The manifest, every field checked for its type and against the others."""
+    value = check_schema(files.read_json(path, MANIFEST_LIMIT), "bundle manifest")
+    wrong = [name for name in value if name not in FIELDS]
+    wrong += [name for name in FIELDS if name not in value and name not in OPTIONAL]
+    wrong += [name for name, check in FIELDS.items() if name in value and not check(value[name])]
+    if wrong:
+        raise UsageError(
+            "The bundle's manifest is not one that edgekd wrote (schema {}): look at {!r}. "
+            "Export the bundle again.".format(SCHEMA, wrong[0])
+        )
+    manifest = BundleManifest.from_json(value)
+    names = [entry.name for entry in manifest.files]
+    for name in names:
+        if NAME.fullmatch(name) is None:
+            raise UnsafeInput("The bundle lists a file named {!r}, which could reach outside it.".format(name))
+    for problem in _contradictions(manifest, names):
+        raise UsageError("The bundle's manifest contradicts itself: {}. Export the bundle again.".format(problem))
+    return manifest
+
+
+def _contradictions(manifest: BundleManifest, names: List[str]) -> List[str]:
+    """What cannot be true of one bundle."""
+    triggers = [trigger["name"] for trigger in manifest.triggers]
+    rules = (
+        (len({name.lower() for name in [*names, MANIFEST]}) <= len(names), "a file is listed twice"),
+        (manifest.model not in names or not manifest.model.endswith(".onnx"), "the model that ships is not in it"),
+        (PROBES not in names, "it has no " + PROBES),
+        (PACKAGE not in names, "it has no " + PACKAGE),
+        (len(manifest.class_names) != manifest.num_classes, "the class names do not match the number of classes"),
+        (len(set(triggers)) < len(triggers), "a trigger is listed twice"),
+        (not set(manifest.floors) <= set(triggers), "a floor belongs to no trigger"),
+        (not set(manifest.references) <= set(names), "a reference belongs to no file"),
+    )
+    return [problem for broken, problem in rules if broken]
+
+
+def probes(contents: Bundle) -> Probes:
+    """The probe images of a bundle; raises UsageError where they do not fit its manifest.
+
+    The arrays are read by hand: numpy's own reader trusts the size that a header claims.
+    """
+    manifest = contents.manifest
+    wanted = {"images": "uint8", "labels": "int64"}
+    for k in range(len(manifest.triggers)):
+        wanted.update({_key(k, "images"): "uint8", _key(k, "index"): "int64", _key(k, "attacker"): "int64"})
+    try:
+        with zipfile.ZipFile(str(contents.path / PROBES)) as archive:
+            members = archive.infolist()
+            if sorted(member.filename for member in members) != sorted(name + ".npy" for name in wanted):
+                raise ValueError("it holds other arrays than the manifest's triggers need")
+            if any(member.compress_type != zipfile.ZIP_STORED or member.flag_bits & 1 for member in members):
+                raise ValueError("its arrays are compressed or encrypted")
+            arrays = {name: _array(archive.read(name + ".npy"), kind) for name, kind in wanted.items()}
+        triggered = tuple(
+            Triggered(t["name"], t["origin"], *(arrays[_key(k, part)] for part in ("images", "index", "attacker")))
+            for k, t in enumerate(manifest.triggers)
+        )
+        found = Probes(arrays["images"], arrays["labels"], triggered)
+        _fit(found, manifest)
+    except (OSError, ValueError, zipfile.BadZipFile, EOFError) as error:
+        raise UsageError("{} cannot be used: {}. Export the bundle again.".format(PROBES, error)) from error
+    return found
+
+
+def _key(k: int, part: str) -> str:
+    return "trigger{}_{}".format(k, part)
+
+
+def _array(data: bytes, kind: str) -> np.ndarray:
+    import numpy as np
+
+    stream = io.BytesIO(data)
+    if np.lib.format.read_magic(stream) != (1, 0):
+        raise ValueError("an array has an unknown format")
+    shape, fortran, dtype = np.lib.format.read_array_header_1_0(stream)
+    if fortran or dtype != np.dtype(kind):
+        raise ValueError("an array is of type {} instead of {}".format(dtype, kind))
+    return np.frombuffer(data, dtype, offset=stream.tell()).reshape(shape)
+
+
+def _fit(found: Probes, manifest: BundleManifest) -> None:
+    """Raise ValueError unless shapes, labels and positions agree with one another and with the manifest."""
+    count = found.labels.size
+    groups = [("images", found.images, found.labels, manifest.num_classes)]
+    for t in found.triggered:
+        groups.append((t.name, t.images, t.index, count))
+        groups.append((t.name, t.images, t.attacker_labels, manifest.num_classes))
+    for name, images, numbers, limit in groups:
+        if images.shape != (numbers.size, *manifest.input_shape) or numbers.ndim != 1:
+            raise ValueError("the shape {} of {!r} does not fit".format(images.shape, name))
+        if numbers.size == 0 or numbers.min() < 0 or numbers.max() >= limit:
+            raise ValueError("a label or position of {!r} is out of range".format(name))
