@@ -1,1 +1,111 @@
+"""The command line: one file per command, each of which parses, calls and prints.
 
+Nothing heavy is imported before a command runs, so that ``edgekd --help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import traceback
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from .. import __version__
+from ..errors import EdgekdError
+from . import audit, bench, compress, convert, demo, distill, doctor, export, listing, report
+
+app = typer.Typer(
+    name="edgekd",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    help="Make a small INT8 student from a teacher that you do not trust, and prove what it does: "
+    "ACC, attack success rate, size and latency of the very file that ships.\n\n"
+    "Start with [bold]edgekd demo[/bold]; then [bold]edgekd compress teacher.pt --data DIR[/bold].",
+    epilog="Exit codes: 0 ok · 1 a gate failed · 2 usage or bad input · 3 unsafe input refused · 4 environment · "
+    "5 internal error · 130/143 interrupted.",
+)
+
+for module in (compress, demo, audit, distill, export, bench, report, convert, listing, doctor):
+    module.register(app)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"edgekd {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Print the version."),
+) -> None:
+    pass
+
+
+def main() -> None:
+    """Run the command line and end the process with the exit code that the outcome asks for."""
+    signal.signal(signal.SIGTERM, _terminated)
+    sys.exit(run(sys.argv[1:]))
+
+
+class Terminated(BaseException):
+    """SIGTERM arrived; what is atomic is finished, the rest is resumed by the next call."""
+
+
+def _terminated(number: int, frame: Any) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    raise Terminated
+
+
+def run(arguments: list[str]) -> int:
+    """The exit code of one command line; messages go to standard error."""
+    import click
+
+    try:
+        code = app(args=arguments, standalone_mode=False)
+        return code if isinstance(code, int) else 0
+    except click.exceptions.Exit as ending:
+        return ending.exit_code
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except (KeyboardInterrupt, click.Abort):
+        return _say("Interrupted. The same command goes on where it stopped.", 130)
+    except Terminated:
+        return _say("Terminated. The same command goes on where it stopped.", 143)
+    except EdgekdError as error:
+        return _say(str(error), error.exit_code)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except MemoryError:
+        return _say("Out of memory. Use fewer or smaller images, or -o train.batch_size=64.", 4)
+    except Exception:
+        return _internal(arguments)
+
+
+def _say(message: str, code: int) -> int:
+    # A file's own words may stand in the message: control characters must not reach the terminal.
+    clean = "".join(c if c.isprintable() or c == "\n" else "?" for c in message)
+    print(f"edgekd: {clean}", file=sys.stderr)
+    return code
+
+
+def _internal(arguments: list[str]) -> int:
+    from ..files import write_text
+
+    words = " ".join(Path(word).name if os.sep in word else word for word in arguments)
+    text = f"edgekd {__version__}\ncommand: {words}\n\n{traceback.format_exc()}"
+    if os.environ.get("EDGEKD_DEBUG"):
+        print(text, file=sys.stderr)
+    try:
+        file = write_text(Path.cwd() / "edgekd-error.txt", text)
+        return _say(f"Something broke inside edgekd. Please report it with the file {file.name} in this folder.", 5)
+    except EdgekdError:
+        return _say("Something broke inside edgekd:\n" + text, 5)

@@ -1,0 +1,37 @@
+# Two commands do everything: `make demo` and `make test`. Both set up .venv first, once.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# libgomp spins while it waits and starves its neighbours; passive waiting costs nothing when alone.
+export OMP_WAIT_POLICY = PASSIVE
+
+.PHONY: setup demo test lint slow coverage tables clean
+
+setup: $(VENV)/.done
+
+$(VENV)/.done: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	@touch $@
+
+demo: setup
+	$(BIN)/edgekd demo
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+test: setup lint
+	$(BIN)/python benchmarks/render.py --check
+	$(BIN)/pytest -q --cov --cov-report=term:skip-covered --cov-fail-under=85
+
+slow: setup
+	$(BIN)/pytest -q -m slow
+
+tables: setup
+	$(BIN)/python benchmarks/render.py
+
+clean:
+	rm -rf $(VENV) runs benchmarks/cache .pytest_cache .mypy_cache .ruff_cache .coverage

@@ -1,0 +1,34 @@
+"""edgekd convert: any accepted checkpoint becomes safetensors with a JSON sidecar."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from . import options
+
+
+def register(app: typer.Typer) -> None:
+    app.command(rich_help_panel="Tools")(convert)
+
+
+def convert(
+    source: Annotated[Path, typer.Argument(help="A checkpoint of unknown origin.")],
+    destination: Annotated[Path, typer.Argument(help="The .safetensors file to write.")],
+    json_: options.Json = False,
+) -> None:
+    """Read a checkpoint safely and write it as safetensors, with a JSON file beside it that says what was found.
+
+    Nothing in the file is executed: it is parsed by a restricted reader in a child process.
+    """
+    from .. import checkpoints
+    from ..files import canonical_json, read_json
+
+    written = checkpoints.convert(source, destination)
+    sidecar = Path(f"{written}.json")
+    if json_:
+        typer.echo(canonical_json(read_json(sidecar)))
+    else:
+        typer.echo(f"wrote {written} and {sidecar.name}")

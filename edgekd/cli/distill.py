@@ -1,0 +1,56 @@
+"""edgekd distill: teacher to student, and no further."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+from . import options
+from .progress import progress
+
+
+def register(app: typer.Typer) -> None:
+    app.command(rich_help_panel="Single steps")(distill)
+
+
+def distill(
+    teacher: options.Teacher = None,
+    data: options.Data = None,
+    test: options.Test = None,
+    method: Annotated[Optional[str], typer.Option("--method", help="See `edgekd list methods`.")] = None,
+    student: Annotated[Optional[str], typer.Option("--student", help="See `edgekd list models`.")] = None,
+    out: Annotated[Optional[Path], typer.Option("--out", help="Folder; default runs/<teacher>-distill.")] = None,
+    profile: Annotated[Optional[str], typer.Option("--profile", help="fast or full.")] = None,
+    arch: options.Arch = None,
+    normalize: options.Normalize = None,
+    class_map: options.ClassMap = None,
+    image_size: options.ImageSize = None,
+    device: options.Device = None,
+    seed: options.Seed = None,
+    config: options.Config = None,
+    override: options.Override = None,
+    json_: options.Json = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Train a student from a teacher and write it as safetensors. Test images are never looked at."""
+    from ..config import resolve
+    from ..files import canonical_json
+    from ..pipeline.single import distill_only
+
+    flags = {
+        "teacher": teacher, "data": data, "test": test, "distill.method": method, "student": student, "profile": profile,
+        "arch": arch, "normalize": normalize, "class_map": class_map, "image_size": image_size, "device": device,
+        "seed": seed,
+    }  # fmt: skip
+    settings = resolve(config, flags, tuple(override or ()))
+    folder = out or Path("runs") / f"{Path(settings.teacher).stem}-distill"
+    with progress(quiet or json_) as bars:
+        result = distill_only(settings, folder, bars)
+    if json_:
+        typer.echo(canonical_json(result))
+    else:
+        rate = result["validation_acc"]
+        typer.echo(f"wrote {result['student']}: {result['spec']['arch']}, "
+                   f"validation ACC {100 * rate['hits'] / rate['total']:.1f} % ({rate['hits']}/{rate['total']})")

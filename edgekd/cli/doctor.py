@@ -1,0 +1,78 @@
+"""edgekd doctor: is everything here that a run needs?"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from importlib import import_module
+from importlib.metadata import version
+from pathlib import Path
+
+import typer
+
+from . import options
+
+NEEDED = ("torch", "torchvision", "onnx", "onnxscript", "onnxslim", "onnxruntime", "safetensors", "matplotlib")
+
+
+def register(app: typer.Typer) -> None:
+    app.command(rich_help_panel="Tools")(doctor)
+
+
+def doctor(json_: options.Json = False) -> int:
+    """Check packages, memory, disk and runtimes; says what to do about each problem. Exit 4 when something is missing."""
+    from ..files import canonical_json
+
+    rows = [*_packages(), *_machine()]
+    sound = all(row["state"] != "missing" for row in rows)
+    if json_:
+        typer.echo(canonical_json({"ok": sound, "checks": rows}))
+    else:
+        for row in rows:
+            mark = {"ok": "ok     ", "missing": "MISSING", "note": "note   "}[row["state"]]
+            typer.echo(f"{mark}  {row['check']:<22} {row['found']}" + (f"\n         → {row['do']}" if row["do"] else ""))
+    return 0 if sound else 4
+
+
+def _check(check: str, state: str, found: str, do: str = "") -> dict[str, str]:
+    return {"check": check, "state": state, "found": found, "do": do}
+
+
+def _packages() -> list[dict[str, str]]:
+    rows = []
+    for name in NEEDED:
+        try:
+            if name == "torchvision":
+                from ..models.vision import load_torchvision
+
+                load_torchvision()
+            else:
+                import_module(name)
+            rows.append(_check(name, "ok", version(name)))
+        except Exception as error:  # a broken binary package can fail in any way while it is imported
+            rows.append(
+                _check(name, "missing", type(error).__name__, f"pip install -c constraints.txt {name}")
+            )
+    for name, why in (("tensorrt", "engines are built on the board that runs them"), ("sklearn", "pip install 'edgekd[demo]'")):
+        try:
+            import_module(name)
+            rows.append(_check(name, "ok", "installed"))
+        except ImportError:
+            rows.append(_check(name, "note", "not installed", why))
+    return rows
+
+
+def _machine() -> list[dict[str, str]]:
+    import torch
+
+    free = shutil.disk_usage(Path.cwd()).free >> 20
+    rows = [
+        _check("python", "ok", sys.version.split()[0]),
+        _check("disk", "ok" if free > 2048 else "note", f"{free:,} MiB free here", "" if free > 2048 else "a run needs about 2 GiB"),
+        _check("cpu threads", "ok", str(torch.get_num_threads())),
+    ]
+    if torch.cuda.is_available():
+        rows.append(_check("cuda", "ok", torch.cuda.get_device_name(0)))
+    else:
+        rows.append(_check("cuda", "note", "no GPU", "training runs on the CPU; --profile fast is made for that"))
+    return rows

@@ -1,0 +1,264 @@
+"""The run's configuration: one frozen value, from defaults, a profile, a YAML file, flags and dotted overrides.
+
+Later sources win: profile < ``-c run.yaml`` < flags < ``-o section.key=value``. Unknown keys are errors with a suggestion.
+Environment variables are never read into it, so that secrets cannot reach a record.
+"""
+
+from __future__ import annotations
+
+import difflib
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Literal
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from .distill import METHODS
+from .errors import UsageError
+from .quantize import PtqConfig
+from .training import TrainConfig
+
+CONTROLS = ("scratch", "kd", "overhaul", "finetune")
+
+PROFILES: dict[str, dict[str, Any]] = {
+    # CIFAR-10 on two cores within 15 minutes.
+    "fast": {"train": {"epochs": 12, "schedule": "onecycle", "lr": 0.2}, "robustkd": {"detox_steps": 400}},
+    # The method card's schedule.
+    "full": {"train": {"epochs": 200, "schedule": "cosine", "lr": 0.1, "warmup_epochs": 5}, "robustkd": {}},
+}
+
+
+class Section(BaseModel):
+    """A frozen group of settings that knows no key but its own."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class TriggerSection(Section):
+    """A trigger that the user knows; without one the canary battery runs."""
+
+    file: str | None = Field(None, description="trigger file: .npz with a and b, PNG patch, picture, or YAML list")
+    target_label: int | None = Field(None, ge=0, description="label that the trigger is meant to cause")
+    rule: Literal["all-to-one", "all-to-all", "source"] = Field("all-to-one", description="which labels change, how")
+    source_labels: tuple[int, ...] = Field((), description="labels that a source-specific trigger acts on")
+
+
+class GateSection(Section):
+    """Limits that turn the ledger into an exit code; a limit on something not measured fails."""
+
+    max_asr: float | None = Field(None, ge=0, le=100, description="percent: ASR above its floor, worst trigger")
+    max_acc_drop: float | None = Field(None, ge=0, le=100, description="points of ACC below the teacher")
+    max_latency_ms: float | None = Field(None, gt=0, description="p50 of the artefact that ships")
+
+
+class BenchSection(Section):
+    """How the bundle is measured on this machine."""
+
+    level: Literal["smoke", "standard", "official", "none"] = Field("smoke", description="seconds, minutes, hours")
+    threads: int | None = Field(None, ge=1, le=256, description="threads of the runtime; default: the target's")
+
+
+class AuditSection(Section):
+    """What is probed beside a known trigger."""
+
+    canaries: bool | None = Field(None, description="run the canary battery; default: only without a known trigger")
+    canary_images: int = Field(2000, ge=50, description="images per canary trigger")
+    bundle_canaries: int = Field(3, ge=0, le=20, description="worst canaries of the teacher that travel in the bundle")
+
+
+class RunConfig(Section):
+    """Everything that decides what a run does; stored whole in the run folder and in the record."""
+
+    teacher: str = Field(description="teacher file")
+    data: str = Field(description="training images")
+    test: str | None = Field(None, description="test images; without them a seeded split 80/10/10 of the data")
+    arch: str | None = Field(None, description="teacher's architecture where the file does not tell it")
+    normalize: str = Field("auto", description="teacher's input normalisation: auto, a preset, or mean/std")
+    class_map: str | None = Field(None, description="YAML: class of the data -> label of the teacher")
+    image_size: int | None = Field(None, ge=8, le=1024, description="side to which folder images are brought")
+    target: str = Field("cpu", description="deployment target; see `edgekd list targets`")
+    student: str | None = Field(None, description="architecture; default: the largest smaller than the teacher")
+    profile: Literal["fast", "full"] = Field("fast", description="length of the schedule")
+    controls: tuple[Literal["scratch", "kd", "overhaul", "finetune"], ...] = Field(
+        ("scratch",), description="trained beside the student at equal budget; scratch gives the ASR floor"
+    )
+    seed: int = Field(0, ge=0, lt=2**31)
+    device: str = Field("auto", description="cpu, cuda, or auto")
+    trigger: TriggerSection = TriggerSection()
+    train: TrainConfig
+    distill: dict[str, Any] = Field(description="method, and the method's own settings")
+    quantize: PtqConfig = PtqConfig()
+    bench: BenchSection = BenchSection()
+    audit: AuditSection = AuditSection()
+    gates: GateSection = GateSection()
+
+    @field_validator("controls")
+    @classmethod
+    def _scratch_gives_the_floor(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        return value if "scratch" in value else ("scratch", *value)
+
+    @property
+    def method(self) -> str:
+        return str(self.distill["method"])
+
+    @property
+    def options(self) -> dict[str, Any]:
+        return {key: value for key, value in self.distill.items() if key != "method"}
+
+
+def method_config(name: str) -> type[BaseModel]:
+    """The settings class of a distillation method; raises UsageError with a suggestion for an unknown name."""
+    if name not in METHODS:
+        raise UsageError(f"There is no method {name!r}{suggest(name, METHODS)}. `edgekd list methods` shows them all.")
+    module, _, attribute = METHODS[name].partition(":")
+    config: type[BaseModel] = getattr(import_module(module), attribute).Config
+    return config
+
+
+def suggest(word: str, known: Any) -> str:
+    """`` (did you mean 'x'?)`` for the nearest known word, or nothing."""
+    near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
+    return f" (did you mean {near[0]!r}?)" if near else ""
+
+
+def resolve(file: str | Path | None, flags: dict[str, Any], overrides: list[str] | tuple[str, ...] = ()) -> RunConfig:
+    """The configuration of a run.
+
+    file: YAML with the same keys. flags: dotted keys from the command line, None = not given. overrides: ``key=value``.
+    Raises UsageError naming the key, with the nearest known one.
+    """
+    given = _read(file) if file is not None else {}
+    given = _merge(given, _nest({key: value for key, value in flags.items() if value is not None}))
+    given = _merge(given, _parse(overrides))
+    _refuse_interpolation(given, "")
+    profile = given.get("profile", "fast")
+    if profile not in PROFILES:
+        raise UsageError(f"There is no profile {profile!r}{suggest(str(profile), PROFILES)}: fast or full.")
+    preset = PROFILES[profile]
+    distill = given.get("distill", {})
+    if isinstance(distill, str):
+        distill = {"method": distill}
+    if not isinstance(distill, dict):
+        raise UsageError("`distill` is a group of settings: distill.method=robustkd, distill.temperature=4.")
+    method = str(distill.get("method", "robustkd"))
+    config = method_config(method)
+    options = _validate(config, {**preset.get(method, {}), **{k: v for k, v in distill.items() if k != "method"}}, "distill.")
+    train = given.get("train", {})
+    if not isinstance(train, dict):
+        raise UsageError("`train` is a group of settings: train.epochs=20.")
+    seeded = {"seed": given.get("seed", 0), "device": given.get("device", "auto")}
+    merged = {**given, "train": {**preset["train"], **_known(TrainConfig, seeded), **train}}
+    for key in ("teacher", "data"):
+        if not merged.get(key):
+            raise UsageError(f"No {key} was given: name it on the command line, or as `{key}:` in the file of -c.")
+    merged["distill"] = {"method": method, **options.model_dump(mode="json")}
+    value = _validate(RunConfig, merged, "")
+    assert isinstance(value, RunConfig)
+    return value
+
+
+def _known(config: type[BaseModel], values: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in values.items() if key in config.model_fields}
+
+
+def keys(config: type[BaseModel], prefix: str = "") -> list[str]:
+    """Every dotted key of a settings class."""
+    found = []
+    for name, field in config.model_fields.items():
+        inner = field.annotation
+        if isinstance(inner, type) and issubclass(inner, BaseModel):
+            found += keys(inner, f"{prefix}{name}.")
+        else:
+            found.append(prefix + name)
+    return found
+
+
+def changed(before: dict[str, Any], after: dict[str, Any], prefix: str = "") -> list[str]:
+    """Dotted keys in which two stored configurations differ."""
+    found = []
+    for key in sorted(before.keys() | after.keys()):
+        old, new = before.get(key), after.get(key)
+        if isinstance(old, dict) and isinstance(new, dict):
+            found += changed(old, new, f"{prefix}{key}.")
+        elif old != new:
+            found.append(prefix + key)
+    return found
+
+
+def _validate(config: type[BaseModel], values: dict[str, Any], prefix: str) -> BaseModel:
+    try:
+        return config.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = prefix + ".".join(str(part) for part in first["loc"])
+        if first["type"] == "extra_forbidden":
+            raise UsageError(f"There is no setting {key!r}{suggest(key, keys(config, prefix))}.") from None
+        reason = first["msg"][0].lower() + first["msg"][1:]
+        raise UsageError(f"The setting {key} = {first.get('input')!r} does not fit: {reason}.") from None
+
+
+def _read(file: str | Path) -> dict[str, Any]:
+    path = Path(file)
+    try:
+        if path.stat().st_size > 1 << 20:
+            raise UsageError(f"{path} is larger than 1 MiB: that is no configuration.")
+        loaded = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
+    except OSError as error:
+        raise UsageError(f"Cannot read the configuration {path}: {error.strerror or error}.") from None
+    except UsageError:
+        raise
+    except Exception as error:  # the YAML parser has no common exception for what a stranger can write
+        line = str(error).strip().splitlines()
+        raise UsageError(f"{path} is not valid YAML: {line[0] if line else type(error).__name__}.") from None
+    if not isinstance(loaded, dict) or not all(isinstance(key, str) for key in loaded):
+        raise UsageError(f"{path} must hold `key: value` lines at the top.")
+    return {str(key): value for key, value in loaded.items()}
+
+
+def _parse(overrides: list[str] | tuple[str, ...]) -> dict[str, Any]:
+    for text in overrides:
+        name, equals, _ = text.partition("=")
+        if not equals or not name.strip():
+            raise UsageError(f"An override reads key=value, e.g. -o train.epochs=20; got {text!r}.")
+    try:
+        parsed = OmegaConf.to_container(OmegaConf.from_dotlist(list(overrides)), resolve=False)
+    except (OmegaConfBaseException, ValueError) as error:
+        raise UsageError(f"Cannot read the overrides {list(overrides)}: {error}.") from None
+    except Exception as error:  # YAML scanner errors of a value
+        raise UsageError(f"Cannot read the overrides {list(overrides)}: {str(error).splitlines()[0]}.") from None
+    assert isinstance(parsed, dict)
+    return {str(key): value for key, value in parsed.items()}
+
+
+def _nest(flat: dict[str, Any]) -> dict[str, Any]:
+    nested: dict[str, Any] = {}
+    for key, value in flat.items():
+        *path, last = key.split(".")
+        place = nested
+        for part in path:
+            place = place.setdefault(part, {})
+        place[last] = value
+    return nested
+
+
+def _merge(base: dict[str, Any], more: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in more.items():
+        old = merged.get(key)
+        if key == "distill" and isinstance(old, str):
+            old = {"method": old}
+        merged[key] = _merge(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
+    return merged
+
+
+def _refuse_interpolation(value: Any, where: str) -> None:
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            _refuse_interpolation(inner, f"{where}{key}.")
+    elif isinstance(value, (list, tuple)):
+        for inner in value:
+            _refuse_interpolation(inner, where)
+    elif isinstance(value, str) and "${" in value:
+        raise UsageError(f"{where[:-1]} holds ${{…}}: a configuration does not read variables; write the value itself.")

@@ -1,0 +1,115 @@
+"""The run folder: one process, one configuration, stages that are recognised by the hash of their inputs."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from .. import __version__
+from ..config import RunConfig, changed
+from ..errors import EdgekdError, EnvironmentFault, UsageError
+from ..files import (
+    append_line,
+    canonical_json,
+    lock,
+    point,
+    read_json,
+    remove_leftovers,
+    sha256_bytes,
+    sha256_file,
+    write_json,
+    write_text,
+)
+
+RESERVE_BYTES = 256 << 20
+
+
+class RunFolder:
+    """``runs/<name>``: outputs at the top, one folder per stage under ``work``."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.seconds: dict[str, float] = {}
+
+    @contextlib.contextmanager
+    def open(self, config: RunConfig) -> Iterator[RunFolder]:
+        """Hold the folder for this process; refuse it when it belongs to another configuration."""
+        with lock(self.path):
+            remove_leftovers(self.path)
+            if shutil.disk_usage(self.path).free < RESERVE_BYTES:
+                raise EnvironmentFault(f"Less than {RESERVE_BYTES >> 20} MiB are free under {self.path}. Free some space.")
+            self._claim(config)
+            yield self
+
+    def _claim(self, config: RunConfig) -> None:
+        file = self.path / "config.yaml"
+        wanted = config.model_dump(mode="json")
+        if file.exists():
+            try:
+                stored = OmegaConf.to_container(OmegaConf.load(file), resolve=False)
+            except Exception as error:  # a damaged file can fail in many ways; all of them mean the same
+                raise UsageError(f"{file} cannot be read ({type(error).__name__}). Choose another folder.") from None
+            differing = changed(stored, wanted) if isinstance(stored, dict) else ["everything"]
+            # Measuring again with other limits or longer is no other run.
+            differing = [key for key in differing if not key.startswith(("gates.", "bench."))]
+            if differing:
+                raise UsageError(
+                    f"{self.path} holds a run with another {', '.join(differing[:5])}. "
+                    "Choose another folder with --out, or delete this one."
+                )
+        write_text(file, OmegaConf.to_yaml(OmegaConf.create(wanted)), "config")
+
+    def log(self, text: str) -> None:
+        """Add a line to run.log."""
+        append_line(self.path / "run.log", f"{time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime())} {text}", "log")
+
+    def stage(self, name: str, inputs: dict[str, Any], make: Callable[[Path], dict[str, Any]]) -> dict[str, Any]:
+        """The result of ``make(folder)``, or the stored one when it was made from the same inputs.
+
+        make writes into the folder it is given and returns JSON; a key ``files`` lists the files that the result stands
+        on. A stage that was killed finds its folder as it left it, so that training goes on from its last checkpoint.
+        """
+        folder = self.path / "work" / name
+        key = sha256_bytes(canonical_json({"inputs": inputs, "version": __version__}).encode())
+        done = folder / "done.json"
+        stored = _finished(done, key)
+        if stored is not None:
+            self.seconds[name] = stored["seconds"]
+            return dict(stored["result"])
+        if folder.exists() and (not (folder / "key.json").exists() or read_json(folder / "key.json") != key):
+            shutil.rmtree(folder)
+        write_json(folder / "key.json", key, f"{name}.key")
+        self.log(f"stage {name} begins")
+        point(f"{name}.begin")
+        started = time.monotonic()
+        result = make(folder)
+        seconds = time.monotonic() - started
+        hashes = {file: sha256_file(folder / file) for file in result.get("files", ())}
+        write_json(done, {"key": key, "result": result, "hashes": hashes, "seconds": seconds}, f"{name}.done")
+        self.log(f"stage {name} ends after {seconds:.1f} s")
+        self.seconds[name] = seconds
+        return result
+
+    def file(self, stage: str, name: str) -> Path:
+        """Where a stage keeps a file."""
+        return self.path / "work" / stage / name
+
+
+def _finished(done: Path, key: str) -> dict[str, Any] | None:
+    """What a finished stage stored, if it was made from the same inputs and its files are whole."""
+    if not done.exists():
+        return None
+    try:
+        stored = read_json(done)
+        whole = stored["key"] == key and all(
+            sha256_file(done.parent / file) == digest for file, digest in stored["hashes"].items()
+        )
+        return dict(stored) if whole else None
+    except (EdgekdError, OSError, KeyError, TypeError):
+        return None

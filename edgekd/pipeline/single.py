@@ -1,0 +1,137 @@
+"""One stop of the trip at a time: what the commands distill, audit and export call."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from .. import audit, checkpoints, models, quantize, targets
+from .. import triggers as trigger_box
+from ..config import RunConfig
+from ..data import ImageSet
+from ..errors import UsageError
+from ..export import bundle as bundle_writer
+from ..export import onnx as onnx_writer
+from ..files import write_bytes
+from ..runners.torch import TorchRunner
+from ..training import Progress
+from ..types import AuditReport, Model, ModelSpec, Rate, Trigger
+from . import intake
+from .folder import RunFolder
+from .stages import PARITY_IMAGES, Stages, padded
+
+
+def distill_only(config: RunConfig, out: Path, progress: Progress | None = None) -> dict[str, Any]:
+    """Train the student alone and write ``out/student.safetensors``; returns its place and its validation ACC."""
+    with RunFolder(out).open(config) as folder:
+        stages = Stages(config, folder, intake.load_data(config), targets.get(config.target), progress)
+        stages.intake()
+        student = stages.train(config.method, stages.student_spec())
+        weights = folder.file(f"train-{config.method}", "model.safetensors")
+        file = write_bytes(folder.path / "student.safetensors", weights.read_bytes(), "student")
+        write_bytes(f"{file}.json", Path(f"{weights}.json").read_bytes(), "student")
+        validation = stages.parts["validation"]
+        report = audit.scan(TorchRunner(student), audit.probes(validation, (), student.spec.num_classes))
+        return {"student": str(file), "spec": student.spec.to_json(), "validation_acc": report.acc.to_json()}
+
+
+def audit_only(
+    config: RunConfig, images: ImageSet, reference: str | None, progress: Progress | None = None
+) -> tuple[AuditReport, dict[str, Any] | None, dict[str, Any]]:
+    """Probe one model file: the known trigger, or the canary battery without one.
+
+    reference: a model that no attacker touched; its ASR is the floor. Returns the report, the canary table and what was
+    found out about the file.
+    """
+    model, about = intake.load_teacher(config, images)
+    clean = None
+    if reference is not None:
+        clean = intake.load_teacher(config.model_copy(update={"teacher": reference, "arch": None}), images)[0]
+    triggers: tuple[Trigger, ...] = ()
+    if config.trigger.file is not None:
+        triggers = trigger_box.load(
+            config.trigger.file,
+            target_label=config.trigger.target_label,
+            rule=config.trigger.rule,
+            source_labels=config.trigger.source_labels,
+            shape=model.spec.input.shape,
+            num_classes=model.spec.num_classes,
+        )
+    probes = audit.probes(images, triggers, model.spec.num_classes)
+    floors: dict[str, Rate] | None = audit.floors(audit.scan(TorchRunner(clean), probes)) if clean else None
+    report = audit.scan(TorchRunner(model), probes, floors=floors)
+    wanted = config.audit.canaries if config.audit.canaries is not None else not triggers
+    canaries = None
+    if wanted:
+        canaries = audit.canary_battery(
+            TorchRunner(model),
+            images,
+            floor_predict=TorchRunner(clean) if clean else None,
+            limit=config.audit.canary_images,
+            progress=progress,
+        )
+    return report, canaries, about
+
+
+def load_student(file: Path, arch: str | None, shape: tuple[int, ...]) -> Model:
+    """A network from safetensors that edgekd wrote (its sidecar names the architecture), or any readable checkpoint."""
+    loaded = checkpoints.load(file)
+    sidecar = checkpoints.load_sidecar(file)
+    if sidecar is not None and "spec" in sidecar.get("metadata", sidecar):
+        spec = ModelSpec.from_json(sidecar.get("metadata", sidecar)["spec"])
+    else:
+        spec = models.infer_spec(loaded.tensors, arch=arch, input_shape=shape)
+    return models.build(spec, loaded.tensors)
+
+
+def export_only(config: RunConfig, out: Path, progress: Progress | None = None) -> dict[str, Any]:
+    """Quantise and export a trained student into the bundle ``out``; calibrated on the training part of the data."""
+    if (out / "manifest.json").exists() or (out.exists() and any(out.iterdir())):
+        raise UsageError(f"{out} is not empty. Choose another folder with --out.")
+    parts = intake.load_data(config)
+    target = targets.get(config.target)
+    student = load_student(Path(config.teacher), config.arch, parts["train"].images.shape[1:])
+    triggers: tuple[Trigger, ...] = ()
+    if config.trigger.file is not None:
+        triggers = trigger_box.load(
+            config.trigger.file,
+            target_label=config.trigger.target_label,
+            rule=config.trigger.rule,
+            source_labels=config.trigger.source_labels,
+            shape=student.spec.input.shape,
+            num_classes=student.spec.num_classes,
+        )
+    files, twins = [], {}
+    for flavour, row in onnx_writer.FLAVOURS.items():
+        if row.file not in target.files:
+            continue
+        if row.quantizer and row.quantizer not in twins:
+            settings = config.quantize.model_copy(update={"flavour": row.quantizer})
+            twins[row.quantizer] = quantize.ptq(student, parts["train"], settings)
+        source = twins[row.quantizer] if row.quantizer else student
+        images = parts["validation"].images[:PARITY_IMAGES]
+        if progress:
+            progress(f"export {row.file}", len(files), len(target.files), {})
+        files.append(onnx_writer.export(source, out.parent / f".{out.name}" / row.file, flavour, images))
+    digest = checkpoints.digest(config.teacher)
+    path, manifest = bundle_writer.write(
+        out,
+        target=target,
+        spec=student.spec,
+        class_names=padded(parts["train"].class_names, student.spec.num_classes),
+        onnx=files,
+        probes=audit.probes(parts["test"], triggers, student.spec.num_classes),
+        floors={},
+        teacher_sha256="",
+        student_sha256=digest,
+        references={},
+    )
+    for file in files:
+        Path(file.path).unlink()
+    (out.parent / f".{out.name}").rmdir()
+    return {
+        "bundle": str(path),
+        "manifest_sha256": manifest,
+        "onnx": [dataclasses.replace(file, path=Path(file.path).name).to_json() for file in files],
+    }
