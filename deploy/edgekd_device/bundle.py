@@ -7,12 +7,10 @@ one is a UsageError (exit 2); one that reaches outside itself or is not the one 
 from __future__ import annotations
 
 import fnmatch
-import io
 import os
 import re
-import zipfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Callable, Dict, List, NamedTuple, Optional, Tuple
+from typing import TYPE_CHECKING, Any, Callable, NamedTuple
 
 from . import files
 from .errors import UnsafeInput, UsageError
@@ -40,7 +38,7 @@ class Bundle(NamedTuple):
     manifest_sha256: str
 
     @property
-    def models(self) -> Tuple[str, ...]:
+    def models(self) -> tuple[str, ...]:
         """Names of the model files, the one that ships first."""
         names = [entry.name for entry in self.manifest.files if entry.name.endswith(".onnx")]
         return tuple(sorted(names, key=lambda name: (name != self.manifest.model, name)))
@@ -49,7 +47,7 @@ class Bundle(NamedTuple):
         """The bytes of one model file, hashed again as they are read."""
         data = (self.path / name).read_bytes()
         if files.sha256_bytes(data) not in [entry.sha256 for entry in self.manifest.files if entry.name == name]:
-            raise UsageError("{} changed while it was read. Copy the bundle again.".format(name))
+            raise UsageError(f"{name} changed while it was read. Copy the bundle again.")
         return data
 
 
@@ -59,7 +57,7 @@ class Triggered(NamedTuple):
     name: str
     origin: str
     images: np.ndarray
-    index: np.ndarray
+    positions: np.ndarray
     attacker_labels: np.ndarray
 
 
@@ -68,10 +66,10 @@ class Probes(NamedTuple):
 
     images: np.ndarray
     labels: np.ndarray
-    triggered: Tuple[Triggered, ...]
+    triggered: tuple[Triggered, ...]
 
 
-def read(path: files.PathLike, manifest_sha256: Optional[str] = None) -> Bundle:
+def read(path: files.PathLike, manifest_sha256: str | None = None) -> Bundle:
     """The bundle in the folder ``path``, every file held against the manifest.
 
     manifest_sha256: what `edgekd compress` printed; the manifest must be that one. Raises UsageError, UnsafeInput.
@@ -81,23 +79,23 @@ def read(path: files.PathLike, manifest_sha256: Optional[str] = None) -> Bundle:
         present = _present(folder)
         if MANIFEST not in present:
             raise UsageError(
-                "{} holds no {}: it is not a bundle, or its export was cut short. "
-                "Give the folder that `edgekd compress` wrote.".format(folder, MANIFEST)
+                f"{folder} holds no {MANIFEST}: it is not a bundle, or its export was cut short. "
+                "Give the folder that `edgekd compress` wrote."
             )
         found = files.sha256_file(folder / MANIFEST)
         if manifest_sha256 is not None and found != manifest_sha256.strip().lower():
             raise UnsafeInput(
-                "This is not the bundle you expect: its manifest's SHA-256 is {}. "
-                "Fetch the bundle again from where it was made.".format(found)
+                f"This is not the bundle you expect: its manifest's SHA-256 is {found}. "
+                "Fetch the bundle again from where it was made."
             )
         manifest = _manifest(folder / MANIFEST)
         _hold_against(manifest, folder, present)
     except OSError as error:
-        raise UsageError("Cannot read the bundle {}: {}.".format(folder, error.strerror or error)) from error
+        raise UsageError(f"Cannot read the bundle {folder}: {error.strerror or error}.") from error
     return Bundle(folder, manifest, found)
 
 
-def _present(folder: Path) -> Dict[str, int]:
+def _present(folder: Path) -> dict[str, int]:
     """Sizes of the bundle's files; refuses whatever is not a plain file before anything is opened."""
     present = {}
     with os.scandir(str(folder)) as entries:
@@ -106,14 +104,14 @@ def _present(folder: Path) -> Dict[str, int]:
                 continue
             if not entry.is_file(follow_symlinks=False):
                 raise UnsafeInput(
-                    "{!r} in the bundle is not a plain file (a link, folder or device). "
-                    "Copy the bundle again with real files only.".format(entry.name)
+                    f"{entry.name!r} in the bundle is not a plain file (a link, folder or device). "
+                    "Copy the bundle again with real files only."
                 )
             present[entry.name] = entry.stat(follow_symlinks=False).st_size
     return present
 
 
-def _hold_against(manifest: BundleManifest, folder: Path, present: Dict[str, int]) -> None:
+def _hold_against(manifest: BundleManifest, folder: Path, present: dict[str, int]) -> None:
     """Refuse missing, extra, shortened and changed files, each with one message."""
     listed = {entry.name: entry for entry in manifest.files}
     missing = sorted(set(listed) - set(present))
@@ -132,11 +130,9 @@ def _hold_against(manifest: BundleManifest, folder: Path, present: Dict[str, int
         )
     for name, entry in sorted(listed.items()):
         if present[name] != entry.bytes:
-            raise UsageError(
-                "{} has {} bytes instead of {}. Copy the bundle again.".format(name, present[name], entry.bytes)
-            )
+            raise UsageError(f"{name} has {present[name]} bytes instead of {entry.bytes}. Copy the bundle again.")
         if files.sha256_file(folder / name) != entry.sha256:
-            raise UsageError("{} is damaged: its SHA-256 differs from the manifest's. Copy it again.".format(name))
+            raise UsageError(f"{name} is damaged: its SHA-256 differs from the manifest's. Copy it again.")
 
 
 def _text(value: Any) -> bool:
@@ -157,14 +153,19 @@ def _all(check: Callable[[Any], bool]) -> Callable[[Any], bool]:
 
 
 def _file(value: Any) -> bool:
-    return isinstance(value, dict) and set(value) == {"name", "bytes", "sha256"} and isinstance(value["name"], str) and (
-        _count(value["bytes"]) and _hash(value["sha256"])
+    return (
+        isinstance(value, dict)
+        and set(value) == {"name", "bytes", "sha256"}
+        and isinstance(value["name"], str)
+        and (_count(value["bytes"]) and _hash(value["sha256"]))
     )
 
 
 def _trigger(value: Any) -> bool:
-    return isinstance(value, dict) and all(map(_text, value.values())) and (
-        "name" in value and value.get("origin") in ORIGINS
+    return (
+        isinstance(value, dict)
+        and all(map(_text, value.values()))
+        and ("name" in value and value.get("origin") in ORIGINS)
     )
 
 
@@ -185,7 +186,7 @@ def _rows(value: Any) -> bool:
         return False
 
 
-FIELDS: Dict[str, Callable[[Any], bool]] = {
+FIELDS: dict[str, Callable[[Any], bool]] = {
     "schema": _count,
     "edgekd_version": _text,
     "target": _text,
@@ -214,20 +215,20 @@ def _manifest(path: Path) -> BundleManifest:
     wrong += [name for name, check in FIELDS.items() if name in value and not check(value[name])]
     if wrong:
         raise UsageError(
-            "The bundle's manifest is not one that edgekd wrote (schema {}): look at {!r}. "
-            "Export the bundle again.".format(SCHEMA, wrong[0])
+            f"The bundle's manifest is not one that edgekd wrote (schema {SCHEMA}): look at {wrong[0]!r}. "
+            "Export the bundle again."
         )
     manifest = BundleManifest.from_json(value)
     names = [entry.name for entry in manifest.files]
     for name in names:
         if NAME.fullmatch(name) is None:
-            raise UnsafeInput("The bundle lists a file named {!r}, which could reach outside it.".format(name))
+            raise UnsafeInput(f"The bundle lists a file named {name!r}, which could reach outside it.")
     for problem in _contradictions(manifest, names):
-        raise UsageError("The bundle's manifest contradicts itself: {}. Export the bundle again.".format(problem))
+        raise UsageError(f"The bundle's manifest contradicts itself: {problem}. Export the bundle again.")
     return manifest
 
 
-def _contradictions(manifest: BundleManifest, names: List[str]) -> List[str]:
+def _contradictions(manifest: BundleManifest, names: list[str]) -> list[str]:
     """What cannot be true of one bundle."""
     triggers = [trigger["name"] for trigger in manifest.triggers]
     rules = (
@@ -244,58 +245,38 @@ def _contradictions(manifest: BundleManifest, names: List[str]) -> List[str]:
 
 
 def probes(contents: Bundle) -> Probes:
-    """The probe images of a bundle; raises UsageError where they do not fit its manifest.
+    """The probe images of a bundle; raises UsageError or UnsafeInput where they do not fit its manifest."""
+    from . import arrays  # here, because `info` must run where numpy is absent
 
-    The arrays are read by hand: numpy's own reader trusts the size that a header claims.
-    """
     manifest = contents.manifest
-    wanted = {"images": "uint8", "labels": "int64"}
-    for k in range(len(manifest.triggers)):
-        wanted.update({_key(k, "images"): "uint8", _key(k, "index"): "int64", _key(k, "attacker"): "int64"})
-    try:
-        with zipfile.ZipFile(str(contents.path / PROBES)) as archive:
-            members = archive.infolist()
-            if sorted(member.filename for member in members) != sorted(name + ".npy" for name in wanted):
-                raise ValueError("it holds other arrays than the manifest's triggers need")
-            if any(member.compress_type != zipfile.ZIP_STORED or member.flag_bits & 1 for member in members):
-                raise ValueError("its arrays are compressed or encrypted")
-            arrays = {name: _array(archive.read(name + ".npy"), kind) for name, kind in wanted.items()}
-        triggered = tuple(
-            Triggered(t["name"], t["origin"], *(arrays[_key(k, part)] for part in ("images", "index", "attacker")))
-            for k, t in enumerate(manifest.triggers)
-        )
-        found = Probes(arrays["images"], arrays["labels"], triggered)
-        _fit(found, manifest)
-    except (OSError, ValueError, zipfile.BadZipFile, EOFError) as error:
-        raise UsageError("{} cannot be used: {}. Export the bundle again.".format(PROBES, error)) from error
-    return found
-
-
-def _key(k: int, part: str) -> str:
-    return "trigger{}_{}".format(k, part)
-
-
-def _array(data: bytes, kind: str) -> np.ndarray:
-    import numpy as np
-
-    stream = io.BytesIO(data)
-    if np.lib.format.read_magic(stream) != (1, 0):
-        raise ValueError("an array has an unknown format")
-    shape, fortran, dtype = np.lib.format.read_array_header_1_0(stream)
-    if fortran or dtype != np.dtype(kind):
-        raise ValueError("an array is of type {} instead of {}".format(dtype, kind))
-    return np.frombuffer(data, dtype, offset=stream.tell()).reshape(shape)
+    parts = ("images", "index", "attacker")
+    groups = [[f"trigger{k}_{part}" for part in parts] for k in range(len(manifest.triggers))]
+    kinds = {"images": "uint8", "labels": "int64"}
+    for images, index, attacker in groups:
+        kinds.update({images: "uint8", index: "int64", attacker: "int64"})
+    found = arrays.read_npz(contents.path / PROBES)
+    wrong = sorted(set(found) ^ set(kinds)) + sorted(n for n in kinds if n in found and found[n].dtype != kinds[n])
+    if wrong:
+        raise UsageError(f"{PROBES} does not fit its manifest: look at {wrong[0]!r}. Export the bundle again.")
+    triggered = tuple(
+        Triggered(trigger["name"], trigger["origin"], *(found[name] for name in names))
+        for trigger, names in zip(manifest.triggers, groups)
+    )
+    result = Probes(found["images"], found["labels"], triggered)
+    _fit(result, manifest)
+    return result
 
 
 def _fit(found: Probes, manifest: BundleManifest) -> None:
-    """Raise ValueError unless shapes, labels and positions agree with one another and with the manifest."""
-    count = found.labels.size
+    """Raise UsageError unless shapes, labels and positions agree with one another and with the manifest."""
     groups = [("images", found.images, found.labels, manifest.num_classes)]
     for t in found.triggered:
-        groups.append((t.name, t.images, t.index, count))
+        groups.append((t.name, t.images, t.positions, found.labels.size))
         groups.append((t.name, t.images, t.attacker_labels, manifest.num_classes))
     for name, images, numbers, limit in groups:
-        if images.shape != (numbers.size, *manifest.input_shape) or numbers.ndim != 1:
-            raise ValueError("the shape {} of {!r} does not fit".format(images.shape, name))
-        if numbers.size == 0 or numbers.min() < 0 or numbers.max() >= limit:
-            raise ValueError("a label or position of {!r} is out of range".format(name))
+        fits = images.shape == (numbers.size, *manifest.input_shape) and numbers.ndim == 1
+        if not fits or numbers.size == 0 or numbers.min() < 0 or numbers.max() >= limit:
+            raise UsageError(
+                f"{PROBES} does not fit its manifest: shapes, labels or positions of {name!r} are out of range. "
+                "Export the bundle again."
+            )

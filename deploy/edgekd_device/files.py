@@ -15,12 +15,12 @@ import os
 import signal
 import tempfile
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterator, Union
+from typing import Any, Callable, Iterator, Union
 
 from .errors import EnvironmentFault, UsageError
 
 PathLike = Union[str, Path]
-_reached: Dict[str, int] = {}
+_reached: dict[str, int] = {}
 
 
 def point(name: str) -> None:
@@ -74,8 +74,8 @@ def write_with(path: PathLike, fill: Callable[[Path], None], name: str = "file")
         _sync_folder(path.parent)
     except OSError as error:
         raise EnvironmentFault(
-            "Could not write {}: {}. Free some space or choose another folder; "
-            "what was there before is unchanged.".format(path, error.strerror or error)
+            f"Could not write {path}: {error.strerror or error}. Free some space or choose another folder; "
+            "what was there before is unchanged."
         ) from error
     finally:
         if temporary is not None:
@@ -116,26 +116,26 @@ def read_json(path: PathLike, limit: int = 64 << 20) -> Any:
     Raises UsageError naming the file and the reason.
     """
 
-    def no_duplicates(pairs: Any) -> Dict[str, Any]:
-        found: Dict[str, Any] = {}
+    def no_duplicates(pairs: Any) -> dict[str, Any]:
+        found: dict[str, Any] = {}
         for key, value in pairs:
             if key in found:
-                raise ValueError("the key {!r} stands there twice".format(key))
+                raise ValueError(f"the key {key!r} stands there twice")
             found[key] = value
         return found
 
     def refuse(word: str) -> Any:
-        raise ValueError("{} is not a number".format(word))
+        raise ValueError(f"{word} is not a number")
 
     try:
         with open(str(path), "rb") as stream:
             data = stream.read(limit + 1)
         if len(data) > limit:
-            raise ValueError("it is larger than {} bytes".format(limit))
+            raise ValueError(f"it is larger than {limit} bytes")
         return json.loads(data.decode("utf-8"), object_pairs_hook=no_duplicates, parse_constant=refuse)
     except (OSError, ValueError, RecursionError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else error
-        raise UsageError("Cannot read {}: {}.".format(path, reason)) from error
+        raise UsageError(f"Cannot read {path}: {reason}.") from error
 
 
 def append_line(path: PathLike, text: str, name: str = "journal") -> None:
@@ -148,7 +148,7 @@ def append_line(path: PathLike, text: str, name: str = "journal") -> None:
             stream.flush()
             os.fsync(stream.fileno())
     except OSError as error:
-        raise EnvironmentFault("Could not write {}: {}.".format(path, error.strerror or error)) from error
+        raise EnvironmentFault(f"Could not write {path}: {error.strerror or error}.") from error
 
 
 def sha256_bytes(data: bytes) -> str:
@@ -180,7 +180,7 @@ def lock(folder: PathLike) -> Iterator[None]:
         folder.mkdir(parents=True, exist_ok=True)
         stream = open(str(folder / ".lock"), "a+")
     except OSError as error:
-        raise EnvironmentFault("Cannot use {} as a folder: {}.".format(folder, error.strerror or error)) from error
+        raise EnvironmentFault(f"Cannot use {folder} as a folder: {error.strerror or error}.") from error
     with stream:
         try:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -188,7 +188,7 @@ def lock(folder: PathLike) -> Iterator[None]:
             stream.seek(0)
             holder = stream.read().strip() or "unknown"
             raise EnvironmentFault(
-                "{} is in use by process {}. Wait for it, or choose another folder with --out.".format(folder, holder)
+                f"{folder} is in use by process {holder}. Wait for it, or choose another folder with --out."
             ) from None
         stream.truncate(0)
         stream.write(str(os.getpid()))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, Dict, Optional, Sequence, Tuple
+from typing import Any
 
 # numpy is imported where arrays are counted: records and `edgekd-device info` need the rates alone.
 
@@ -21,19 +21,19 @@ class Rate:
         """The fraction; NaN when nothing was counted."""
         return self.hits / self.total if self.total else float("nan")
 
-    def interval(self) -> Tuple[float, float]:
+    def interval(self) -> tuple[float, float]:
         """Wilson 95 % interval of the fraction."""
         return wilson(self.hits, self.total)
 
-    def to_json(self) -> Dict[str, int]:
+    def to_json(self) -> dict[str, int]:
         return {"hits": self.hits, "total": self.total}
 
     @staticmethod
-    def from_json(value: Optional[Dict[str, Any]]) -> Optional["Rate"]:
+    def from_json(value: dict[str, Any] | None) -> Rate | None:
         return None if value is None else Rate(int(value["hits"]), int(value["total"]))
 
 
-def wilson(hits: int, total: int, z: float = 1.959964) -> Tuple[float, float]:
+def wilson(hits: int, total: int, z: float = 1.959964) -> tuple[float, float]:
     """Wilson score interval of a fraction, as (low, high); (0, 1) when nothing was counted."""
     if total == 0:
         return 0.0, 1.0
@@ -44,8 +44,8 @@ def wilson(hits: int, total: int, z: float = 1.959964) -> Tuple[float, float]:
     return max(0.0, (centre - half) / scale), min(1.0, (centre + half) / scale)
 
 
-def difference_interval(first: Rate, second: Rate) -> Tuple[float, float]:
-    """95 % interval of ``first - second``, two independent fractions (Newcombe 1998, method 10: from Wilson's limits)."""
+def difference_interval(first: Rate, second: Rate) -> tuple[float, float]:
+    """95 % interval of ``first - second``, independent fractions (Newcombe 1998, method 10: from Wilson's limits)."""
     (low_1, high_1), (low_2, high_2) = first.interval(), second.interval()
     if not first.total or not second.total:
         return -1.0, 1.0
@@ -89,7 +89,7 @@ def defence_effectiveness(acc_before: float, asr_before: float, acc_after: float
     return (max(0.0, asr_before - asr_after) - max(0.0, acc_before - acc_after) + 1) / 2
 
 
-def percentile(ordered: Sequence[float], fraction: float) -> float:
+def percentile(ordered: Any, fraction: float) -> float:
     """Nearest-rank percentile of values sorted upwards, as trtexec and LoadGen count it."""
     count = len(ordered)
     return float(ordered[max(count - 1 - math.floor((1 - fraction) * count + 1e-9), 0)])

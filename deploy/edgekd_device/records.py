@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Any, Dict, List, Optional, Tuple
+from typing import Any
 
 from .errors import UsageError
 from .metrics import Rate
@@ -16,10 +16,10 @@ SCHEMA = 1
 ORIGINS = ("known", "canary", "inverted")
 
 
-def check_schema(value: Any, what: str) -> Dict[str, Any]:
+def check_schema(value: Any, what: str) -> dict[str, Any]:
     """Return ``value`` if it is a record of this schema or the one before; raise UsageError otherwise."""
     if not isinstance(value, dict) or not isinstance(value.get("schema"), int):
-        raise UsageError("This is not a {} record: it has no schema number.".format(what))
+        raise UsageError(f"This is not a {what} record: it has no schema number.")
     if value["schema"] > SCHEMA:
         raise UsageError(
             "This {} has schema {}, newer than the {} that this version reads. Upgrade edgekd.".format(
@@ -41,15 +41,15 @@ class TriggerScore:
     origin: str  # known | canary | inverted
     asr: Rate
     ra: Rate
-    untriggered: Optional[Rate] = None
-    floor: Optional[Rate] = None
+    untriggered: Rate | None = None
+    floor: Rate | None = None
 
     @property
-    def excess(self) -> Optional[float]:
+    def excess(self) -> float | None:
         """ASR - asr_floor, a fraction; None when the floor was not measured."""
         return None if self.floor is None else self.asr.value - self.floor.value
 
-    def to_json(self) -> Dict[str, Any]:
+    def to_json(self) -> dict[str, Any]:
         return {
             "trigger": self.trigger,
             "origin": self.origin,
@@ -60,7 +60,7 @@ class TriggerScore:
         }
 
     @staticmethod
-    def from_json(value: Dict[str, Any]) -> "TriggerScore":
+    def from_json(value: dict[str, Any]) -> TriggerScore:
         asr, ra = Rate.from_json(value["asr"]), Rate.from_json(value["ra"])
         if asr is None or ra is None or value["origin"] not in ORIGINS:
             raise UsageError("A trigger's score lacks its ASR, its RA or a known origin.")
@@ -82,27 +82,27 @@ class Latency:
     count: int
     p50_ms: float
     p90_ms: float
-    p99_ms: Optional[float]
+    p99_ms: float | None
     mean_ms: float
     min_ms: float
     max_ms: float
-    p50_interval_ms: Optional[Tuple[float, float]] = None
-    block_p50_ms: Tuple[float, ...] = ()
+    p50_interval_ms: tuple[float, float] | None = None
+    block_p50_ms: tuple[float, ...] = ()
     level: str = "smoke"
     threads: int = 1
     valid: bool = True
-    notes: Tuple[str, ...] = ()
-    p999_ms: Optional[float] = None
-    p90_bound_ms: Optional[float] = None  # early-stopping upper bounds, 99 % confidence, as MLPerf LoadGen reports them
-    p99_bound_ms: Optional[float] = None
+    notes: tuple[str, ...] = ()
+    p999_ms: float | None = None
+    p90_bound_ms: float | None = None  # early-stopping upper bounds, 99 % confidence, as MLPerf LoadGen reports them
+    p99_bound_ms: float | None = None
     over_twice_p50: int = 0  # slow outliers, counted and kept
-    lag1: Optional[float] = None  # autocorrelation: the effective n is about n (1 - r) / (1 + r)
+    lag1: float | None = None  # autocorrelation: the effective n is about n (1 - r) / (1 + r)
 
-    def to_json(self) -> Dict[str, Any]:
+    def to_json(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
 
     @staticmethod
-    def from_json(value: Optional[Dict[str, Any]]) -> Optional["Latency"]:
+    def from_json(value: dict[str, Any] | None) -> Latency | None:
         if value is None:
             return None
         fields = dict(value)
@@ -121,18 +121,18 @@ class StageRow:
     runtime: str  # torch | onnxruntime | tensorrt
     precision: str  # fp32 | fp16 | int8
     sha256: str
-    acc: Optional[Rate] = None
-    triggers: Tuple[TriggerScore, ...] = ()
-    flips: Optional[Rate] = None  # label flips on clean images against the stage before
-    size_bytes: Optional[int] = None
-    parameters: Optional[int] = None
-    macs: Optional[int] = None
-    latency: Optional[Latency] = None
-    energy_mj: Optional[float] = None
-    seconds: Optional[float] = None  # time it took to make this artefact
-    notes: Tuple[str, ...] = ()
+    acc: Rate | None = None
+    triggers: tuple[TriggerScore, ...] = ()
+    flips: Rate | None = None  # label flips on clean images against the stage before
+    size_bytes: int | None = None
+    parameters: int | None = None
+    macs: int | None = None
+    latency: Latency | None = None
+    energy_mj: float | None = None
+    seconds: float | None = None  # time it took to make this artefact
+    notes: tuple[str, ...] = ()
 
-    def to_json(self) -> Dict[str, Any]:
+    def to_json(self) -> dict[str, Any]:
         value = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         value["acc"] = None if self.acc is None else self.acc.to_json()
         value["flips"] = None if self.flips is None else self.flips.to_json()
@@ -142,7 +142,7 @@ class StageRow:
         return value
 
     @staticmethod
-    def from_json(value: Dict[str, Any]) -> "StageRow":
+    def from_json(value: dict[str, Any]) -> StageRow:
         fields = dict(value)
         fields["acc"], fields["flips"] = Rate.from_json(value.get("acc")), Rate.from_json(value.get("flips"))
         fields["latency"] = Latency.from_json(value.get("latency"))
@@ -169,23 +169,25 @@ class BundleManifest:
     runtime: str  # onnxruntime | tensorrt
     model: str  # the file that ships, e.g. model.u8s8.onnx
     precision: str
-    input_shape: Tuple[int, int, int]  # channels, height, width
+    input_shape: tuple[int, int, int]  # channels, height, width
     num_classes: int
-    class_names: Tuple[str, ...]
+    class_names: tuple[str, ...]
     teacher_sha256: str
     student_sha256: str
-    files: Tuple[BundleFile, ...]
-    triggers: Tuple[Dict[str, str], ...] = ()  # name, origin; images and labels stand in probe.npz
-    floors: Dict[str, Dict[str, int]] = dataclasses.field(default_factory=dict)  # trigger -> Rate of the scratch control
-    references: Dict[str, Dict[str, Any]] = dataclasses.field(default_factory=dict)  # model file -> host's StageRow
+    files: tuple[BundleFile, ...]
+    triggers: tuple[dict[str, str], ...] = ()  # name, origin; images and labels stand in probe.npz
+    floors: dict[str, dict[str, int]] = dataclasses.field(
+        default_factory=dict
+    )  # trigger -> Rate of the scratch control
+    references: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)  # model file -> host's StageRow
     threads: int = 1  # of the runtime on the target
     schema: int = SCHEMA
 
-    def to_json(self) -> Dict[str, Any]:
+    def to_json(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
 
     @staticmethod
-    def from_json(value: Any) -> "BundleManifest":
+    def from_json(value: Any) -> BundleManifest:
         fields = dict(check_schema(value, "bundle manifest"))
         try:
             fields["input_shape"] = tuple(int(v) for v in fields["input_shape"])
@@ -196,33 +198,33 @@ class BundleManifest:
             fields["triggers"] = tuple(dict(v) for v in fields.get("triggers", ()))
             return BundleManifest(**fields)
         except (KeyError, TypeError, ValueError) as error:
-            raise UsageError("The bundle's manifest is not one that edgekd wrote: {}.".format(error)) from error
+            raise UsageError(f"The bundle's manifest is not one that edgekd wrote: {error}.") from error
 
 
 @dataclass(frozen=True)
 class DeviceReport:
-    """What `edgekd-device run` measured: latency, ACC and ASR of one model file, from one session, on the same bytes."""
+    """What `edgekd-device run` measured: latency, ACC and ASR of each model file, all from one session."""
 
     manifest_sha256: str
     level: str  # smoke | standard | official
     valid: bool
-    invalid_reasons: Tuple[str, ...]
-    rows: Tuple[StageRow, ...]  # one per model file that was run
-    environment: Dict[str, Any]
-    cold_start_ms: Dict[str, float] = dataclasses.field(default_factory=dict)
-    throughput: Tuple[Dict[str, float], ...] = ()
-    power: Optional[Dict[str, Any]] = None
+    invalid_reasons: tuple[str, ...]
+    rows: tuple[StageRow, ...]  # one per model file that was run
+    environment: dict[str, Any]
+    cold_start_ms: dict[str, float] = dataclasses.field(default_factory=dict)
+    throughput: tuple[dict[str, float], ...] = ()
+    power: dict[str, Any] | None = None
     edgekd_version: str = ""
     schema: int = SCHEMA
 
-    def to_json(self) -> Dict[str, Any]:
+    def to_json(self) -> dict[str, Any]:
         value = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        rows: List[Dict[str, Any]] = [row.to_json() for row in self.rows]
+        rows: list[dict[str, Any]] = [row.to_json() for row in self.rows]
         value["rows"] = rows
         return value
 
     @staticmethod
-    def from_json(value: Any) -> "DeviceReport":
+    def from_json(value: Any) -> DeviceReport:
         fields = dict(check_schema(value, "device report"))
         fields["rows"] = tuple(StageRow.from_json(row) for row in fields["rows"])
         fields["invalid_reasons"] = tuple(fields["invalid_reasons"])

@@ -1,0 +1,1 @@
+"""Inference runtimes behind one protocol; each is imported when it is asked for."""

@@ -1,0 +1,311 @@
+"""Latency, ACC and ASR of a bundle's model files, from one session per file, on the same bytes.
+
+All figures of one row come from one open session. Blocks of different files are interleaved (A B, B A, ...) in one
+process, where the card asks for a fresh one per block: a second process would time another session than was audited.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import math
+import time
+from dataclasses import dataclass, field
+from typing import Any, Callable, Mapping, Sequence
+
+import numpy as np
+
+from . import __version__, bundle, environment, latency, metrics, power
+from .errors import UsageError
+from .files import PathLike
+from .latency import Clock, Level
+from .records import BundleManifest, DeviceReport, StageRow, TriggerScore
+from .runtime import base
+
+Progress = Callable[[str, int, int, Mapping[str, float]], None]
+
+BATCH = 100
+INPUT_BYTES = 64 << 20
+REFERENCE = "model.onnx"  # label flips are counted against it
+# Model file -> precision and the runtime that it is made for (None: any). A latency is quoted from no other.
+FLAVOURS: dict[str, tuple[str, str | None]] = {
+    "model.onnx": ("fp32", None),
+    "model.fp16.onnx": ("fp16", None),
+    "model.qdq.onnx": ("int8", "tensorrt"),
+    "model.qdq.fp16.onnx": ("int8", "tensorrt"),
+    "model.u8s8.onnx": ("int8", "onnxruntime"),
+}
+# Further from the host's figures than this, and than one image, is not the same model (card 11.3).
+ACC_TOLERANCE = 0.005
+ASR_TOLERANCE = 0.01
+FASTER = 0.98  # a smaller difference is noise (card 3.4)
+NOT_FINITE = "logits are not finite"
+
+
+@dataclass
+class _Session:
+    """One open model file and what was found out about it so far."""
+
+    row: StageRow
+    runner: base.Runner
+    timed: bool
+    predictions: np.ndarray | None = None
+    blocks: list[np.ndarray] = field(default_factory=list)
+    steady: bool = True
+    notes: list[str] = field(default_factory=list)
+    wrong: list[str] = field(default_factory=list)
+
+
+def run(
+    path: PathLike,
+    *,
+    level: str = "smoke",
+    runtime: str | None = None,
+    files: Sequence[str] | None = None,
+    threads: int | None = None,
+    progress: Progress | None = None,
+    clock: Clock = time.perf_counter_ns,
+    root: str = "/",
+) -> DeviceReport:
+    """Measure the bundle in the folder ``path``.
+
+    runtime, threads: the target's own by default. files: by default the one that ships and all made for this runtime.
+    Raises UsageError or UnsafeInput for a bad bundle, EnvironmentFault where the runtime is absent.
+    """
+    plan, contents = latency.level_named(level), bundle.read(path)
+    manifest = contents.manifest
+    runtime = manifest.runtime if runtime is None else runtime
+    threads = manifest.threads if threads is None else threads
+    if threads < 1:
+        raise UsageError("--threads must be 1 or more.")
+    report = progress or _silent
+    names, probes, around = _chosen(contents, runtime, files), bundle.probes(contents), environment.collect(root)
+    cold: dict[str, float] = {}
+    with contextlib.ExitStack() as stack:
+        sessions = []
+        for name in names:
+            runner = base.make(runtime)
+            stack.callback(runner.close)
+            sessions.append(_opened(contents, name, runner, threads, probes, cold, clock))
+        if runtime != "null":
+            for session in sessions:
+                _judge(session, sessions[0], manifest, probes, report)
+        inputs = _inputs(probes, plan)
+        _time([s for s in sessions if s.timed], inputs, plan, clock, report)
+        shipped = next((s for s in sessions if s.row.stage == manifest.model and s.timed), None)
+        rates = _throughput(shipped, probes, plan, clock, report)
+        energy = _energy(shipped, inputs, plan, clock, root, report)
+    for session in sessions:
+        _finish(session, plan, threads)
+    if shipped is not None:
+        _remark(shipped, sessions, energy)
+    doubts = environment.faults(around)
+    around["warnings"] = [why for why, kind in doubts.items() if kind == "warning"]
+    wrong = [f"{s.row.stage}: {why}" for s in sessions for why in s.wrong]
+    wrong += [why for why, kind in doubts.items() if kind == "invalid"]
+    return DeviceReport(
+        manifest_sha256=contents.manifest_sha256,
+        level=plan.name,
+        valid=not wrong,
+        invalid_reasons=tuple(wrong),
+        rows=tuple(dataclasses.replace(s.row, notes=tuple(s.notes)) for s in sessions),
+        environment=around,
+        cold_start_ms=cold,
+        throughput=rates,
+        power=energy,
+        edgekd_version=__version__,
+    )
+
+
+def _silent(what: str, done: int, total: int, figures: Mapping[str, float]) -> None:
+    """Where nobody watches."""
+
+
+def _chosen(contents: bundle.Bundle, runtime: str, files: Sequence[str] | None) -> tuple[str, ...]:
+    """The model files to measure, the reference first, so that flips can be counted against it."""
+    shipped = contents.manifest.model
+    unknown = [name for name in files or () if name not in contents.models]
+    if unknown:
+        raise UsageError("The bundle holds no model {!r}; it holds: {}.".format(unknown[0], ", ".join(contents.models)))
+    if runtime == "null":
+        return (shipped,)
+    suited = [name for name in contents.models if name == shipped or _made_for(name) in (None, runtime)]
+    return tuple(sorted(set(files or suited), key=lambda name: (name != REFERENCE, name)))
+
+
+def _made_for(name: str) -> str | None:
+    return FLAVOURS[name][1] if name in FLAVOURS else None
+
+
+def _opened(
+    contents: bundle.Bundle,
+    name: str,
+    runner: base.Runner,
+    threads: int,
+    probes: bundle.Probes,
+    cold: dict[str, float],
+    clock: Clock,
+) -> _Session:
+    """A session on the bytes of one model file; ``cold`` gets its start-up times in milliseconds."""
+    data, manifest = contents.model(name), contents.manifest
+    started = clock()
+    runner.open(data, threads)
+    opened = clock()
+    logits = runner.infer(as_float(probes.images[:1]))
+    answered = clock()
+    cold[name + " open"], cold[name + " first inference"] = (opened - started) / 1e6, (answered - opened) / 1e6
+    idle = runner.name == "null"
+    if not idle and logits.shape != (1, manifest.num_classes):
+        raise UsageError(
+            f"{name} answers one image with the shape {logits.shape}, not (1, {manifest.num_classes}). "
+            "Export the bundle again."
+        )
+    row = StageRow(
+        stage=name,
+        kind="stage",
+        runtime=runner.name,
+        precision=FLAVOURS[name][0] if name in FLAVOURS else manifest.precision,
+        sha256=next(entry.sha256 for entry in manifest.files if entry.name == name),
+        size_bytes=len(data),
+    )
+    session = _Session(row, runner, idle or _made_for(name) in (None, runner.name))
+    if idle:
+        session.notes.append("nothing was computed: this is the time of the harness itself")
+    if not session.timed:
+        session.notes.append(f"latency not quoted: this file is made for {_made_for(name)}")
+    return session
+
+
+def as_float(images: np.ndarray) -> np.ndarray:
+    """uint8 [N, C, H, W] as the model's input, float32 in [0, 1]."""
+    return np.asarray(images, np.float32) / np.float32(255)  # as torch divides, to the bit
+
+
+def _predict(session: _Session, images: np.ndarray, what: str, report: Progress) -> np.ndarray:
+    """Labels int64 [N]; a logit that is not finite makes the session's figures invalid."""
+    found = np.empty(len(images), np.int64)
+    for start in range(0, len(images), BATCH):
+        logits = session.runner.infer(as_float(images[start : start + BATCH]))
+        if not np.isfinite(logits).all() and NOT_FINITE not in session.wrong:
+            session.wrong.append(NOT_FINITE)
+        found[start : start + BATCH] = logits.argmax(1)
+        report(f"{session.row.stage} {what}", min(start + BATCH, len(images)), len(images), {})
+    return found
+
+
+def _judge(
+    session: _Session, first: _Session, manifest: BundleManifest, probes: bundle.Probes, report: Progress
+) -> None:
+    """ACC, ASR per trigger and label flips, held against what the host found for the same file."""
+    clean = session.predictions = _predict(session, probes.images, "ACC", report)
+    scores = []
+    for t in probes.triggered:
+        triggered = _predict(session, t.images, "ASR " + t.name, report)
+        labels = probes.labels[t.positions]
+        scores.append(
+            TriggerScore(
+                t.name,
+                t.origin,
+                asr=metrics.attack_success(triggered, labels, t.attacker_labels),
+                ra=metrics.robust_accuracy(triggered, labels, t.attacker_labels),
+                untriggered=metrics.attack_success(clean[t.positions], labels, t.attacker_labels),
+                floor=metrics.Rate.from_json(manifest.floors.get(t.name)),
+            )
+        )
+    flips = None
+    if first is not session and first.row.stage == REFERENCE and first.predictions is not None:
+        flips = metrics.Rate(int((clean != first.predictions).sum()), len(clean))
+    acc = metrics.accuracy(clean, probes.labels)
+    session.row = dataclasses.replace(session.row, acc=acc, triggers=tuple(scores), flips=flips)
+    if session.row.stage in manifest.references:
+        _compare(session, StageRow.from_json(manifest.references[session.row.stage]))
+
+
+def _compare(session: _Session, host: StageRow) -> None:
+    """Note how far ACC and ASR are from the host's on the same file; too far is not the same model."""
+    theirs = {score.trigger: score.asr for score in host.triggers}
+    pairs = [("ACC", session.row.acc, host.acc, ACC_TOLERANCE)]
+    pairs += [("ASR " + s.trigger, s.asr, theirs.get(s.trigger), ASR_TOLERANCE) for s in session.row.triggers]
+    different = []
+    for what, here, there, tolerance in pairs:
+        if here is None or there is None or there.total != here.total or here.hits == there.hits:
+            continue
+        words = f"{what} is {here.value:.2%}, the host found {there.value:.2%}"
+        different.append(words)
+        # An ASR that falls is no alarm; one that rises is the mark of a backdoor that waits for quantisation.
+        apart = here.hits - there.hits
+        if (apart if what.startswith("ASR") else abs(apart)) > max(1.0, tolerance * here.total):
+            session.wrong.append(words)
+    session.notes += different or ["ACC and ASR equal the host's"]
+
+
+def _inputs(probes: bundle.Probes, plan: Level) -> list[np.ndarray]:
+    """Different real images, one by one, ready in memory: what the timed loop cycles through."""
+    count = min(plan.inputs, len(probes.images), max(1, INPUT_BYTES // (4 * probes.images[0].size)))
+    return [as_float(probes.images[k : k + 1]) for k in range(count)]
+
+
+def _time(sessions: Sequence[_Session], inputs: Sequence[Any], plan: Level, clock: Clock, report: Progress) -> None:
+    """Blocks of all files, interleaved, so that a drift of the machine meets them alike."""
+    done, total = 0, plan.blocks * len(sessions)
+    samples = math.ceil(plan.samples / plan.blocks)
+    for block in range(plan.blocks):
+        for session in sessions if block % 2 == 0 else reversed(sessions):
+            what = session.row.stage + " latency"
+            report(what, done, total, {})
+            session.steady &= latency.warm_up(session.runner.infer, inputs, plan, clock)
+            times = latency.timed_block(session.runner.infer, inputs, plan.seconds, samples, clock)
+            session.blocks.append(times)
+            done += 1
+            report(what, done, total, {"p50_ms": float(np.median(times)) / 1e6})
+
+
+def _throughput(
+    session: _Session | None, probes: bundle.Probes, plan: Level, clock: Clock, report: Progress
+) -> tuple[dict[str, float], ...]:
+    """Samples per second of the file that ships, per batch size; nothing where the level asks for none."""
+    rates: list[dict[str, float]] = []
+    if session is None or not plan.sweep:
+        return ()
+    for batch in plan.batches:
+        report(f"{session.row.stage} batch {batch}", len(rates), len(plan.batches), {})
+        images = as_float(np.resize(probes.images, (batch, *probes.images.shape[1:])))
+        speed = latency.throughput(session.runner.infer, images, plan.sweep, clock)
+        rates.append({"batch": float(batch), "samples_per_s": speed})
+    return tuple(rates)
+
+
+def _energy(
+    session: _Session | None, inputs: Sequence[Any], plan: Level, clock: Clock, root: str, report: Progress
+) -> dict[str, Any] | None:
+    """Energy of the file that ships, apart from the timed blocks, which a sampling thread would disturb."""
+    source = power.find(root) if session is not None and plan.power else None
+    if session is None or source is None:
+        return None
+    infer = session.runner.infer
+    report("energy", 0, 1, {})
+    return power.measure(
+        source, lambda: len(latency.timed_block(infer, inputs, plan.power, 1, clock)), idle_seconds=plan.power
+    )
+
+
+def _finish(session: _Session, plan: Level, threads: int) -> None:
+    """Put the times into the row."""
+    if session.blocks:
+        found = latency.summarise(session.blocks, plan, threads, session.steady)
+        session.row = dataclasses.replace(session.row, latency=found)
+        if not found.valid:
+            session.wrong.append(found.notes[0])
+
+
+def _remark(shipped: _Session, sessions: Sequence[_Session], energy: dict[str, Any] | None) -> None:
+    """Energy of the file that ships, and whether another file of the same bundle is faster than it."""
+    if energy is not None:
+        shipped.row = dataclasses.replace(shipped.row, energy_mj=1000 * energy["j_per_inference"])
+    for session in sessions:
+        ours, theirs = shipped.row.latency, session.row.latency
+        if ours is not None and theirs is not None and theirs.p50_ms < FASTER * ours.p50_ms:
+            shipped.notes.append(
+                f"{session.row.stage} ({session.row.precision}) is faster here: "
+                f"{theirs.p50_ms:.3f} ms against {ours.p50_ms:.3f} ms"
+            )

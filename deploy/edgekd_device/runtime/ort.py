@@ -1,0 +1,59 @@
+"""onnxruntime on the CPU."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Callable
+
+from ..errors import EnvironmentFault, UnsafeInput, UsageError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+
+class OrtRunner:
+    """A Runner. The model is given as bytes, so that onnxruntime has no folder from which to read external data."""
+
+    name = "onnxruntime"
+
+    def __init__(self) -> None:
+        try:
+            import onnxruntime
+        except ImportError as error:
+            raise EnvironmentFault("onnxruntime is not installed here: python3 -m pip install onnxruntime") from error
+        self.version: str = onnxruntime.__version__
+        self._runtime: Any = onnxruntime
+        self._run: Callable[..., list[np.ndarray]]
+        self._input = ""
+        self._outputs: list[str] = []
+
+    def open(self, model: bytes, threads: int) -> None:
+        options = self._runtime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.inter_op_num_threads = 1
+        options.log_severity_level = 4  # what goes wrong is raised; nothing else belongs on the user's terminal
+        try:
+            session = self._runtime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        except Exception as error:
+            raise self._explained(error) from error
+        inputs, outputs = session.get_inputs(), session.get_outputs()
+        if len(inputs) != 1 or len(outputs) != 1 or inputs[0].type != "tensor(float)":
+            raise UsageError("The model must take one float32 input and give one output. Export the bundle again.")
+        self._run, self._input, self._outputs = session.run, inputs[0].name, [outputs[0].name]
+
+    def infer(self, images: np.ndarray) -> np.ndarray:
+        return self._run(self._outputs, {self._input: images})[0]
+
+    def close(self) -> None:
+        del self._run
+
+    def _explained(self, error: Exception) -> Exception:
+        """onnxruntime's exception as one of ours, by what it says."""
+        text = " ".join(str(error).split())
+        if "xternal data" in text or "model_path must not be empty" in text:
+            return UnsafeInput("The model keeps its weights in another file, which is refused. Export it as one file.")
+        if "not a registered function/op" in text:
+            return UnsafeInput(f"The model uses a custom operator, which is refused: {text:.200}")
+        return UsageError(
+            f"onnxruntime {self.version} cannot open the model: {text:.200}. "
+            "Copy the bundle again, or upgrade onnxruntime."
+        )
