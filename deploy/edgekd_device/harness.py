@@ -76,8 +76,6 @@ def run(
     manifest = contents.manifest
     runtime = manifest.runtime if runtime is None else runtime
     threads = manifest.threads if threads is None else threads
-    if threads < 1:
-        raise UsageError("--threads must be 1 or more.")
     report = progress or _silent
     names, probes, around = _chosen(contents, runtime, files), bundle.probes(contents), environment.collect(root)
     cold: dict[str, float] = {}
@@ -178,7 +176,8 @@ def _opened(
 
 def as_float(images: np.ndarray) -> np.ndarray:
     """uint8 [N, C, H, W] as the model's input, float32 in [0, 1]."""
-    return np.asarray(images, np.float32) / np.float32(255)  # as torch divides, to the bit
+    found: np.ndarray = images.astype(np.float32) / np.float32(255)  # as torch divides, to the bit
+    return found
 
 
 def _predict(session: _Session, images: np.ndarray, what: str, report: Progress) -> np.ndarray:

@@ -27,6 +27,8 @@ class OrtRunner:
         self._outputs: list[str] = []
 
     def open(self, model: bytes, threads: int) -> None:
+        if threads < 1:
+            raise UsageError("--threads must be 1 or more.")
         options = self._runtime.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1

@@ -1,0 +1,3 @@
+from edgekd_device.__main__ import main
+
+raise SystemExit(main())

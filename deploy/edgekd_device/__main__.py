@@ -1,0 +1,240 @@
+"""`edgekd-device`: from a bundle to a report, on the board. The same file runs inside the bundle's .pyz."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import traceback
+from typing import Any, Mapping, Sequence
+
+from . import __version__, bundle, files
+from .errors import EdgekdError, EnvironmentFault
+from .records import DeviceReport, StageRow
+
+ERROR_FILE = "edgekd-device-error.txt"
+EXIT_CODES = (
+    "exit codes: 0 ok, 2 usage or bad input, 3 unsafe input refused, 4 something is missing on this machine, "
+    "5 internal error, 130 interrupted"
+)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code. A user's mistake is one line on standard error."""
+    arguments = _parser().parse_args(argv)
+    try:
+        code: int = arguments.command(arguments)
+        sys.stdout.flush()
+        return code
+    except EdgekdError as error:
+        return _fail(str(error), error.exit_code)
+    except ImportError as error:
+        return _fail(f"{error.name} is not installed here: python3 -m pip install {error.name}", 4)
+    except KeyboardInterrupt:
+        return _fail("Interrupted; nothing was written.", 130)
+    except BrokenPipeError:
+        # the reader of our output went away: no more output, and none when Python closes it
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except Exception:
+        return _fail(_internal(traceback.format_exc()), 5)
+
+
+def _fail(message: str, code: int) -> int:
+    print(f"edgekd-device: {message}", file=sys.stderr)
+    return code
+
+
+def _internal(trace: str) -> str:
+    try:
+        files.write_text(ERROR_FILE, trace)
+    except EdgekdError:
+        return "Internal error:\n" + trace
+    return f"Internal error. Please report it with {ERROR_FILE}, which was written here."
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="edgekd-device",
+        description="Measure an edgekd bundle on this machine: latency, accuracy (ACC) and attack success rate (ASR) "
+        "of the very file that ships.",
+        epilog=EXIT_CODES,
+    )
+    parser.add_argument("--version", action="version", version=__version__)
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+
+    def command(name: str, run: Any, text: str, bundled: bool = True) -> argparse.ArgumentParser:
+        made = commands.add_parser(name, help=text, description=text, epilog=EXIT_CODES)
+        made.set_defaults(command=run)
+        if bundled:
+            made.add_argument("bundle", metavar="BUNDLE", help="the folder that `edgekd compress` wrote")
+        return made
+
+    def runtime(made: argparse.ArgumentParser) -> None:
+        made.add_argument("--runtime", help="onnxruntime, or null (default: the one that the bundle is made for)")
+        made.add_argument("--threads", type=int, help="threads of the runtime (default: the target's)")
+
+    info = command("info", _info, "Say what a bundle holds. Needs no package at all.")
+    info.add_argument("--json", action="store_true", help="print the manifest for machines")
+    check = command("check", _check, "Hold every file of a bundle against its manifest. Needs numpy.")
+    check.add_argument("--manifest-sha256", metavar="HASH", help="what `edgekd compress` printed")
+    build = command("build", _build, "Build what the bundle's runtime needs on this machine.")
+    build.add_argument("--runtime", help="default: the one that the bundle is made for")
+    run = command("run", _run, "Measure latency, ACC and ASR, and write a report.")
+    run.add_argument("--level", default="smoke", help="smoke: seconds; standard: minutes; official: an hour or more")
+    runtime(run)
+    run.add_argument("--file", action="append", metavar="NAME", help="measure this model file only; may be repeated")
+    run.add_argument("--json", action="store_true", help="print the report for machines")
+    run.add_argument("--out", metavar="FILE", help=f"where the report goes (default: BUNDLE/{bundle.REPORT})")
+    predict = command("predict", _predict, "Name what is on a picture, by the model that ships.")
+    predict.add_argument("image", metavar="IMAGE", help="a PNG or JPEG picture")
+    predict.add_argument("--top", type=int, default=5, metavar="N", help="how many classes (default: 5)")
+    predict.add_argument("--json", action="store_true", help="print the classes for machines")
+    runtime(predict)
+    doctor = command("doctor", _doctor, "Say what this machine offers and what is missing.", bundled=False)
+    doctor.add_argument("--json", action="store_true", help="print it for machines")
+    return parser
+
+
+def _json(value: Any) -> int:
+    print(json.dumps(value, indent=1, sort_keys=True))
+    return 0
+
+
+def _info(arguments: argparse.Namespace) -> int:
+    contents = bundle.read(arguments.bundle)
+    manifest = contents.manifest
+    if arguments.json:
+        return _json(manifest.to_json())
+    sizes = {entry.name: entry.bytes for entry in manifest.files}
+    print(f"target    {manifest.target} ({manifest.runtime}, {manifest.precision}, {manifest.threads} thread(s))")
+    print("input     {} x {} x {}, pixels in [0, 1]".format(*manifest.input_shape))
+    print(f"classes   {manifest.num_classes}: {', '.join(manifest.class_names[:10])}")
+    for name in contents.models:
+        mark = "  <- ships" if name == manifest.model else ""
+        print(f"model     {name}, {sizes[name] / 1e6:.3f} MB{mark}")
+    for trigger in manifest.triggers:
+        print(f"trigger   {trigger['name']} ({trigger['origin']})")
+    for name, value in manifest.references.items():
+        print(f"host      {_line(StageRow.from_json({**value, 'stage': name}))}")
+    print(f"teacher   {manifest.teacher_sha256}")
+    print(f"student   {manifest.student_sha256}")
+    print(f"manifest  {contents.manifest_sha256}")
+    return 0
+
+
+def _check(arguments: argparse.Namespace) -> int:
+    contents = bundle.read(arguments.bundle, arguments.manifest_sha256)
+    found = bundle.probes(contents)
+    held = "the one you named" if arguments.manifest_sha256 else "not held against any; see --manifest-sha256"
+    print(f"ok: {len(contents.manifest.files)} files are whole, {len(found.images)} probe images fit")
+    print(f"manifest {contents.manifest_sha256} ({held})")
+    return 0
+
+
+def _build(arguments: argparse.Namespace) -> int:
+    from .runtime import base
+
+    contents = bundle.read(arguments.bundle)
+    runner = base.make(arguments.runtime or contents.manifest.runtime)
+    print(f"{runner.name} {runner.version} runs {contents.manifest.model} as it is: nothing to build")
+    return 0
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    from . import harness
+
+    report = harness.run(
+        arguments.bundle,
+        level=arguments.level,
+        runtime=arguments.runtime,
+        files=arguments.file,
+        threads=arguments.threads,
+        progress=_progress if sys.stderr.isatty() else None,
+    )
+    out = arguments.out or os.path.join(arguments.bundle, bundle.REPORT)
+    files.write_json(out, report.to_json(), "device-report")
+    if arguments.json:
+        return _json(report.to_json())
+    _show(report)
+    print(f"report: {out}")
+    return 0
+
+
+def _progress(what: str, done: int, total: int, figures: Mapping[str, float]) -> None:
+    shown = "".join(f"  {name} {value:.3f}" for name, value in figures.items())
+    print(f"\r\033[K{what}  {done}/{total}{shown}", end="", file=sys.stderr, flush=True)
+    if done == total:
+        print("\r\033[K", end="", file=sys.stderr, flush=True)
+
+
+def _show(report: DeviceReport) -> None:
+    for row in report.rows:
+        print(_line(row))
+        for score in row.triggers:
+            floor = "" if score.floor is None else f", floor {score.floor.value:.2%}"
+            low, high = score.asr.interval()
+            print(f"    ASR {score.asr.value:.2%} [{low:.2%}, {high:.2%}]{floor}  {score.trigger} ({score.origin})")
+        if row.latency is not None:
+            p99 = "n/a" if row.latency.p99_ms is None else f"{row.latency.p99_ms:.3f} ms"
+            print(
+                f"    p50 {row.latency.p50_ms:.3f} ms  p90 {row.latency.p90_ms:.3f} ms  p99 {p99}"
+                f"  n {row.latency.count}  {row.latency.threads} thread(s)"
+            )
+        for note in (*row.notes, *(row.latency.notes if row.latency else ())):
+            print(f"    {note}")
+    for entry in report.throughput:
+        print(f"batch {entry['batch']:.0f}: {entry['samples_per_s']:.1f} images/s")
+    if report.power is None:
+        print("energy: not measured")
+    else:
+        print(f"energy: {1000 * report.power['j_per_inference']:.3f} mJ per inference ({report.power['source']})")
+    for warning in report.environment["warnings"]:
+        print(f"warning: {warning}")
+    for reason in report.invalid_reasons:
+        print(f"NOT VALID: {reason}")
+
+
+def _line(row: StageRow) -> str:
+    acc = "not measured" if row.acc is None else "{:.2%} [{:.2%}, {:.2%}]".format(row.acc.value, *row.acc.interval())
+    flips = "" if row.flips is None else f"  label flips {row.flips.value:.2%}"
+    return f"{row.stage}  {row.precision}  {row.runtime}  ACC {acc}{flips}"
+
+
+def _predict(arguments: argparse.Namespace) -> int:
+    from .predict import predict
+
+    guesses = predict(
+        arguments.bundle, arguments.image, top=arguments.top, runtime=arguments.runtime, threads=arguments.threads
+    )
+    if arguments.json:
+        return _json([guess._asdict() for guess in guesses])
+    for guess in guesses:
+        print(f"{guess.probability:7.2%}  {guess.name}")
+    return 0
+
+
+def _doctor(arguments: argparse.Namespace) -> int:
+    from . import environment, power
+
+    found = environment.collect()
+    source = power.find()
+    found["energy"] = None if source is None else f"{source.name} ({', '.join(source.rails)})"
+    found["warnings"] = list(environment.faults(found))
+    usable = found["numpy"] is not None and found["onnxruntime"] is not None
+    if arguments.json:
+        _json(found)
+    else:
+        for name, value in found.items():
+            if name != "warnings":
+                print(f"{name:20} {'not available' if value is None else value}")
+        for warning in found["warnings"]:
+            print(f"warning: {warning}")
+    if not usable:
+        raise EnvironmentFault("A bundle cannot run here yet: python3 -m pip install numpy onnxruntime")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
