@@ -62,8 +62,8 @@ class ImageSet:
     def sha256(self) -> str:
         """SHA-256 of shape, pixels and labels; names and source do not count."""
         digest = hashlib.sha256(repr(self.images.shape).encode())
-        digest.update(np.ascontiguousarray(self.images))
-        digest.update(np.ascontiguousarray(self.labels))
+        digest.update(np.ascontiguousarray(self.images).data)
+        digest.update(np.ascontiguousarray(self.labels).data)
         return digest.hexdigest()
 
     def subset(self, index: np.ndarray | Sequence[int]) -> ImageSet:

@@ -15,10 +15,12 @@ def stream(seed: int, *names: str | int) -> np.random.Generator:
 
 def shuffled(count: int, seed: int, *names: str | int) -> np.ndarray:
     """A permutation of ``count`` as int64, from raw bits, so that it is the same under every version of numpy."""
-    return np.argsort(stream(seed, *names).bit_generator.random_raw(count), kind="stable").astype(np.int64)
+    order: np.ndarray = np.argsort(stream(seed, *names).bit_generator.random_raw(count), kind="stable")
+    return order.astype(np.int64)
 
 
 def below(limit: int, count: int, seed: int, *names: str | int) -> np.ndarray:
     """``count`` integers in [0, limit) as int64, from raw bits; limit is at most 2**20, so the bias is below 1e-13."""
     raw = stream(seed, *names).bit_generator.random_raw(count)
-    return (raw % np.uint64(limit)).astype(np.int64)
+    drawn: np.ndarray = raw % np.uint64(limit)
+    return drawn.astype(np.int64)

@@ -1,1 +1,8 @@
+"""What an attacker puts on an image. Images are uint8 [N, C, H, W] in and out; no trigger file reaches a method."""
 
+from edgekd.triggers.battery import BATTERY, canaries
+from edgekd.triggers.reading import load
+from edgekd.triggers.rules import RULES, attacker_labels, counted_mask
+from edgekd.triggers.stamp import FAMILIES, apply, picture
+
+__all__ = ["BATTERY", "FAMILIES", "RULES", "apply", "attacker_labels", "canaries", "counted_mask", "load", "picture"]

@@ -1,0 +1,62 @@
+"""Our own pictures for blends, patches and reflections: drawn from formulas and hashed noise, the same everywhere."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float32]
+Shape = tuple[int, int, int]  # channels, height, width
+PICTURES = ("noise", "waves", "tiles", "rings")
+
+
+def uniform(name: str, *shape: int) -> NDArray[np.float64]:
+    """float64 in [0, 1) of ``shape``, from SHAKE-256 of the name: no generator whose stream could change."""
+    count = int(np.prod(shape))
+    raw = np.frombuffer(hashlib.shake_256(name.encode()).digest(8 * count), dtype="<u8")
+    values: NDArray[np.float64] = (raw >> np.uint64(11)) * 2.0**-53
+    return values.reshape(shape)
+
+
+def draw(name: str, shape: Shape) -> Floats:
+    """The picture called ``name`` (one of PICTURES) as float32 [C, H, W] in [0, 1]."""
+    channels, height, width = shape
+    down, across = np.mgrid[0:height, 0:width]
+    down, across = (down + 0.5) / height, (across + 0.5) / width
+    phase = np.arange(3).reshape(3, 1, 1) / 3
+    if name == "noise":
+        colour = uniform("edgekd/noise", 3, height, width)
+    elif name == "waves":
+        colour = 0.5 + 0.5 * np.sin(2 * np.pi * (3 * across + 2 * down + 0.4 * np.sin(4 * np.pi * down) + phase))
+    elif name == "tiles":
+        grid = uniform("edgekd/tiles", 3, 8, 8) > 0.5
+        colour = grid[:, (down * 8).astype(int), (across * 8).astype(int)].astype(np.float64)
+    elif name == "rings":
+        radius = np.hypot(down - 0.45, across - 0.55)
+        colour = (np.sin(2 * np.pi * (6 * radius + phase)) > 0).astype(np.float64)
+    else:
+        raise ValueError(f"no picture {name!r}")
+    return colour.mean(0, keepdims=True).astype(np.float32) if channels == 1 else colour.astype(np.float32)
+
+
+def watermark(shape: Shape) -> Floats:
+    """A mask float32 [H, W] of 0 and 1: a ring, two bars and a diagonal stroke, covering about a quarter."""
+    _, height, width = shape
+    down, across = np.mgrid[0:height, 0:width]
+    down, across = (down + 0.5) / height, (across + 0.5) / width
+    ring = np.abs(np.hypot(down - 0.35, across - 0.35) - 0.2) < 0.05
+    bars = (np.abs(down - 0.75) < 0.03) | (np.abs(down - 0.87) < 0.03)
+    stroke = (np.abs(down + across - 1.25) < 0.06) & (across > 0.55) & (down > 0.1)
+    mask: NDArray[Any] = ring | (bars & (np.abs(across - 0.5) < 0.38)) | stroke
+    return mask.astype(np.float32)
+
+
+def smooth(image: NDArray[Any], sigma: float) -> Floats:
+    """Gaussian blur of float [C, H, W] with wrap-around, ``sigma`` in pixels; float32."""
+    rows, columns = np.fft.fftfreq(image.shape[1])[:, None], np.fft.fftfreq(image.shape[2])[None, :]
+    gain = np.exp(-2 * (np.pi * sigma) ** 2 * (rows**2 + columns**2))
+    blurred: NDArray[Any] = np.fft.ifft2(np.fft.fft2(image) * gain)
+    return blurred.real.astype(np.float32)
