@@ -181,6 +181,7 @@ class TrainLog:
     history: tuple[dict[str, float], ...]
     seconds: dict[str, float]
     resumed_at: int | None = None
+    method: dict[str, Any] = field(default_factory=dict)  # what the method measured about itself
 
     def to_json(self) -> dict[str, Any]:
         return {**dataclasses.asdict(self), "history": list(self.history)}

@@ -1,0 +1,48 @@
+"""What every distillation method shares: frozen settings, a frozen teacher, the student's cross-entropy."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import BaseModel, ConfigDict
+from torch import nn
+
+from ..training import Context, Method
+
+
+class Settings(BaseModel):
+    """Frozen settings of a method; an unknown key is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class Distiller(Method):
+    """A method that trains a student, mostly with a teacher.
+
+    needs: what of the teacher is used. ``logits``: any network; ``sites``: the features of models.wrap.Network;
+    ``weights``: the student is a copy of it.
+    """
+
+    Config: ClassVar[type[Settings]] = Settings
+    needs: ClassVar[Literal["nothing", "logits", "sites", "weights"]] = "nothing"
+
+    student: Any  # models.wrap.Network or any network of pixels -> logits
+
+    def __init__(self, config: Any, teacher: Any = None) -> None:
+        self.config = config
+        self.teacher = teacher  # eval mode, no gradients wanted of its weights
+
+    def prepare(self, context: Context) -> None:
+        self.student = context.student
+
+
+def cross_entropy(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Mean cross-entropy in float32: logits [N, K], labels [N]."""
+    return F.cross_entropy(logits.float(), labels)
+
+
+def freeze(module: nn.Module) -> None:
+    """Eval mode and no gradients for the weights; gradients still pass through to the features."""
+    module.eval().requires_grad_(False)

@@ -1,0 +1,103 @@
+"""Heo et al. 2019, "A comprehensive overhaul of feature distillation": margin ReLU, partial L2, before activations."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+import torch
+from pydantic import Field
+from torch import nn
+
+from ..losses import gaussian_margin, margin_relu, partial_l2
+from ..training import Context
+from .base import Distiller, Settings, cross_entropy
+from .features import Connectors, Edit, Pair, empirical_margins, pair_sites, pooled, sample
+
+if TYPE_CHECKING:
+    from ..data import Batch
+
+
+class OverhaulSettings(Settings):
+    beta: float = Field(1e-3, ge=0, description="weight of the summed feature distance; grows with the maps' size")
+    margins: Literal["empirical", "gaussian"] = Field(
+        "empirical", description="E[z | z < 0] measured on images, or from the batch-norm's parameters (parity)"
+    )
+    margin_images: int = Field(2048, ge=1, description="training images that margins and means are measured on")
+
+
+class Overhaul(Distiller):
+    """CE + beta · Σ_l 2^-(L-l) · partial_l2(max(T_l, m_l), r_l(S_l)) / B.
+
+    Differs from the paper: the teacher is in eval mode, margins are measured on its targets by default (its batch-norm
+    parameters describe batch statistics), sites of unequal size are averaged down to the smaller.
+    """
+
+    Config: ClassVar[type[Settings]] = OverhaulSettings
+    needs = "sites"
+
+    pairs: tuple[Pair, ...]
+    connectors: Connectors
+    edit: Edit | None = None  # what happens to the teacher's raw features
+
+    def prepare(self, context: Context) -> None:
+        super().prepare(context)
+        first = next(iter(context.batches.epoch(0))).images
+        self.student.eval()
+        with torch.no_grad():
+            self.pairs = pair_sites(self._teacher_sites(first), self.student.sites(first).targets)
+        images = sample(context.batches, self.config.margin_images)
+        margins = empirical_margins(self.targets(part) for part in images)
+        if self.config.margins == "gaussian":
+            norms = self.teacher.site_norms()
+            for index, pair in enumerate(self.pairs):
+                norm = norms[pair.teacher]
+                if norm is not None:
+                    margins[index] = gaussian_margin(norm.weight, norm.bias)
+        self.connectors = Connectors(self.pairs, margins, context.config.seed).to(context.device)
+
+    def _teacher_sites(self, images: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        sites: tuple[torch.Tensor, ...] = self.teacher.sites(images, self.edit).targets
+        return sites
+
+    @torch.no_grad()
+    def targets(self, images: torch.Tensor) -> list[torch.Tensor]:
+        """The teacher's targets T_l of every pair, [N, C, H, W] at the pair's size."""
+        sites = self._teacher_sites(images)
+        return [pooled(sites[pair.teacher], pair.size) for pair in self.pairs]
+
+    def step(self, batch: Batch) -> dict[str, torch.Tensor]:
+        targets = self.targets(batch.images)
+        student = self.student.sites(batch.images)
+        distance = torch.zeros((), device=batch.images.device)
+        for index, pair in enumerate(self.pairs):
+            feature = self.connectors(index, pooled(student.targets[pair.student], pair.size))
+            target = margin_relu(targets[index], self.connectors.margin(index))
+            distance = distance + self.site_weight(index) * partial_l2(target, feature)
+        return {
+            "ce": cross_entropy(student.logits, batch.labels),
+            "features": self.config.beta / len(batch.images) * distance,
+        }
+
+    def site_weight(self, index: int) -> float:
+        """2^-(L-l): deeper sites weigh more."""
+        return float(2.0 ** (index + 1 - len(self.pairs)))
+
+    def modules(self) -> tuple[nn.Module, ...]:
+        return (self.connectors,)
+
+    @property
+    def report(self) -> dict[str, Any]:
+        """beta does not carry over between map sizes, so the weight of each site's mean over elements stands beside."""
+        return {
+            "beta": self.config.beta,
+            "sites": [
+                {
+                    "teacher": pair.teacher,
+                    "student": pair.student,
+                    "channels": pair.teacher_channels,
+                    "size": list(pair.size),
+                    "weight_of_element_mean": self.config.beta * self.site_weight(index) * pair.elements,
+                }
+                for index, pair in enumerate(self.pairs)
+            ],
+        }

@@ -1,0 +1,183 @@
+"""One distillation, from a teacher to a student: checks, builds, trains, proves that the teacher is as it was."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import difflib
+from collections.abc import Iterable, Iterator, Mapping
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from pydantic import ValidationError
+from torch import nn
+
+from ..data import Batches
+from ..errors import EdgekdError, UsageError
+from ..models import build, weights_sha256
+from ..training import Progress, TrainConfig, fit
+from ..training.device import place, resolve_device
+from ..training.fit import Validate
+from ..training.method import Accuracy
+from ..types import Model, ModelSpec, TrainLog
+from .base import Distiller, Settings, freeze
+from .table import METHODS
+
+if TYPE_CHECKING:
+    from ..data import ImageSet
+
+
+def run(
+    teacher: Model | None,
+    student: ModelSpec,
+    images: ImageSet,
+    method: str,
+    options: Mapping[str, Any],
+    train: TrainConfig,
+    *,
+    folder: Path | None = None,
+    validate: Validate | None = None,
+    accuracy: Accuracy | None = None,
+    progress: Progress | None = None,
+) -> tuple[Model, TrainLog]:
+    """Train a student of ``images`` by a method of the table; a run that was killed in ``folder`` continues.
+
+    teacher: None only for methods without one. student: ignored by finetune, whose student is the teacher's copy.
+    validate: figures of a module of pixels -> logits on validation images, ``acc`` a fraction among them.
+    Raises UsageError for networks, images and options that do not fit each other.
+    """
+    kind = method_class(method)
+    settings = _settings(kind, method, options)
+    train = train.model_copy(update={"lr": getattr(settings, "lr", train.lr)})
+    if kind.needs == "weights" and teacher is not None:
+        student = teacher.spec
+    _refuse_misfits(kind, method, teacher, student, images)
+    device = resolve_device(train.device)
+    module = _student(kind, teacher, student, train.seed)
+    batches = Batches(images, train.batch_size, seed=train.seed, augment=train.augment, device=device)
+    watched = teacher.module if teacher is not None and kind.needs != "nothing" else None
+    identity = {
+        "method": method,
+        "options": settings.model_dump(mode="json"),
+        "student": student.to_json(),
+        "images": images.sha256,
+        "teacher": "" if watched is None else weights_sha256(watched.state_dict()),
+    }
+    with _untouched(watched, device, method):
+        log = fit(
+            module,
+            kind(settings, watched),
+            batches,
+            train,
+            folder=folder,
+            validate=validate,
+            accuracy=accuracy,
+            progress=progress,
+            identity=identity,
+            what=method,
+        )
+    module.to("cpu").eval()
+    return Model(student, module, weights_sha256(module.net.state_dict())), log
+
+
+@contextlib.contextmanager
+def _untouched(teacher: nn.Module | None, device: torch.device, method: str) -> Iterator[None]:
+    """The teacher frozen and on the device, then back; raises EdgekdError if a bit of it or its mode has changed."""
+    if teacher is None:
+        yield
+        return
+    home, before = _device_of(teacher), weights_sha256(teacher.state_dict())
+    freeze(teacher)
+    place(teacher, device)
+    try:
+        yield
+    finally:
+        teacher.to(home)
+    if weights_sha256(teacher.state_dict()) != before or any(part.training for part in teacher.modules()):
+        raise EdgekdError(f"The method {method!r} changed the teacher while it distilled; the student is void.")
+
+
+def method_class(name: str) -> type[Distiller]:
+    """The class of a row of the table; raises UsageError with the nearest name for one that is not there."""
+    if name not in METHODS:
+        raise UsageError(f"There is no method {name!r}{_near(name, METHODS)}. The methods are {', '.join(METHODS)}.")
+    module, _, attribute = METHODS[name].partition(":")
+    kind: type[Distiller] = getattr(import_module(module), attribute)
+    return kind
+
+
+def _settings(kind: type[Distiller], method: str, options: Mapping[str, Any]) -> Settings:
+    try:
+        return kind.Config.model_validate(dict(options))
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        if first["type"] == "extra_forbidden":
+            near = _near(key, kind.Config.model_fields)
+            raise UsageError(f"The method {method!r} has no setting {key!r}{near}.") from None
+        where = f"setting {key} = {first.get('input')!r}" if key else "settings"
+        reason = first["msg"].removeprefix("Value error, ")
+        raise UsageError(f"The {where} of the method {method!r} cannot be: {reason}.") from None
+
+
+def _near(word: str, known: Iterable[str]) -> str:
+    found = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
+    return f" (did you mean {found[0]!r}?)" if found else ""
+
+
+def _refuse_misfits(
+    kind: type[Distiller], method: str, teacher: Model | None, student: ModelSpec, images: ImageSet
+) -> None:
+    if images.num_classes > student.num_classes or images.shape != student.input.shape:
+        raise UsageError(
+            f"The images are {_shape(images.shape)} of {images.num_classes} classes, the student {student.arch} takes "
+            f"{_shape(student.input.shape)} of {student.num_classes}. Give images of the student's size, or "
+            "another class map."
+        )
+    if kind.needs == "nothing":
+        return
+    if teacher is None:
+        raise UsageError(f"The method {method!r} needs a teacher; without one there is `scratch`.")
+    if teacher.spec.num_classes != student.num_classes:
+        raise UsageError(
+            f"The teacher {teacher.spec.arch} knows {teacher.spec.num_classes} classes, the student {student.arch} "
+            f"{student.num_classes}: they must be the same, in the same order."
+        )
+    if teacher.spec.input.shape != student.input.shape:
+        raise UsageError(
+            f"The teacher {teacher.spec.arch} takes {_shape(teacher.spec.input.shape)}, the student {student.arch} "
+            f"{_shape(student.input.shape)}: distillation shows both the same image."
+        )
+    lacking = _lacking(kind, teacher)
+    if lacking:
+        works = ", ".join(name for name in METHODS if not _lacking(method_class(name), teacher))
+        raise UsageError(
+            f"The method {method!r} needs the teacher's {lacking}, and this teacher ({teacher.spec.arch}) offers "
+            f"logits only. Methods that work with it: {works}."
+        )
+
+
+def _lacking(kind: type[Distiller], teacher: Model) -> str:
+    trainable = any(True for _ in teacher.module.parameters())
+    if kind.needs == "weights":
+        return "" if trainable else "weights"
+    if kind.needs == "sites":
+        return "" if trainable and hasattr(teacher.module, "sites") else "features"
+    return ""
+
+
+def _shape(shape: tuple[int, int, int]) -> str:
+    return " x ".join(str(extent) for extent in shape)
+
+
+def _student(kind: type[Distiller], teacher: Model | None, spec: ModelSpec, seed: int) -> Any:
+    if kind.needs == "weights" and teacher is not None:
+        return copy.deepcopy(teacher.module).requires_grad_(True)
+    return build(spec, seed=seed).module
+
+
+def _device_of(module: nn.Module) -> torch.device:
+    parameter = next(module.parameters(), None)
+    return torch.device("cpu") if parameter is None else parameter.device

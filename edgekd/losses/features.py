@@ -1,0 +1,61 @@
+"""Losses on features before an activation: margins, partial L2 and feature variance."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import torch
+
+VarianceMode = Literal["map", "channel", "sample"]
+
+
+def gaussian_margin(gamma: torch.Tensor, beta: torch.Tensor) -> torch.Tensor:
+    """E[z | z < 0] of z ~ N(beta, gamma²), and -3·|gamma| where z < 0 is rarer than 1 in 1000.
+
+    gamma, beta: scale and shift [C] of a batch-norm; the result is [C], negative. Heo et al. 2019 (overhaul), eq. 4;
+    it describes batch-normalised features, so not those of a network in eval mode on other data.
+    """
+    scale, shift = gamma.double().abs(), beta.double()
+    ratio = shift / scale.clamp_min(torch.finfo(torch.float64).tiny)
+    density = torch.exp(-0.5 * ratio.square()) / math.sqrt(2 * math.pi)
+    below_zero = 0.5 * torch.erfc(ratio / math.sqrt(2))
+    rare = below_zero <= 1e-3
+    expected = shift - scale * density / below_zero.masked_fill(rare, 1.0)
+    return torch.where(rare, -3 * scale, expected).to(gamma.dtype)
+
+
+def margin_relu(feature: torch.Tensor, margin: torch.Tensor) -> torch.Tensor:
+    """max(feature, margin), one margin per channel: feature [N, C, ...], margin [C]. Heo et al. 2019, eq. 2."""
+    return torch.maximum(feature, margin.view(-1, *[1] * (feature.dim() - 2)))
+
+
+def partial_l2(target: torch.Tensor, student: torch.Tensor) -> torch.Tensor:
+    """Sum over elements of (target - student)², but 0 where student <= target <= 0; a scalar float32.
+
+    target, student: one shape; divide by the batch for the loss of Heo et al. 2019, eq. 5. No gradient reaches target.
+    Raises ValueError where the shapes differ, instead of broadcasting.
+    """
+    if target.shape != student.shape:
+        raise ValueError(f"a target {tuple(target.shape)} and a student {tuple(student.shape)} of different shapes")
+    target = target.detach().float()
+    # Where target <= 0 only an excess counts: the difference is cut at 0 from below.
+    floor = torch.zeros_like(target).masked_fill_(target > 0, -math.inf)
+    return torch.maximum(student.float() - target, floor).square().sum()
+
+
+def feature_variance(feature: torch.Tensor, mode: VarianceMode = "map") -> torch.Tensor:
+    """Population variance of a feature [N, C, ...]; a scalar float32.
+
+    ``map``: over all elements of one image, mean over images. ``channel``: over channels of their spatial means, mean
+    over images. ``sample``: over the images of the batch, mean over elements; adding a constant to the feature leaves
+    this one as it is. RobustKD's L_f is not published; these are the readings of the method card, 2.1 (3).
+    """
+    feature = feature.float().flatten(2) if feature.dim() > 2 else feature.float().unsqueeze(2)
+    if mode == "map":
+        return feature.flatten(1).var(dim=1, correction=0).mean()
+    if mode == "channel":
+        return feature.mean(dim=2).var(dim=1, correction=0).mean()
+    if mode == "sample":
+        return feature.var(dim=0, correction=0).mean()
+    raise ValueError(f"no variance mode {mode!r}; there are map, channel and sample")

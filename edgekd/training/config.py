@@ -1,0 +1,27 @@
+"""How long, how fast and on what a network is trained."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class TrainConfig(BaseModel):
+    """The schedule of one training run; nothing in it depends on the method."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    epochs: int = Field(ge=1, le=100_000, description="passes over the training images")
+    batch_size: int = Field(128, ge=2, le=65_536, description="images per step")
+    lr: float = Field(0.1, gt=0, description="highest learning rate")
+    momentum: float = Field(0.9, ge=0, lt=1)
+    nesterov: bool = True
+    weight_decay: float = Field(5e-4, ge=0)
+    schedule: Literal["cosine", "step", "onecycle"] = Field("cosine", description="how the learning rate falls")
+    warmup_epochs: float = Field(0, ge=0, description="epochs in which the rate rises from near 0; not for onecycle")
+    precision: Literal["bf16", "fp32"] = Field("bf16", description="arithmetic; weights are kept in fp32")
+    augment: Literal["crop-flip", "crop", "flip", "none"] = Field("crop-flip", description="what is done to an image")
+    validate_every: int = Field(1, ge=1, description="epochs between two looks at the validation images")
+    device: str = Field("cpu", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="cpu, cuda, cuda:1 or auto")
+    seed: int = Field(0, ge=0, lt=2**31)

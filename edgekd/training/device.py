@@ -1,0 +1,48 @@
+"""Where a network is trained: the device, its precision and its random stream."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..errors import UsageError
+
+
+def resolve_device(name: str) -> torch.device:
+    """The device of a name; ``auto`` is CUDA where there is one. Raises UsageError for a device that is not there."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name.startswith("cuda"):
+        index = int(name.partition(":")[2] or 0)
+        if not torch.cuda.is_available() or index >= torch.cuda.device_count():
+            raise UsageError(f"The device {name!r} is not on this machine; use --device cpu or auto.")
+        return torch.device("cuda", index)
+    return torch.device("cpu")
+
+
+def place(module: nn.Module, device: torch.device) -> None:
+    """Move a module to the device, its weights in channels_last: a tenth to two thirds faster on CPUs."""
+    module.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+def epoch_seed(seed: int, epoch: int) -> int:
+    """Seed of torch's generator in an epoch: dropout is then a function of (seed, epoch), as the order of images is."""
+    digest = hashlib.blake2b(f"edgekd.training/{seed}/{epoch}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") >> 1
+
+
+def make_fabric(device: torch.device, precision: str) -> Any:
+    """Fabric on one device; imported here because it costs a second."""
+    # It announces its precision on standard error, which belongs to our own progress bars.
+    logging.getLogger("lightning_fabric.utilities.rank_zero").setLevel(logging.WARNING)
+    from lightning_fabric import Fabric
+
+    return Fabric(
+        accelerator=device.type,
+        devices=1 if device.type == "cpu" else [device.index],
+        precision="bf16-mixed" if precision == "bf16" else "32-true",
+    )

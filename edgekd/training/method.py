@@ -1,0 +1,76 @@
+"""What a training method is: it prepares itself once and turns a batch into named loss terms."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import torch
+from torch import nn
+
+from .config import TrainConfig
+
+if TYPE_CHECKING:
+    from ..data import Batch
+
+Progress = Callable[[str, int, int, Mapping[str, float]], None]  # what, done, total, figures
+Accuracy = Callable[[Callable[[torch.Tensor], torch.Tensor]], float]  # of float images -> logits; a fraction
+
+
+class BatchSource(Protocol):
+    """Batches of an epoch; what is in them is a function of the epoch's number alone."""
+
+    @property
+    def steps(self) -> int: ...
+
+    def epoch(self, number: int, /) -> Iterator[Batch]: ...
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a method may see before the first step. Validation images only as a callable, test images not at all."""
+
+    student: nn.Module  # on the device, channels_last
+    batches: BatchSource
+    config: TrainConfig
+    device: torch.device
+    folder: Path | None = None  # the method's own, for what it wants to keep
+    accuracy: Accuracy | None = None  # on the validation images
+    progress: Progress | None = None
+    identity: Mapping[str, Any] = field(default_factory=dict)  # what must be equal for a run to continue
+
+
+class Method:
+    """Base of every method; all that changes between two steps must live in ``modules()``, so that resume is exact."""
+
+    def prepare(self, context: Context) -> None:
+        """Make ready what the steps need; called once per run, also when it continues. Must be deterministic."""
+
+    def step(self, batch: Batch) -> dict[str, torch.Tensor]:
+        """Named loss terms of a batch, weights included; their sum is minimised."""
+        raise NotImplementedError
+
+    def modules(self) -> tuple[nn.Module, ...]:
+        """What is trained beside the student and thrown away at the end."""
+        return ()
+
+    def optimizer(self, parameters: list[nn.Parameter], config: TrainConfig) -> torch.optim.Optimizer:
+        """The optimiser; each group's rate is the highest one, the schedule scales it."""
+        return torch.optim.SGD(
+            parameters,
+            lr=config.lr,
+            momentum=config.momentum,
+            nesterov=config.nesterov and config.momentum > 0,
+            weight_decay=config.weight_decay,
+        )
+
+    def finished(self, figures: Mapping[str, float]) -> bool:
+        """Whether to stop after an epoch with these figures (loss terms and validation)."""
+        return False
+
+    @property
+    def report(self) -> dict[str, Any]:
+        """What the method measured about itself; plain JSON."""
+        return {}

@@ -1,0 +1,100 @@
+"""Feature losses against numpy, Monte Carlo and figures worked by hand."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from edgekd.losses import feature_variance, gaussian_margin, margin_relu, partial_l2
+
+
+def normal(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize(("gamma", "beta"), [(1.0, 0.0), (0.5, -1.0), (-0.7, 0.4), (2.0, 1.5), (0.1, -0.3)])
+def test_a5_margin_is_the_mean_of_what_is_below_zero(gamma, beta):
+    draws = np.random.default_rng(0).normal(beta, abs(gamma), 1_000_000)
+    expected = draws[draws < 0].mean()
+    got = float(gaussian_margin(torch.tensor([gamma]), torch.tensor([beta])))
+    assert got == pytest.approx(expected, rel=0.01)
+
+
+def test_a5_margin_falls_back_where_negatives_are_rare():
+    # P(z < 0) = 0.001 at beta / gamma = 3.0902: just before it the mean, just after it three deviations.
+    gamma, beta = torch.tensor([2.0, 2.0, 1.0]), torch.tensor([2 * 3.09, 2 * 3.0903, 50.0])
+    common, rare, never = gaussian_margin(gamma, beta).tolist()
+    assert -2.0 < common < 0
+    assert rare == pytest.approx(-6.0)
+    assert never == pytest.approx(-3.0)
+
+
+def test_margins_by_hand():
+    # beta = 0: -sqrt(2 / pi). No spread: the shift itself where it is negative, else 0.
+    got = gaussian_margin(torch.tensor([1.0, 0.0, 0.0]), torch.tensor([0.0, -2.0, 2.0]))
+    assert got.tolist() == pytest.approx([-math.sqrt(2 / math.pi), -2.0, 0.0], abs=1e-6)
+    assert (gaussian_margin(normal(50), normal(50, seed=1)) < 0).all()
+
+
+def test_margin_relu_cuts_each_channel_at_its_own_margin():
+    feature = torch.tensor([[[[-3.0, 1.0]], [[-0.2, -0.6]]]])
+    cut = margin_relu(feature, torch.tensor([-1.0, -0.5]))
+    assert cut.flatten().tolist() == pytest.approx([-1.0, 1.0, -0.2, -0.5])
+    assert margin_relu(torch.tensor([[-3.0, 2.0]]), torch.tensor([-1.0, -1.0])).tolist() == [[-1.0, 2.0]]
+
+
+def test_a6_partial_l2_is_zero_below_a_negative_target_and_quadratic_elsewhere():
+    target = torch.tensor([-1.0, -1.0, -1.0, 0.0, 0.0, 2.0, 2.0])
+    student = torch.tensor([-3.0, -1.0, 0.5, -4.0, 1.0, -1.0, 3.0], requires_grad=True)
+    loss = partial_l2(target, student)
+    loss.backward()
+    assert loss.item() == pytest.approx(1.5**2 + 1 + 9 + 1)
+    assert student.grad.tolist() == pytest.approx([0, 0, 3, 0, 2, -6, 2])
+
+
+def test_partial_l2_is_the_formula():
+    q, s = normal(4, 3, 5, 5), normal(4, 3, 5, 5, seed=1)
+    expected = np.where((s <= q) & (q <= 0), 0, (q - s) ** 2).sum()
+    assert float(partial_l2(q, s)) == pytest.approx(float(expected), rel=1e-5)
+
+
+def test_partial_l2_leaves_the_target_alone_and_refuses_to_broadcast():
+    target = normal(2, 3).requires_grad_()
+    student = normal(2, 3, seed=1).requires_grad_()
+    partial_l2(target, student).backward()
+    assert target.grad is None
+    with pytest.raises(ValueError, match="different shapes"):
+        partial_l2(normal(2, 3, 4, 4), normal(2, 1, 4, 4))
+
+
+def test_partial_l2_of_half_precision_is_summed_in_float32():
+    student = torch.full((100, 100), 1.0, dtype=torch.bfloat16)
+    assert float(partial_l2(torch.zeros(100, 100, dtype=torch.bfloat16), student)) == 10_000
+
+
+def test_feature_variance_is_numpy_variance():
+    feature = normal(6, 4, 3, 5) * 3 + 1
+    array = feature.numpy()
+    assert float(feature_variance(feature, "map")) == pytest.approx(array.reshape(6, -1).var(1).mean(), rel=1e-5)
+    assert float(feature_variance(feature, "channel")) == pytest.approx(array.mean((2, 3)).var(1).mean(), rel=1e-5)
+    assert float(feature_variance(feature, "sample")) == pytest.approx(array.var(0).mean(), rel=1e-5)
+
+
+def test_feature_variance_of_a_fully_connected_layer():
+    feature = normal(6, 9)
+    assert float(feature_variance(feature)) == pytest.approx(feature.numpy().var(1).mean(), rel=1e-5)
+    assert float(feature_variance(feature, "channel")) == pytest.approx(feature.numpy().var(1).mean(), rel=1e-5)
+
+
+def test_a_constant_added_to_every_image_leaves_the_variance_between_images():
+    feature, offset = normal(8, 4, 3, 3), (5 * normal(4, 3, 3, seed=1)).requires_grad_()
+    moved = feature_variance(feature + offset, "sample")
+    assert moved.item() == pytest.approx(float(feature_variance(feature, "sample")), rel=1e-4)
+    moved.backward()
+    assert float(offset.grad.abs().max()) < 1e-5
+
+
+def test_unknown_variance_is_refused():
+    with pytest.raises(ValueError, match="no variance mode"):
+        feature_variance(normal(2, 2), "total")
