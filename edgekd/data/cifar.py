@@ -33,10 +33,10 @@ _LAYOUTS = (
 
 
 def parts(path: Path) -> tuple[str, ...]:
-    """Which of train and test stand at ``path``: a release's folder, its parent, or one file of a release."""
+    """Which of train and test a release's folder (or its parent) holds; one file of a release is one whole."""
     if path.is_file():
         named = path.suffix == ".bin" or path.name in (*_LAYOUTS[2].files["train"], "test_batch")
-        return ("train",) if named else ()
+        return ("whole",) if named else ()
     found = _find(path)
     return () if found is None else tuple(part for part in ("train", "test") if _files(found[0], found[1].files[part]))
 

@@ -17,9 +17,9 @@ _FOREIGN = (".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".heic", "
 
 
 def parts(path: Path) -> tuple[str, ...]:
-    """Which of train and test the folder holds; a folder of class sub-folders is its own train part."""
+    """Which of train and test the folder holds; a folder of class sub-folders is one whole."""
     found = tuple(part for part in _PART_NAMES if _part_folder(path, part) is not None)
-    return found or (("train",) if path.is_dir() else ())
+    return found or (("whole",) if path.is_dir() else ())
 
 
 def read(path: Path, part: str, size: tuple[int, int] | None, limit_bytes: int) -> Read:
@@ -28,7 +28,7 @@ def read(path: Path, part: str, size: tuple[int, int] | None, limit_bytes: int) 
     With ``size`` = (H, W) every picture is scaled (bilinear, short side) and its centre cut out. Raises UsageError
     naming the picture or folder at fault.
     """
-    root = _part_folder(path, part) or path
+    root = _part_folder(path, part) or path  # an undivided folder is read whole
     classes = sorted((entry for entry in root.iterdir() if _is_class(entry)), key=lambda entry: entry.name)
     if not classes:
         raise UsageError(f"{root} has no class sub-folders. Put the pictures of each class into a folder of its own.")

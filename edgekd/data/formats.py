@@ -23,7 +23,7 @@ ClassMap = Mapping[str, int] | Mapping[int, int]
 
 
 def parts(path: str | Path) -> tuple[str, ...]:
-    """Which of "train" and "test" stand at ``path``; empty when no format recognises it."""
+    """Which of "train" and "test" stand at ``path``; ("whole",) for an undivided set, () for nothing recognised."""
     return _recognise(Path(path))[1]
 
 
@@ -37,9 +37,10 @@ def load(
 ) -> ImageSet:
     """Read images and labels from an ``.npz``, an image folder or a CIFAR release.
 
-    size: (H, W), scale to it (bilinear short side, centre crop). class_map: class name or index -> index in the order
-    of the teacher's outputs. channels: 1 or 3, turn grey into RGB or back. Raises UsageError naming what was found and
-    what to do, UnsafeInput for a file that holds a pickle.
+    part: which half of a divided set; an undivided one is read whole. size: (H, W), scale to it (bilinear short side,
+    centre crop). class_map: class name or index -> index in the order of the teacher's outputs. channels: 1 or 3, turn
+    grey into RGB or back. Raises UsageError naming what was found and what to do, UnsafeInput for a file that holds a
+    pickle.
     """
     path = Path(path)
     if not path.exists():
@@ -52,7 +53,7 @@ def load(
             f"{path} is not a data set that edgekd reads: a folder of class sub-folders, a .npz file with images "
             "and labels, or a CIFAR release (binary or python batches)."
         )
-    if part not in found:
+    if part not in found and found != ("whole",):
         raise UsageError(f"{path} holds no {part} images, only {', '.join(found)}.")
     images, labels, names = module.read(path, part, size, _limit_bytes())
     if len(labels) == 0:

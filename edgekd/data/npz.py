@@ -14,10 +14,10 @@ Read = tuple[np.ndarray, np.ndarray, tuple[str, ...]]
 
 
 def parts(path: Path) -> tuple[str, ...]:
-    """Which of train and test stand at ``path``: a file is its own train part, a folder holds PART.npz."""
+    """Which of train and test stand at ``path`` as PART.npz; a file is one whole."""
     if path.is_dir():
         return tuple(part for part in ("train", "test") if (path / f"{part}.npz").is_file())
-    return ("train",) if path.suffix == ".npz" else ()
+    return ("whole",) if path.suffix == ".npz" else ()
 
 
 def read(path: Path, part: str, size: tuple[int, int] | None, limit_bytes: int) -> Read:

@@ -1,0 +1,45 @@
+"""A torch model as a function from bytes to logits, the way every stage is measured on the host."""
+
+from __future__ import annotations
+
+import contextlib
+
+import numpy as np
+import torch
+
+from edgekd.errors import UsageError
+from edgekd.types import Model
+
+
+class TorchRunner:
+    """uint8 images [N, C, H, W] -> float32 logits [N, K] in FP32, inference mode, channels_last, a batch at a time.
+
+    The module is used as it is: not moved, not switched to eval, so that what is measured is what was handed over.
+    Raises UsageError for images that do not fit the model's input.
+    """
+
+    def __init__(self, model: Model, device: str | torch.device = "cpu", batch_size: int = 500) -> None:
+        self.model = model
+        self.device = torch.device(device)
+        self.batch_size = batch_size
+
+    def __call__(self, images: np.ndarray) -> np.ndarray:
+        expected = self.model.spec.input.shape
+        if images.dtype != np.uint8 or images.shape[1:] != expected:
+            raise UsageError(
+                f"The model takes images of {list(expected)} (channels, height, width), got {images.dtype} "
+                f"{list(images.shape[1:])}. Read the data with size={expected[1:]}."
+            )
+        found = np.empty((len(images), self.model.spec.num_classes), np.float32)
+        with torch.inference_mode(), self._full_precision():
+            for start in range(0, len(images), self.batch_size):
+                part = torch.from_numpy(np.ascontiguousarray(images[start : start + self.batch_size])).to(self.device)
+                pixels = part.to(torch.float32, memory_format=torch.channels_last).div_(255)
+                found[start : start + self.batch_size] = self.model.module(pixels).float().cpu().numpy()
+        return found
+
+    def _full_precision(self) -> contextlib.AbstractContextManager[None]:
+        """On CUDA: no TF32 in convolutions, so that FP32 means FP32."""
+        if self.device.type != "cuda":
+            return contextlib.nullcontext()
+        return torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
