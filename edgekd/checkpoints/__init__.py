@@ -1,1 +1,42 @@
+"""Reading files of strangers: tensors come out, nothing runs, nothing is written, in a child process without rights.
 
+Names are resolved on first use: the child process imports this package too, and must load neither torch nor numpy.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .intake import load
+    from .limits import Limits
+    from .numpy_batches import read_cifar_batch
+    from .sandbox import protections
+    from .store import convert, load_sidecar, load_student, save
+
+__all__ = [
+    "Limits",
+    "convert",
+    "load",
+    "load_sidecar",
+    "load_student",
+    "protections",
+    "read_cifar_batch",
+    "save",
+]
+
+_HOMES = {
+    "Limits": "limits",
+    "convert": "store",
+    "load": "intake",
+    "load_sidecar": "store",
+    "load_student": "store",
+    "protections": "sandbox",
+    "read_cifar_batch": "numpy_batches",
+    "save": "store",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(import_module("." + _HOMES[name], __name__), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

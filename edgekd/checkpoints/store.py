@@ -1,0 +1,108 @@
+"""Weights of our own: a safetensors file and, beside it, a JSON sidecar that says what they are."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .. import files
+from ..errors import UsageError
+from .intake import check_numbers, load, read_once
+from .limits import Limits
+from .safetensors_header import read_header
+
+if TYPE_CHECKING:
+    import torch
+
+SCHEMA = 1
+SUFFIX = ".safetensors"
+
+
+def sidecar_of(path: str | Path) -> Path:
+    """Where the sidecar of the weights at ``path`` lies."""
+    return Path(f"{path}.json")
+
+
+def save(
+    path: str | Path, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, Any], name: str = "weights"
+) -> str:
+    """Write ``tensors`` and a sidecar with ``metadata`` (JSON values), atomically; returns the weights' SHA-256.
+
+    The same tensors give the same bytes. ``name`` is the fault point's. Raises EnvironmentFault when the disk is full.
+    """
+    import safetensors.torch
+
+    # clones: two names may share one storage, which the library refuses to write
+    plain = {key: tensors[key].detach().cpu().contiguous().clone() for key in sorted(tensors)}
+    data = safetensors.torch.save(plain)
+    sha256 = hashlib.sha256(data).hexdigest()
+    entries, _, _ = read_header(data)
+    record = {
+        "schema": SCHEMA,
+        "sha256": sha256,
+        "tensors": {key: {"dtype": dtype, "shape": list(shape)} for key, (dtype, shape, _, _) in entries.items()},
+        "metadata": dict(metadata),
+    }
+    files.write_bytes(path, data, name)
+    files.write_json(sidecar_of(path), record, name + "_sidecar")
+    return sha256
+
+
+def load_sidecar(path: str | Path) -> dict[str, Any]:
+    """The sidecar's record of the weights at ``path``; raises UsageError when it is missing, newer or malformed."""
+    record = files.read_json(sidecar_of(path))
+    if not isinstance(record, dict) or not isinstance(record.get("schema"), int):
+        raise UsageError(f"{sidecar_of(path)}: is not a sidecar of edgekd.")
+    if record["schema"] > SCHEMA:
+        raise UsageError(f"{sidecar_of(path)}: has schema {record['schema']}, newer than {SCHEMA}. Upgrade edgekd.")
+    if not isinstance(record.get("metadata"), dict) or not isinstance(record.get("sha256"), str):
+        raise UsageError(f"{sidecar_of(path)}: is not a sidecar of edgekd.")
+    return record
+
+
+def load_student(path: str | Path, *, limits: Limits | None = None) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """Tensors and metadata that `save` wrote; no child process: safetensors holds numbers alone and these are ours.
+
+    Raises UsageError when weights and sidecar do not belong together or the file is damaged.
+    """
+    import safetensors.torch
+
+    name, data = read_once(path, limits or Limits())
+    record = load_sidecar(path)
+    if record["sha256"] != hashlib.sha256(data).hexdigest():
+        raise UsageError(f"{name}: is not the file that {sidecar_of(path).name} describes. Make both again.")
+    try:
+        read_header(data)
+    except UsageError as error:
+        raise UsageError(f"{name}: {error}") from error
+    tensors = safetensors.torch.load(data)
+    check_numbers(tensors, name)
+    return tensors, record["metadata"]
+
+
+def convert(source: str | Path, destination: str | Path, *, limits: Limits | None = None) -> Path:
+    """Write the weights of any accepted file as safetensors with a sidecar; returns the path.
+
+    ``destination`` is a .safetensors file or a folder. The sidecar holds the source's name and hash, its layout and the
+    plain values found beside the weights. Raises what `load` raises, UsageError for an ONNX graph or a bad destination.
+    """
+    destination = Path(destination)
+    if destination.is_dir():
+        destination = destination / (Path(source).stem + SUFFIX)
+    if destination.suffix != SUFFIX:
+        raise UsageError(f"{destination}: the destination must end in {SUFFIX} or be a folder.")
+    if destination.exists() and Path(source).exists() and destination.samefile(source):
+        raise UsageError(f"{destination}: is the source itself. Choose another destination.")
+    checkpoint = load(source, limits=limits)
+    if checkpoint.format == "onnx":
+        raise UsageError(f"{source}: is an ONNX graph, which is read as it is and has no state dict to convert.")
+    metadata = {
+        "source": {"file": Path(source).name, "sha256": checkpoint.sha256, "format": checkpoint.format},
+        "layout": list(checkpoint.layout),
+        "beside": checkpoint.metadata,
+        "warnings": list(checkpoint.warnings),
+    }
+    save(destination, checkpoint.tensors, metadata)
+    return destination
