@@ -38,7 +38,8 @@ def write(
     """Write the bundle into ``folder`` and read it back; returns the manifest's path and SHA-256.
 
     references: model file name -> what the host measured on it, stored without its timings. A folder cut short by a
-    kill is refused by the reader, because its files are not those of its manifest, and is written again. Raises UsageError when files that the target asks for are missing.
+    kill is refused by the reader, because its files are not those of its manifest, and is written again.
+    Raises UsageError when files that the target asks for are missing.
     """
     folder = Path(folder)
     models = {Path(file.path).name: file for file in onnx}

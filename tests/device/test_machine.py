@@ -1,0 +1,199 @@
+"""Environment and energy, read from made-up /proc and /sys trees."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import platform
+import time
+from pathlib import Path
+
+import pytest
+
+from edgekd_device import environment, power
+
+
+def plant(root: Path, tree: dict[str, str]) -> str:
+    for name, text in tree.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(text)
+    return str(root)
+
+
+PC = {
+    "etc/os-release": 'NAME="Debian"\nPRETTY_NAME="Debian GNU/Linux 12"\n',
+    "proc/cpuinfo": "processor\t: 0\nmodel name\t: Some CPU 9000\n",
+    "proc/loadavg": "0.10 0.20 0.30 1/100 5\n",
+    "proc/meminfo": "MemTotal: 8192000 kB\nMemAvailable: 4096000 kB\nSwapTotal: 2048000 kB\nSwapFree: 1024000 kB\n",
+    "sys/devices/system/cpu/cpu0/cpufreq/scaling_governor": "performance\n",
+    "sys/devices/system/cpu/cpu0/cpufreq/scaling_cur_freq": "3000000\n",
+    "sys/class/thermal/thermal_zone0/temp": "41500\n",
+    "sys/class/thermal/thermal_zone1/temp": "-256000\n",
+    "sys/class/thermal/thermal_zone2/temp": "N/A\n",
+}
+JETSON = {
+    "proc/device-tree/model": "NVIDIA Jetson Orin Nano Developer Kit\0",
+    "etc/nv_tegra_release": "# R36 (release), REVISION: 4.3, GCID: 1, BOARD: generic\n",
+    "var/lib/nvpmodel/status": "pmode:0001 fmode:fanNull\n",
+}
+
+
+def ina(chip: int, channel: int, label: str, millivolts: str, milliamperes: str) -> dict[str, str]:
+    base = f"sys/class/hwmon/hwmon{chip}/"
+    return {
+        base + "name": "ina3221\n",
+        f"{base}in{channel}_label": label + "\n",
+        f"{base}in{channel}_input": millivolts + "\n",
+        f"{base}curr{channel}_input": milliamperes + "\n",
+    }
+
+
+def test_a_pc(tmp_path):
+    found = environment.collect(plant(tmp_path, PC))
+    assert found["cpu"] == "Some CPU 9000"
+    assert found["os"] == "Debian GNU/Linux 12"
+    assert (found["memory_mb"], found["memory_available_mb"], found["swap_used_mb"]) == (8000, 4000, 1000)
+    assert (found["governor"], found["cpu_khz"], found["cpu_khz_max"]) == ("performance", 3e6, None)
+    assert (found["load"], found["temperature_c"]) == (0.1, 41.5)
+    assert (found["board"], found["l4t"], found["power_mode"]) == (None, None, None)
+    assert environment.faults(found) == {}
+
+
+def test_a_jetson(tmp_path):
+    found = environment.collect(plant(tmp_path, {**PC, **JETSON}))
+    assert found["board"] == "NVIDIA Jetson Orin Nano Developer Kit"
+    assert found["l4t"] == "R36 (release), REVISION: 4.3"
+    assert found["power_mode"] == "0001"
+    assert environment.faults(found) == {}
+
+
+def test_a_jetson_that_hides_its_power_mode_cannot_be_quoted(tmp_path):
+    tree = {**JETSON, "proc/loadavg": "99.0 1 1\n", "sys/devices/system/cpu/cpu0/cpufreq/scaling_governor": "schedutil"}
+    del tree["var/lib/nvpmodel/status"]
+    assert environment.faults(environment.collect(plant(tmp_path, tree))) == {
+        "the machine was busy before: load average 99": "warning",
+        "clocks not pinned: governor schedutil": "warning",
+        "this Jetson does not say its power mode": "invalid",
+        "this Jetson does not say its temperature c": "invalid",
+    }
+
+
+def test_a_machine_that_says_nothing(tmp_path):
+    found = environment.collect(str(tmp_path))
+    silent = ("os", "cpu", "load", "memory_mb", "swap_used_mb", "governor", "temperature_c", "board")
+    assert [found[name] for name in silent] == [None] * len(silent)
+    assert environment.faults(found) == {}
+    assert power.find(str(tmp_path)) is None
+
+
+def test_this_machine_without_its_name_its_user_or_a_path():
+    text = json.dumps(environment.collect())
+    assert environment.collect()["numpy"]
+    assert environment.version_of("no-such-package") is None
+    assert f'"{platform.node()}"' not in text
+    assert str(Path.home()) not in text
+    assert os.getcwd() not in text
+
+
+@pytest.mark.parametrize(
+    ("tree", "rails", "watts"),
+    [
+        ({**ina(0, 1, "VDD_IN", "5000", "1000"), **ina(0, 2, "VDD_SOC", "5000", "200")}, ("VDD_IN",), 5.0),
+        ({**ina(0, 1, "POM_5V_IN", "5000", "370")}, ("POM_5V_IN",), 1.85),
+        (
+            {
+                **ina(0, 1, "VDD_GPU_SOC", "1000", "5139"),
+                **ina(0, 2, "VDD_CPU_CV", "1000", "3268"),
+                **ina(1, 1, "VIN_SYS_5V0", "5000", "1100"),
+                **ina(1, 3, "NC", "1", "1"),
+            },
+            ("VDD_GPU_SOC", "VDD_CPU_CV", "VIN_SYS_5V0"),
+            13.907,
+        ),
+    ],
+)
+def test_jetson_rails(tree, rails, watts, tmp_path):
+    source = power.find(plant(tmp_path, {**tree, "sys/class/hwmon/hwmon9/name": "coretemp\n"}))
+    assert source is not None
+    assert source.rails == rails
+    assert source.step(10.0) == 0.0
+    assert source.step(12.0) == pytest.approx(2 * watts)
+
+
+def test_a_rail_that_changes_is_added_up_by_trapezoids_and_one_that_vanishes_is_not_measured(tmp_path):
+    source = power.find(plant(tmp_path, ina(0, 1, "VDD_IN", "5000", "1000")))
+    assert source is not None
+    source.step(0.0)
+    plant(tmp_path, ina(0, 1, "VDD_IN", "5000", "3000"))
+    assert source.step(1.0) == pytest.approx(10.0)
+    (tmp_path / "sys/class/hwmon/hwmon0/curr1_input").unlink()
+    assert source.step(2.0) is None
+
+
+@pytest.mark.parametrize(
+    "tree",
+    [
+        ina(0, 1, "VDD_SOC", "5000", "200"),
+        {**ina(0, 1, "VDD_IN", "5000", "200"), "sys/class/hwmon/hwmon0/in1_enable": "0\n"},
+        {"sys/class/powercap/intel-rapl:0/name": "package-0\n"},
+    ],
+)
+def test_sources_that_say_too_little(tree, tmp_path):
+    assert power.find(plant(tmp_path, tree)) is None
+
+
+def test_rapl_counters_wrap(tmp_path):
+    zone = "sys/class/powercap/intel-rapl:0"
+    tree = {zone + "/name": "package-0", zone + "/energy_uj": "9000000", zone + "/max_energy_range_uj": "10000000"}
+    source = power.find(plant(tmp_path, {**tree, zone + "/intel-rapl:0:0/energy_uj": "5"}))
+    assert source is not None
+    assert (source.name, source.rails) == ("rapl", ("package-0",))
+    assert source.step(0.0) == 0.0
+    plant(tmp_path, {zone + "/energy_uj": "2000000"})
+    assert source.step(1.0) == pytest.approx(3.0)
+    (tmp_path / zone / "energy_uj").unlink()
+    assert source.step(2.0) is None
+
+
+class Steady:
+    """Two watts, until ``steps`` readings were taken."""
+
+    name, rails = "steady", ("one",)
+
+    def __init__(self, steps: int) -> None:
+        self._left, self._last = steps, None
+
+    def step(self, now: float) -> float | None:
+        self._left -= 1
+        last, self._last = self._last, now
+        return None if self._left < 0 else 0.0 if last is None else 2.0 * (now - last)
+
+
+def _work() -> int:
+    time.sleep(0.12)
+    return 24
+
+
+def test_energy_per_inference():
+    found = power.measure(Steady(1000), _work, 0.06)
+    assert found is not None
+    assert (found["idle_w"], found["load_w"]) == pytest.approx((2.0, 2.0))
+    assert found["j_per_inference"] == pytest.approx(2.0 * 0.12 / 24, rel=0.5)
+    assert found["j_net_per_inference"] == pytest.approx(0.0, abs=1e-9)
+    assert found["inferences"] == 24
+    assert found["samples"] >= 3
+
+
+@pytest.mark.parametrize("steps", [0, 4])
+def test_energy_with_a_reading_lost_is_not_measured(steps):
+    assert power.measure(Steady(steps), _work, 0.06) is None
+
+
+def test_a_metered_stretch_starts_where_it_starts():
+    ticks = itertools.count()
+    source = Steady(1000)
+    source.step(-100.0)
+    with power.metered(source, lambda: float(next(ticks))) as energy:
+        pass
+    assert energy().joules == 2.0
