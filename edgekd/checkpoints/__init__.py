@@ -11,11 +11,12 @@ if TYPE_CHECKING:
     from .limits import Limits
     from .numpy_batches import read_cifar_batch
     from .sandbox import protections
-    from .store import convert, load_sidecar, load_student, save
+    from .store import convert, digest, load_sidecar, load_student, save
 
 __all__ = [
     "Limits",
     "convert",
+    "digest",
     "load",
     "load_sidecar",
     "load_student",
@@ -27,6 +28,7 @@ __all__ = [
 _HOMES = {
     "Limits": "limits",
     "convert": "store",
+    "digest": "store",
     "load": "intake",
     "load_sidecar": "store",
     "load_student": "store",

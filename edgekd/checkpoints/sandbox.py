@@ -66,7 +66,9 @@ def run(
             f"Could not start the process that reads {name}: {error}. Files of strangers are never read without it."
         ) from error
     if reply is None:
-        raise UnsafeInput(f"{name}: reading it took more than {seconds:.0f} s or answered without end; it is refused.")
+        raise UnsafeInput(
+            f"{name}: reading it did not end within {seconds:.0f} s or in a reasonable size; it is refused."
+        )
     if reply[:1] != b"R":
         raise EnvironmentFault(
             f"The process that reads {name} did not start ({printable(reply[1:200].decode('utf-8', 'replace'), 200)}, "

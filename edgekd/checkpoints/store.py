@@ -50,33 +50,43 @@ def save(
     return sha256
 
 
-def load_sidecar(path: str | Path) -> dict[str, Any]:
-    """The sidecar's record of the weights at ``path``; raises UsageError when it is missing, newer or malformed."""
-    record = files.read_json(sidecar_of(path))
+def digest(path: str | Path, *, limits: Limits | None = None) -> str:
+    """SHA-256 of the file at ``path``; raises UsageError when it is not a readable regular file."""
+    return hashlib.sha256(read_once(path, limits or Limits())[1]).hexdigest()
+
+
+def load_sidecar(path: str | Path) -> dict[str, Any] | None:
+    """The record beside the weights at ``path``, None where there is none.
+
+    Raises UsageError when it is not one of edgekd, is newer than this version, or describes other weights.
+    """
+    beside = sidecar_of(path)
+    if not beside.exists():
+        return None
+    record = files.read_json(beside)
     if not isinstance(record, dict) or not isinstance(record.get("schema"), int):
-        raise UsageError(f"{sidecar_of(path)}: is not a sidecar of edgekd.")
+        raise UsageError(f"{beside}: is not a sidecar of edgekd. Move it away.")
     if record["schema"] > SCHEMA:
-        raise UsageError(f"{sidecar_of(path)}: has schema {record['schema']}, newer than {SCHEMA}. Upgrade edgekd.")
-    if not isinstance(record.get("metadata"), dict) or not isinstance(record.get("sha256"), str):
-        raise UsageError(f"{sidecar_of(path)}: is not a sidecar of edgekd.")
+        raise UsageError(f"{beside}: has schema {record['schema']}, newer than {SCHEMA}. Upgrade edgekd.")
+    if not isinstance(record.get("metadata"), dict):
+        raise UsageError(f"{beside}: is not a sidecar of edgekd. Move it away.")
+    if record.get("sha256") != digest(path):
+        raise UsageError(f"{beside}: describes other weights than {path} holds. Make both again.")
     return record
 
 
 def load_student(path: str | Path, *, limits: Limits | None = None) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     """Tensors and metadata that `save` wrote; no child process: safetensors holds numbers alone and these are ours.
 
-    Raises UsageError when weights and sidecar do not belong together or the file is damaged.
+    Raises UsageError when the sidecar is missing or of other weights, UsageError or UnsafeInput for a damaged file.
     """
     import safetensors.torch
 
     name, data = read_once(path, limits or Limits())
     record = load_sidecar(path)
-    if record["sha256"] != hashlib.sha256(data).hexdigest():
-        raise UsageError(f"{name}: is not the file that {sidecar_of(path).name} describes. Make both again.")
-    try:
-        read_header(data)
-    except UsageError as error:
-        raise UsageError(f"{name}: {error}") from error
+    if record is None:
+        raise UsageError(f"{name}: has no sidecar {sidecar_of(path).name}, so what it is cannot be known.")
+    read_header(data)
     tensors = safetensors.torch.load(data)
     check_numbers(tensors, name)
     return tensors, record["metadata"]
