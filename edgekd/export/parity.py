@@ -1,0 +1,57 @@
+"""How far an ONNX file is from the torch network it came from, on real images."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import onnxruntime
+import torch
+from torch import nn
+
+from edgekd.errors import UsageError
+from edgekd.types import Rate
+
+_BATCH = 100
+
+
+@dataclass(frozen=True)
+class Parity:
+    """max_abs_difference: of the logits; relative_difference: norm of the difference over the norm of the logits."""
+
+    max_abs_difference: float
+    relative_difference: float
+    agreement: Rate  # images that both give the same label
+
+
+def session(data: bytes, threads: int = 0) -> onnxruntime.InferenceSession:
+    """An onnxruntime CPU session on the bytes; threads 0 = as many as torch uses."""
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    options.intra_op_num_threads = threads or torch.get_num_threads()
+    options.inter_op_num_threads = 1
+    # onnxruntime 1.31 makes int32 biases out of float ones at a scale that underflows in FP16, and the logits are noise
+    # then; files that want integer biases bring their own
+    disabled = ["WeightBiasQuantization"]
+    return onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"], disabled_optimizers=disabled)
+
+
+def compare(module: nn.Module, data: bytes, images: np.ndarray) -> Parity:
+    """Run both on images [N, C, H, W] uint8. Raises UsageError without images."""
+    if images.dtype != np.uint8 or images.ndim != 4 or not len(images):
+        raise UsageError(f"Parity needs images, uint8 [N, C, H, W]; got {images.dtype} {tuple(images.shape)}.")
+    device = next((p.device for p in module.parameters()), torch.device("cpu"))
+    runner = session(data)
+    expected, found = [], []
+    with torch.inference_mode():
+        for start in range(0, len(images), _BATCH):
+            pixels = images[start : start + _BATCH].astype(np.float32) / 255
+            expected.append(module(torch.from_numpy(pixels).to(device)).float().cpu().numpy())
+            found.append(runner.run(["logits"], {"input": pixels})[0])
+    one, other = np.concatenate(expected).astype(np.float64), np.concatenate(found).astype(np.float64)
+    same = int((one.argmax(1) == other.argmax(1)).sum())
+    return Parity(
+        float(np.abs(one - other).max()),
+        float(np.linalg.norm(one - other) / max(float(np.linalg.norm(one)), 1e-12)),
+        Rate(same, len(one)),
+    )
