@@ -22,7 +22,7 @@ _TERMINAL = re.compile(
     r"|\x1b[ -/]*[0-~]"
 )
 _ABSOLUTE_PATH = re.compile(r"(?<![\w:/.~<])(?:/[\w.+@~-]+){2,}")
-_MARKDOWN = re.compile(r"([\\`*_\[\]~|])")
+_MARKDOWN = re.compile(r"([\\`*\[\]~|]|(?<![^\W_])_|_(?![^\W_]))")  # an underscore inside a word is harmless
 
 
 def clean(value: Any) -> str:

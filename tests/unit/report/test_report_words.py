@@ -44,6 +44,7 @@ def test_clean_takes_away_what_acts_or_misleads(given: object, shown: str) -> No
         ("1. item", r"1\. item"),
         ("--- x", r"\--- x"),
         ("-5 points (+97.00)", "-5 points (+97.00)"),
+        ("__x__ a_b_c _y", r"\_\_x\_\_ a_b_c \_y"),
         ("# no heading", r"\# no heading"),
     ],
 )
