@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import math
 import struct
+import tokenize
 import zipfile
 import zlib
 from pathlib import Path
@@ -17,6 +18,16 @@ from .errors import UnsafeInput, UsageError
 LIMIT_BYTES = 32 << 30
 _HEADER_LIMIT = 64 << 10
 _MEMBER_LIMIT = 1000
+_NO_HEADER = (
+    ValueError,
+    TypeError,
+    OverflowError,
+    SyntaxError,
+    RecursionError,
+    MemoryError,
+    struct.error,
+    tokenize.TokenError,
+)
 _DAMAGE = (zipfile.BadZipFile, zipfile.LargeZipFile, zlib.error, NotImplementedError, RuntimeError, EOFError)
 
 
@@ -92,7 +103,7 @@ def _header(stream: IO[bytes], name: str) -> tuple[tuple[int, ...], bool, Any]:
         header = io.BytesIO(prefix + stream.read(length))
         read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
         shape, fortran, dtype = read(header)
-    except (ValueError, TypeError, struct.error, SyntaxError, RecursionError, MemoryError) as error:
+    except _NO_HEADER as error:
         raise ValueError(f"{name!r} is damaged or not an array ({error})") from error
     if dtype.hasobject:
         raise UnsafeInput(

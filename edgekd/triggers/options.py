@@ -87,15 +87,16 @@ def resolve(what: str, given: Mapping[str, Any], options: Mapping[str, Option]) 
     }
 
 
-def known_only(what: str, given: Iterable[Any], known: Iterable[str]) -> None:
+def known_only(what: str, given: Iterable[Any], known: Iterable[str], kind: str = "option") -> None:
     """Raise UsageError for the first key that is not known, with the nearest one that is."""
     known = tuple(known)
     for key in given:
         if key not in known:
-            raise UsageError(f"{what} has no option {key!r}; it has {', '.join(known)}.{did_you_mean(key, known)}")
+            raise UsageError(f"{what} has an unknown {kind} {key!r}; known are {', '.join(known)}.{did_you_mean(key, known)}")
 
 
 def did_you_mean(word: Any, names: Iterable[str]) -> str:
     """' Did you mean ...?' or nothing."""
-    near = difflib.get_close_matches(str(word), tuple(names), n=1)
-    return f" Did you mean {near[0]!r}?" if near else ""
+    spelt = {name.lower(): name for name in names}
+    near = difflib.get_close_matches(str(word).lower(), spelt, n=1)
+    return f" Did you mean {spelt[near[0]]!r}?" if near else ""

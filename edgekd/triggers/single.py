@@ -36,7 +36,7 @@ def read(path: Path, shape: Shape, opacity: float | None, position: Position | N
 
 def _affine(path: Path, shape: Shape) -> dict[str, np.ndarray]:
     arrays = read_npz(path, limit_bytes=_LIMIT_BYTES)
-    known_only(str(path), arrays, ("a", "b"))
+    known_only(str(path), arrays, ("a", "b"), "array")
     channels, height, width = shape
     params: dict[str, np.ndarray] = {}
     for name in ("a", "b"):
