@@ -41,15 +41,20 @@ def read_once(path: str | Path, limits: Limits) -> tuple[str, bytes]:
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         raise UsageError(f"{name}: cannot be opened ({reason}).") from error
-    with open(handle, "rb") as stream:
-        facts = os.fstat(stream.fileno())
+    try:
+        facts = os.fstat(handle)
         if stat.S_ISDIR(facts.st_mode):
             raise UsageError(f"{name}: is a folder. Name the file inside it.")
         if not stat.S_ISREG(facts.st_mode):
             raise UsageError(f"{name}: is a pipe or a device, not a regular file.")
         if facts.st_size > limits.file_bytes:
             raise UsageError(f"{name}: has {facts.st_size} bytes; files over {limits.file_bytes} are not read.")
-        data = stream.read(facts.st_size + 1)
+        with open(handle, "rb", closefd=False) as stream:
+            data = stream.read(facts.st_size + 1)
+    except OSError as error:
+        raise UsageError(f"{name}: cannot be read ({error.strerror}). Is its disk in order?") from error
+    finally:
+        os.close(handle)
     if len(data) != facts.st_size:
         raise UsageError(f"{name}: changed while it was read. Try again when it is complete.")
     if not data:
