@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import struct
 import warnings
 import zlib
 from pathlib import Path
-from typing import Any
+from typing import Any, Iterator
 
 import numpy as np
 
@@ -64,7 +65,8 @@ def pixels(picture: Any) -> Any:
     return array[:, :, None] if array.ndim == 2 else array
 
 
-def _opened(path: str | Path) -> Any:
+@contextlib.contextmanager
+def _opened(path: str | Path) -> Iterator[Any]:
     """The picture with its header read and checked, none of its pixels decoded yet."""
     try:
         from PIL import Image, UnidentifiedImageError
@@ -72,21 +74,22 @@ def _opened(path: str | Path) -> Any:
         raise EnvironmentFault("Reading pictures needs Pillow: pip install pillow.") from error
     if not Path(path).is_file():
         raise UsageError(f"There is no picture {path}.")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            picture = Image.open(str(path), formats=("PNG", "JPEG"))
-    except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
-        raise UsageError(f"The picture {path} is too large: {error}") from error
-    except UnidentifiedImageError as error:
-        raise UsageError(f"{path} is not a PNG or JPEG picture. Convert or remove it.") from error
-    except _DAMAGE as error:
-        raise UsageError(f"The picture {path} cannot be read ({error}). Replace or remove it.") from error
-    reason = _refusal(picture)
-    if reason:
-        picture.close()
-        raise UsageError(f"The picture {path} {reason}.")
-    return picture
+    with contextlib.ExitStack() as open_files:
+        try:
+            stream = open_files.enter_context(open(str(path), "rb"))
+            with warnings.catch_warnings():
+                warnings.simplefilter("error", Image.DecompressionBombWarning)
+                picture = open_files.enter_context(Image.open(stream, formats=("PNG", "JPEG")))
+        except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
+            raise UsageError(f"The picture {path} is too large: {error}") from error
+        except UnidentifiedImageError as error:
+            raise UsageError(f"{path} is not a PNG or JPEG picture. Convert or remove it.") from error
+        except _DAMAGE as error:
+            raise UsageError(f"The picture {path} cannot be read ({error}). Replace or remove it.") from error
+        reason = _refusal(picture)
+        if reason:
+            raise UsageError(f"The picture {path} {reason}.")
+        yield picture
 
 
 def _refusal(picture: Any) -> str:
