@@ -90,7 +90,8 @@ class Detox(nn.Module):
 
     def offset(self, site: int) -> torch.Tensor:
         """m·p, the part of the edit that no image changes."""
-        return self.mask(site) * self.p[str(site)]
+        offset: torch.Tensor = self.mask(site) * self.p[str(site)]
+        return offset
 
     def edit(self, site: int, feature: torch.Tensor) -> torch.Tensor:
         """F' of the raw feature F [N, C, ...] of a site. Raises UsageError for a size that p was not made for."""

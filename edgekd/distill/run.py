@@ -63,7 +63,7 @@ def run(
         "options": settings.model_dump(mode="json"),
         "student": student.to_json(),
         "images": images.sha256,
-        "teacher": "" if watched is None else weights_sha256(watched.state_dict()),
+        "teacher": "" if teacher is None or watched is None else teacher.sha256 or weights_sha256(watched.state_dict()),
     }
     with _untouched(watched, device, method):
         log = fit(

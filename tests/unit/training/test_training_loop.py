@@ -4,14 +4,13 @@ import json
 
 import pytest
 import torch
+from small_student import Labels, network, same
 from torch import nn
 
 from edgekd.data import Batches
 from edgekd.errors import EdgekdError, UsageError
 from edgekd.training import TrainConfig, fit
 from edgekd.types import TrainLog
-
-from small_student import Labels, network, same
 
 
 def accuracy(images):

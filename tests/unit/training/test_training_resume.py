@@ -4,13 +4,12 @@ import json
 
 import pytest
 import torch
+from small_student import Labels, network, same
 
 from edgekd import files
 from edgekd.errors import EnvironmentFault, UsageError
 from edgekd.training import fit, state
 from edgekd.training.chunks import Chunks
-
-from small_student import Labels, network, same
 
 
 class Killed(BaseException):

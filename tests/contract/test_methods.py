@@ -1,0 +1,183 @@
+"""Every distillation method through the same checks, and every teacher family through every method that looks inside."""
+
+import inspect
+import pkgutil
+
+import numpy as np
+import pytest
+import torch
+
+from edgekd import distill, models
+from edgekd.data import ImageSet
+from edgekd.distill.base import Distiller
+from edgekd.distill.run import method_class
+from edgekd.training import TrainConfig
+from edgekd.types import InputSpec, Model, ModelSpec
+
+METHODS = list(distill.METHODS)
+# What makes a method quick enough for a test; a new method needs a row only if its defaults are slow.
+QUICK = {"robustkd": {"detox_steps": 4, "guard_every": 2, "margin_images": 48}, "overhaul": {"margin_images": 48}}
+# One teacher per family of the zoo, the smallest.
+TEACHERS = {
+    "cifar_resnet": "resnet8",
+    "wideresnet": "wrn-10-1",
+    "preact_resnet": "preactresnet18",
+    "resnet": "resnet18",
+    "mobilenetv2": "mobilenetv2",
+    "distiller_resnet": "distiller-resnet8",
+    "vgg": "smallvgg",
+    "cnn": "cnn3",
+}
+MORE = ("stripnet", "convpool-mnist", "badnet-cnn", "wrn-10-1-layers")
+TRAIN = TrainConfig(epochs=2, batch_size=16, lr=0.02, precision="fp32", augment="none", warmup_epochs=0.5)
+
+
+def spec(arch: str) -> ModelSpec:
+    return ModelSpec(arch, 4, InputSpec(3, 16, 16, (0.4, 0.5, 0.45), (0.2, 0.25, 0.3)))
+
+
+def trained_looking(arch: str) -> Model:
+    """A network whose batch-norms do something, as after training."""
+    model = models.build(spec(arch))
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for module in model.module.modules():
+            if isinstance(module, torch.nn.BatchNorm2d):
+                for tensor, low in ((module.running_mean, -0.3), (module.running_var, 0.5), (module.bias, -0.3)):
+                    tensor.copy_(low + 0.6 * torch.rand(tensor.shape, generator=generator))
+    return model
+
+
+@pytest.fixture(scope="module")
+def few_images() -> ImageSet:
+    """48 images of 4 classes: a bright quarter each."""
+    random = np.random.RandomState(0)
+    labels = np.arange(48, dtype=np.int64) % 4
+    images = random.randint(0, 90, (48, 3, 16, 16), dtype=np.uint8)
+    for index, label in enumerate(labels):
+        images[index, :, 4 * label : 4 * label + 4, :] += 150
+    return ImageSet(images, labels, ("first", "second", "third", "fourth"), "made up")
+
+
+@pytest.fixture(scope="module")
+def teacher(few_images) -> Model:
+    """One that knows the images."""
+    return distill.run(None, spec("wrn-10-1"), few_images, "scratch", {}, TRAIN.model_copy(update={"epochs": 10}))[0]
+
+
+def run(method, teacher, images, folder=None, **train):
+    config = TRAIN.model_copy(update=train)
+    given = None if method_class(method).needs == "nothing" else teacher
+    return distill.run(given, spec("resnet8-w4"), images, method, QUICK.get(method, {}), config, folder=folder)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_its_settings_are_frozen_documented_and_complete(method):
+    kind = method_class(method)
+    assert issubclass(kind, Distiller)
+    assert kind.__doc__
+    settings = kind.Config()  # every setting has a default
+    assert kind.Config.model_validate(settings.model_dump(mode="json")) == settings
+    with pytest.raises(ValueError, match="forbidden"):
+        kind.Config(no_such_setting=1)
+    for name in kind.Config.model_fields:
+        with pytest.raises(ValueError, match="frozen"):
+            setattr(settings, name, 1)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_it_is_one_file_that_imports_no_judge(method):
+    """A method never sees triggers or test data: its package imports neither audit nor triggers."""
+    source = inspect.getsource(inspect.getmodule(method_class(method)))
+    assert not any(f"{word} import" in source for word in ("audit", "triggers", "runners"))
+    assert method_class(method).__module__.rpartition(".")[2] in {
+        m.name for m in pkgutil.iter_modules(distill.__path__)
+    }
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_it_learns_a_few_images_by_heart(method, teacher, few_images):
+    student, log = run(method, teacher, few_images, epochs=12, lr=0.05)
+    assert all(np.isfinite(list(entry.values())).all() for entry in log.history)
+    assert log.history[-1]["ce"] < 0.7 * log.history[0]["ce"]
+    with torch.no_grad():
+        logits = student.module(torch.from_numpy(few_images.images).float() / 255)
+    assert float((logits.argmax(1).numpy() == few_images.labels).mean()) > 0.5
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_it_leaves_the_teacher_alone(method, teacher, few_images):
+    before = models.weights_sha256(teacher.module.state_dict())
+    run(method, teacher, few_images, epochs=1)
+    assert models.weights_sha256(teacher.module.state_dict()) == before
+    assert not teacher.module.training
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("method", METHODS)
+def test_it_is_a_function_of_its_seed(method, teacher, few_images, precision):
+    one, log = run(method, teacher, few_images, precision=precision)
+    torch.rand(3)
+    two, again = run(method, teacher, few_images, precision=precision)
+    other, _ = run(method, teacher, few_images, precision=precision, seed=1)
+    assert one.sha256 == two.sha256 != other.sha256
+    timeless = [[{k: v for k, v in e.items() if k != "seconds"} for e in each.history] for each in (log, again)]
+    assert timeless[0] == timeless[1]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_it_continues_with_the_same_bits(method, teacher, few_images, tmp_path, monkeypatch):
+    class Killed(BaseException):
+        pass
+
+    whole, _ = run(method, teacher, few_images, epochs=3)
+    kind, steps = method_class(method), []
+    original = kind.step
+
+    def dying(self, batch):
+        if len(steps) == 4:  # three steps an epoch: in the second
+            raise Killed
+        steps.append(1)
+        return original(self, batch)
+
+    monkeypatch.setattr(kind, "step", dying)
+    with pytest.raises(Killed):
+        run(method, teacher, few_images, tmp_path, epochs=3)
+    monkeypatch.setattr(kind, "step", original)
+    student, log = run(method, teacher, few_images, tmp_path, epochs=3)
+    assert log.resumed_at == 1
+    assert student.sha256 == whole.sha256
+    assert log.method == run(method, teacher, few_images, tmp_path, epochs=3)[1].method
+
+
+def test_every_family_of_the_zoo_has_a_teacher_here():
+    assert {family.module for family in models.FAMILIES} == TEACHERS.keys()
+
+
+@pytest.mark.parametrize("method", [name for name in METHODS if method_class(name).needs != "nothing"])
+@pytest.mark.parametrize("arch", [*TEACHERS.values(), *MORE])
+def test_every_teacher_family_teaches(arch, method, few_images):
+    teacher = trained_looking(arch)
+    student, log = run(method, teacher, few_images, epochs=1)
+    assert all(np.isfinite(list(entry.values())).all() for entry in log.history)
+    assert student.spec.arch == (arch if method == "finetune" else "resnet8-w4")
+    if method_class(method).needs == "sites":
+        sites = teacher.module.site_norms()
+        assert len(log.method["sites"]) == min(3, len(sites))
+        assert log.history[0]["features"] > 0
+    if method == "robustkd":
+        assert len(log.method["detox"]["variance_ratio"]) == len(sites)
+
+
+@pytest.mark.parametrize("arch", [*TEACHERS.values(), *MORE])
+def test_an_edit_of_any_site_reaches_the_logits(arch, few_images):
+    """Detoxifying a recorded copy only would change nothing downstream."""
+    teacher = trained_looking(arch).module
+    images = torch.from_numpy(few_images.images[:4]).float() / 255
+    with torch.no_grad():
+        plain = teacher.sites(images)
+        for site in range(len(plain.raw)):
+            edited = teacher.sites(images, lambda level, feature, site=site: feature + 3.0 * (level == site))
+            assert not torch.equal(edited.logits, plain.logits)
+            for level in range(site):
+                assert torch.equal(edited.raw[level], plain.raw[level])
