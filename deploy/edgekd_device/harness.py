@@ -16,7 +16,7 @@ from typing import Any, Callable, Mapping, Sequence
 import numpy as np
 
 from . import __version__, bundle, environment, latency, metrics, power
-from .errors import UsageError
+from .errors import UnsafeInput, UsageError
 from .files import PathLike
 from .latency import Clock, Level
 from .records import BundleManifest, DeviceReport, StageRow, TriggerScore
@@ -146,11 +146,14 @@ def _opened(
 ) -> _Session:
     """A session on the bytes of one model file; ``cold`` gets its start-up times in milliseconds."""
     data, manifest = contents.model(name), contents.manifest
-    started = clock()
-    runner.open(data, threads)
-    opened = clock()
-    logits = runner.infer(as_float(probes.images[:1]))
-    answered = clock()
+    try:
+        started = clock()
+        runner.open(data, threads)
+        opened = clock()
+        logits = runner.infer(as_float(probes.images[:1]))
+        answered = clock()
+    except (UsageError, UnsafeInput) as error:
+        raise type(error)(f"{name}: {error}") from error
     cold[name + " open"], cold[name + " first inference"] = (opened - started) / 1e6, (answered - opened) / 1e6
     idle = runner.name == "null"
     if not idle and logits.shape != (1, manifest.num_classes):

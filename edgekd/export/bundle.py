@@ -18,7 +18,7 @@ from ..errors import UsageError
 from ..files import sha256_bytes, sha256_file, write_bytes, write_json, write_with
 from ..types import BundleFile, BundleManifest, ModelSpec, OnnxFile, ProbeSet, Rate, StageRow, Target
 
-ENTRY = "from edgekd_device.__main__ import main\nraise SystemExit(main())\n"
+ENTRY = "from edgekd_device.__main__ import main\n\nraise SystemExit(main())\n"
 _EPOCH = (1980, 1, 1, 0, 0, 0)
 
 

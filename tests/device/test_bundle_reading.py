@@ -245,24 +245,33 @@ def test_a_model_that_changes_after_the_check(tiny_bundle):
         found.model("model.onnx")
 
 
+@contextlib.contextmanager
+def _flipped(path: Path, position: int, bits: int):
+    """One byte of the file with these bits turned over; in place, because truncating a file costs milliseconds."""
+    with path.open("r+b", buffering=0) as stream:
+        byte = os.pread(stream.fileno(), 1, position)
+        os.pwrite(stream.fileno(), bytes([byte[0] ^ bits]), position)
+        yield
+        os.pwrite(stream.fileno(), byte, position)
+
+
 def test_every_flipped_byte_of_the_manifest_is_noticed(tiny_bundle):
     """With the known hash no flip is accepted; without it nothing but our own errors ever comes out."""
     path = tiny_bundle / "manifest.json"
     data, known = path.read_bytes(), bundle.read(tiny_bundle).manifest_sha256
     for position in range(len(data)):
-        path.write_bytes(data[:position] + bytes([data[position] ^ 1 << position % 8]) + data[position + 1 :])
-        with pytest.raises(UnsafeInput):
-            bundle.read(tiny_bundle, known)
-        if position % 5 == 0:
+        with _flipped(path, position, 1 << position % 8):
+            with pytest.raises(UnsafeInput):
+                bundle.read(tiny_bundle, known)
             with contextlib.suppress(EdgekdError):
                 bundle.read(tiny_bundle)
+    assert path.read_bytes() == data
 
 
 @pytest.mark.parametrize("name", ["model.onnx", "probe.npz", "edgekd-device.pyz"])
-def test_every_hundredth_flipped_byte_of_a_file_is_noticed(name, tiny_bundle):
+def test_a_hundred_flipped_bytes_of_a_file_are_noticed(name, tiny_bundle):
     path = tiny_bundle / name
-    data = path.read_bytes()
-    for position in range(0, len(data), max(1, len(data) // 100)):
-        path.write_bytes(data[:position] + bytes([data[position] ^ 4]) + data[position + 1 :])
-        with pytest.raises(UsageError, match="damaged"):
+    size = path.stat().st_size
+    for position in range(0, size, max(1, size // 100)):
+        with _flipped(path, position, 4), pytest.raises(UsageError, match="damaged"):
             bundle.read(tiny_bundle)

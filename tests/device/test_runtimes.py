@@ -81,6 +81,13 @@ def test_models_that_do_not_fit_are_a_users_error(data):
         base.make("onnxruntime").open(data, 1)
 
 
+def test_an_image_that_does_not_fit_is_one_message():
+    runner = base.make("onnxruntime")
+    runner.open(graph(), 1)
+    with pytest.raises(UsageError, match="cannot run the model"):
+        runner.infer(np.zeros((1, 5, 8, 8), np.float32))
+
+
 def test_no_thread_at_all():
     with pytest.raises(UsageError, match="--threads"):
         base.make("onnxruntime").open(graph(), 0)

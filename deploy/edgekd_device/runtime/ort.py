@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Callable
+from typing import TYPE_CHECKING, Any
 
 from ..errors import EnvironmentFault, UnsafeInput, UsageError
 
@@ -22,7 +22,7 @@ class OrtRunner:
             raise EnvironmentFault("onnxruntime is not installed here: python3 -m pip install onnxruntime") from error
         self.version: str = onnxruntime.__version__
         self._runtime: Any = onnxruntime
-        self._run: Callable[..., list[np.ndarray]]
+        self._run: Any = None
         self._input = ""
         self._outputs: list[str] = []
 
@@ -43,10 +43,14 @@ class OrtRunner:
         self._run, self._input, self._outputs = session.run, inputs[0].name, [outputs[0].name]
 
     def infer(self, images: np.ndarray) -> np.ndarray:
-        return self._run(self._outputs, {self._input: images})[0]
+        try:
+            logits: np.ndarray = self._run(self._outputs, {self._input: images})[0]
+        except Exception as error:
+            raise self._explained(error) from error
+        return logits
 
     def close(self) -> None:
-        del self._run
+        self._run = None
 
     def _explained(self, error: Exception) -> Exception:
         """onnxruntime's exception as one of ours, by what it says."""
@@ -56,6 +60,6 @@ class OrtRunner:
         if "not a registered function/op" in text:
             return UnsafeInput(f"The model uses a custom operator, which is refused: {text:.200}")
         return UsageError(
-            f"onnxruntime {self.version} cannot open the model: {text:.200}. "
+            f"onnxruntime {self.version} cannot run the model: {text:.200}. "
             "Copy the bundle again, or upgrade onnxruntime."
         )

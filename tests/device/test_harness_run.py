@@ -1,0 +1,242 @@
+"""The harness on real ONNX files in real onnxruntime, with a synthetic clock."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from bundles import COUNT, TARGET, edit, graph, probe_set, reference, replace_file, write_bundle
+from test_machine import PC, ina, plant
+
+from edgekd_device import files, harness, latency
+from edgekd_device.errors import EnvironmentFault, UsageError
+from edgekd_device.latency import Level
+from edgekd_device.metrics import Rate
+from edgekd_device.records import DeviceReport
+
+QUICK = Level("quick", 3, 0.2, 30, 5, 0.1, 0.05, 2.0, 8, sweep=0.1, power=0.08, batches=(1, 4))
+
+
+class Ticking:
+    """A clock that moves 2 ms whenever it is read."""
+
+    def __init__(self, step: int = 2_000_000) -> None:
+        self.now, self.step = 0, step
+
+    def __call__(self) -> int:
+        self.now += self.step
+        return self.now
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(latency.LEVELS, "quick", QUICK)
+
+
+def run(folder: Path, **options: Any) -> DeviceReport:
+    return harness.run(folder, **{"clock": Ticking(), "root": str(folder.parent / "no-root"), **options})
+
+
+def test_smoke_measures_every_file_made_for_the_runtime(pristine):
+    report = run(pristine)
+    assert report.valid
+    assert report.invalid_reasons == ()
+    assert [(row.stage, row.precision, row.runtime) for row in report.rows] == [
+        ("model.onnx", "fp32", "onnxruntime"),
+        ("model.u8s8.onnx", "int8", "onnxruntime"),
+    ]
+    for row in report.rows:
+        assert row.acc == Rate(COUNT, COUNT)
+        assert row.sha256 == files.sha256_file(pristine / row.stage)
+        assert row.size_bytes == (pristine / row.stage).stat().st_size
+        assert row.notes == ("ACC and ASR equal the host's",)
+        (score,) = row.triggers
+        assert (score.trigger, score.origin) == ("bright", "known")
+        assert (score.asr, score.ra, score.untriggered, score.floor) == (
+            Rate(20, 20),
+            Rate(0, 20),
+            Rate(0, 20),
+            Rate(1, 20),
+        )
+        assert row.latency is not None
+        assert (row.latency.level, row.latency.p50_ms, row.latency.count) == ("smoke", 2.0, 750)
+        assert row.latency.notes == ("smoke level: for orientation, not for publication",)
+    assert [row.flips for row in report.rows] == [None, Rate(0, COUNT)]
+    assert set(report.cold_start_ms) == {
+        f"{name} {what}" for name in ("model.onnx", "model.u8s8.onnx") for what in ("open", "first inference")
+    }
+    assert (report.throughput, report.power, report.level) == ((), None, "smoke")
+    assert report.environment["onnxruntime"]
+    assert DeviceReport.from_json(json.loads(json.dumps(report.to_json()))) == report
+
+
+def test_no_reading_of_this_machine_is_a_path(pristine):
+    text = json.dumps(run(pristine, root="/").to_json())
+    assert str(pristine) not in text
+    assert '"/' not in text
+
+
+def test_a_full_level_with_blocks_throughput_and_energy(pristine, tmp_path, quick):
+    root = plant(tmp_path, {**PC, **ina(0, 1, "VDD_IN", "5000", "1000")})
+    calls = []
+    report = run(pristine, level="quick", threads=1, root=root, progress=lambda *call: calls.append(call))
+    assert report.valid
+    shipped = report.rows[1]
+    assert shipped.latency is not None
+    assert shipped.latency.block_p50_ms == (2.0, 2.0, 2.0)
+    assert shipped.latency.valid
+    assert [entry["batch"] for entry in report.throughput] == [1.0, 4.0]
+    assert report.throughput[1]["samples_per_s"] == pytest.approx(2000)
+    assert report.power is not None
+    assert report.power["idle_w"] == pytest.approx(5.0)
+    assert shipped.energy_mj == pytest.approx(1000 * report.power["j_per_inference"])
+    assert report.rows[0].energy_mj is None
+    timed = [what for what, done, total, figures in calls if figures]
+    assert timed == [
+        f"{name} latency" for name in ("model.onnx", "model.u8s8.onnx", "model.u8s8.onnx", "model.onnx")
+    ] + [
+        "model.onnx latency",
+        "model.u8s8.onnx latency",
+    ]
+    assert ("model.onnx ACC", COUNT, COUNT, {}) in calls
+    assert ("model.u8s8.onnx ASR bright", 20, 20, {}) in calls
+
+
+def test_no_steady_state_is_not_valid(pristine, quick):
+    class Slowing(Ticking):
+        def __call__(self) -> int:
+            self.step = int(self.step * 1.001)
+            return super().__call__()
+
+    report = run(pristine, level="quick", clock=Slowing())
+    assert not report.valid
+    assert "model.onnx: no steady state within 2 s of warm-up" in report.invalid_reasons
+
+
+def test_a_chosen_file_alone_has_no_flips_without_its_reference(pristine):
+    report = run(pristine, files=["model.u8s8.onnx"])
+    assert [row.stage for row in report.rows] == ["model.u8s8.onnx"]
+    assert report.rows[0].flips is None
+
+
+def test_unknown_file_and_level_and_runtime(pristine):
+    with pytest.raises(UsageError, match=r"it holds: model\.u8s8\.onnx, model\.onnx"):
+        run(pristine, files=["model.fp16.onnx"])
+    with pytest.raises(UsageError, match="did you mean smoke"):
+        run(pristine, level="smok")
+    with pytest.raises(UsageError, match="no runtime"):
+        run(pristine, runtime="coral")
+    with pytest.raises(EnvironmentFault, match="not part of this version"):
+        run(pristine, runtime="tensorrt")
+    with pytest.raises(UsageError, match="--threads"):
+        run(pristine, threads=0)
+
+
+def test_the_null_runtime_times_the_harness_alone(pristine):
+    (row,) = run(pristine, runtime="null").rows
+    assert (row.runtime, row.acc, row.triggers) == ("null", None, ())
+    assert row.latency is not None
+    assert "time of the harness itself" in row.notes[0]
+
+
+def test_a_jetson_bundle_on_the_host_gives_asr_but_quotes_no_latency_of_the_foreign_flavour(tmp_path):
+    target = dataclasses.replace(
+        TARGET, runtime="tensorrt", ships="model.qdq.onnx", files=("model.onnx", "model.fp16.onnx", "model.qdq.onnx")
+    )
+    models = {"model.onnx": graph(), "model.fp16.onnx": graph(), "model.qdq.onnx": graph(quantised=True)}
+    folder = write_bundle(tmp_path, models, target=target, references={})
+    with pytest.raises(EnvironmentFault, match="--runtime onnxruntime"):
+        run(folder)
+    report = run(folder, runtime="onnxruntime")
+    assert [(row.stage, row.precision, row.latency is None) for row in report.rows] == [
+        ("model.onnx", "fp32", False),
+        ("model.fp16.onnx", "fp16", False),
+        ("model.qdq.onnx", "int8", True),
+    ]
+    assert report.rows[2].acc == Rate(COUNT, COUNT)
+    assert report.rows[2].notes == ("latency not quoted: this file is made for tensorrt",)
+    assert report.rows[0].notes == ()
+
+
+def test_a_model_file_of_another_name_has_the_bundles_precision(tmp_path):
+    target = dataclasses.replace(TARGET, ships="own.onnx", files=("own.onnx",), precision="fp16")
+    folder = write_bundle(tmp_path, {"own.onnx": graph()}, target=target, references={})
+    (row,) = run(folder).rows
+    assert (row.stage, row.precision) == ("own.onnx", "fp16")
+
+
+def test_figures_far_from_the_hosts_are_not_valid(tmp_path):
+    """A model whose ACC falls and whose ASR rises between host and board."""
+    rows = {"model.u8s8.onnx": reference("model.u8s8.onnx", "int8")}
+    rows["model.u8s8.onnx"] = dataclasses.replace(
+        rows["model.u8s8.onnx"],
+        acc=Rate(20, COUNT),
+        triggers=(dataclasses.replace(rows["model.u8s8.onnx"].triggers[0], asr=Rate(10, 20)),),
+    )
+    report = run(write_bundle(tmp_path, references=rows), files=["model.u8s8.onnx"])
+    assert not report.valid
+    assert report.invalid_reasons == (
+        "model.u8s8.onnx: ACC is 100.00%, the host found 66.67%",
+        "model.u8s8.onnx: ASR bright is 100.00%, the host found 50.00%",
+    )
+
+
+def test_figures_one_image_from_the_hosts_are_noted_only(tmp_path):
+    row = reference("model.u8s8.onnx", "int8")
+    row = dataclasses.replace(
+        row, acc=Rate(29, COUNT), triggers=(dataclasses.replace(row.triggers[0], asr=Rate(5, 7)),)
+    )
+    report = run(write_bundle(tmp_path, references={"model.u8s8.onnx": row}), files=["model.u8s8.onnx"])
+    assert report.valid
+    assert report.rows[0].notes == ("ACC is 100.00%, the host found 96.67%",)
+
+
+def test_logits_that_are_not_finite_are_not_valid(tmp_path):
+    report = run(
+        write_bundle(
+            tmp_path, {"model.onnx": graph(), "model.u8s8.onnx": graph(weights=np.full((3, 3), np.nan, np.float32))}
+        )
+    )
+    assert not report.valid
+    assert report.invalid_reasons[0] == "model.u8s8.onnx: logits are not finite"
+    assert report.rows[1].flips == Rate(20, COUNT)
+
+
+def test_a_model_with_too_few_classes(tmp_path):
+    folder = write_bundle(tmp_path)
+    replace_file(folder, "model.u8s8.onnx", graph(classes=2))
+    with pytest.raises(UsageError, match="answers one image with the shape"):
+        run(folder)
+
+
+def test_a_model_of_another_input_is_one_message(tmp_path):
+    folder = write_bundle(tmp_path)
+    edit(folder, lambda manifest: manifest.update(references={}))
+    replace_file(folder, "model.onnx", graph(weights=np.ones((5, 3), np.float32)))
+    with pytest.raises(UsageError, match=r"model\.onnx"):
+        run(folder)
+
+
+def test_a_faster_file_of_the_same_bundle_is_said(pristine, monkeypatch):
+    times = {"model.onnx": [1_000_000] * 5, "model.u8s8.onnx": [2_000_000] * 5}
+
+    def fake(sessions, inputs, plan, clock, report):
+        for session in sessions:
+            session.blocks = [np.asarray(times[session.row.stage])]
+
+    monkeypatch.setattr(harness, "_time", fake)
+    assert run(pristine).rows[1].notes[-1] == "model.onnx (fp32) is faster here: 1.000 ms against 2.000 ms"
+
+
+def test_inputs_are_real_images_within_a_memory_limit(pristine, monkeypatch):
+    probes = probe_set()
+    (whole,) = (harness._inputs(harness.bundle.Probes(probes.images, probes.labels, ()), QUICK),)
+    assert len(whole) == 8
+    assert whole[3].dtype == np.float32
+    assert (whole[3][0] * 255).round().astype(np.uint8).tolist() == probes.images[3].tolist()
+    monkeypatch.setattr(harness, "INPUT_BYTES", 1)
+    assert len(harness._inputs(harness.bundle.Probes(probes.images, probes.labels, ()), QUICK)) == 1

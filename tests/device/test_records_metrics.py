@@ -1,0 +1,86 @@
+"""Records survive the trip through JSON; metrics agree with what one can count on ten labels."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import pytest
+
+from edgekd_device import metrics, records
+from edgekd_device.errors import UsageError
+from edgekd_device.metrics import Rate
+from edgekd_device.records import BundleManifest, DeviceReport, Latency, StageRow, TriggerScore
+
+LABELS = [0, 0, 1, 1, 2, 2, 3, 3, 4, 4]
+SEEN = [0, 1, 1, 1, 2, 0, 3, 0, 0, 0]
+ZEROS = [0] * 10
+SCORE = TriggerScore("t", "known", Rate(3, 8), Rate(4, 8), Rate(1, 8), Rate(1, 8))
+LATENCY = Latency(1, 700, 1.0, 1.5, 2.0, 1.1, 0.9, 3.0, (0.95, 1.05), (1.0, 1.1, 0.9), notes=("n",), lag1=0.1)
+
+
+def test_rates_of_ten_labels():
+    assert metrics.accuracy(SEEN, LABELS) == Rate(5, 10)
+    assert metrics.attack_success(SEEN, LABELS, ZEROS) == Rate(4, 8)
+    assert metrics.robust_accuracy(SEEN, LABELS, ZEROS) == Rate(4, 8)
+
+
+def test_rate_of_nothing():
+    assert math.isnan(Rate(0, 0).value)
+    assert Rate(0, 0).interval() == (0.0, 1.0)
+
+
+def test_difference_of_two_rates():
+    low, high = metrics.difference_interval(Rate(56, 70), Rate(48, 80))
+    assert (low, high) == pytest.approx((0.0524, 0.3339), abs=2e-4)  # Newcombe 1998, table II, method 10
+    assert metrics.difference_interval(Rate(0, 0), Rate(1, 2)) == (-1.0, 1.0)
+
+
+def test_defence_effectiveness_is_a_half_where_nothing_happened():
+    assert metrics.defence_effectiveness(0.9, 1.0, 0.9, 1.0) == 0.5
+    assert metrics.defence_effectiveness(0.9, 1.0, 0.9, 0.0) == 1.0
+    assert metrics.defence_effectiveness(0.9, 0.0, 0.8, 0.5) == pytest.approx(0.45)
+
+
+def test_nearest_rank_percentiles():
+    ten = list(range(1, 11))
+    assert [metrics.percentile(ten, p) for p in (0.5, 0.9, 0.99, 1.0)] == [5.0, 9.0, 10.0, 10.0]
+    assert metrics.percentile([7.0], 0.5) == 7.0
+
+
+def test_excess_is_above_the_floor():
+    assert SCORE.excess == 0.25
+    assert TriggerScore("t", "canary", Rate(3, 8), Rate(4, 8)).excess is None
+
+
+@pytest.mark.parametrize("score", [SCORE, TriggerScore("t", "inverted", Rate(3, 8), Rate(4, 8))])
+def test_rows_survive_json(score):
+    row = StageRow(
+        "s", "stage", "torch", "fp32", "0", Rate(1, 2), (score,), Rate(0, 2), 10, 5, 6, LATENCY, notes=("a",)
+    )
+    report = DeviceReport("0", "smoke", False, ("why",), (row,), {"cpu": None}, {"open": 1.0}, ({"batch": 1.0},))
+    assert DeviceReport.from_json(json.loads(json.dumps(report.to_json()))) == report
+    empty = StageRow("s", "control", "torch", "fp32", "0")
+    assert StageRow.from_json(json.loads(json.dumps(empty.to_json()))) == empty
+
+
+@pytest.mark.parametrize("broken", [{"asr": None}, {"ra": None}, {"origin": "guess"}])
+def test_a_score_without_its_parts(broken):
+    with pytest.raises(UsageError, match="lacks"):
+        TriggerScore.from_json({**SCORE.to_json(), **broken})
+
+
+@pytest.mark.parametrize("value", [None, [], {}, {"schema": "1"}])
+def test_no_record(value):
+    with pytest.raises(UsageError, match="no schema number"):
+        records.check_schema(value, "run")
+
+
+def test_a_newer_record_is_refused():
+    with pytest.raises(UsageError, match="Upgrade edgekd"):
+        records.check_schema({"schema": records.SCHEMA + 1}, "run")
+
+
+def test_a_manifest_that_is_none():
+    with pytest.raises(UsageError, match="not one that edgekd wrote"):
+        BundleManifest.from_json({"schema": 1})
