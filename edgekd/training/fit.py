@@ -119,6 +119,7 @@ class _Loop:
 
     def run(self) -> TrainLog:
         resumed_at = self._resume()
+        self.watch.lap("setup")
         while self.epochs < self.config.epochs and not self.complete:
             figures = self._epoch(self.epochs)
             self.epochs += 1

@@ -1,4 +1,4 @@
-"""Every distillation method through the same checks, and every teacher family through every method that looks inside."""
+"""Every distillation method through the same checks, and every teacher family through every method with a teacher."""
 
 import inspect
 import pkgutil

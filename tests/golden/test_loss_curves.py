@@ -1,4 +1,4 @@
-"""Loss curves of every method on a fixed little task: a change here is a change of the mathematics, or should be explained.
+"""Loss curves of every method on a fixed little task: a change here is a change of the mathematics.
 
 After an intended change: ``python tests/golden/test_loss_curves.py`` writes loss_curves.json anew; look at its diff.
 """

@@ -99,7 +99,10 @@ def test_a4_batch_statistics_cancel_what_is_constant_per_channel(tiny_images):
         twin = copy.deepcopy(teacher.module).train(training)
         with torch.no_grad():
             for site in range(3):  # one site at a time: what an edit does deeper down is not cancelled
-                one = lambda l, f, site=site: detox.edit(l, f) if l == site else f  # noqa: E731
+
+                def one(level, feature, site=site):
+                    return detox.edit(level, feature) if level == site else feature
+
                 before, after = twin.sites(x).targets[site], twin.sites(x, one).targets[site]
                 changes[training, site] = float((after - before).norm() / before.norm())
     assert max(v for (training, _), v in changes.items() if training) < 1e-5
