@@ -98,9 +98,15 @@ def network(parts: Mapping[str, str], shape: tuple[int, int, int], num_classes: 
 
 
 def recognise(shapes: Shapes) -> list[Guess]:
-    guesses = []
+    """By the authors' names, or by ours, under which ConvPool-MNIST and BadNet-CNN are the same."""
+    guesses: list[Guess] = []
     for name, plan in PLANS.items():
-        stem, hidden, head = (shapes.get(f"{plan.layers[index]}.weight") for index in (0, -2, -1))
-        if stem and hidden and head and (len(stem), len(hidden), len(head)) == (4, 2, 2):
+        for names in (plan.layers, own_names(plan)):
+            stem, hidden, head = (shapes.get(f"{names[index]}.weight") for index in (0, -2, -1))
+            if not stem or not hidden or not head or (len(stem), len(hidden), len(head)) != (4, 2, 2):
+                continue
+            if name == "convpool-mnist" and names == own_names(plan):
+                continue
             guesses.append(Guess(name, stem[1], head[0], input_side(hidden[1] / plan.widths[-1], plan.map_side)))
+            break
     return guesses

@@ -16,6 +16,7 @@ from .normalization import normalization
 from .registry import ARCHITECTURES, FAMILIES, Guess, Shapes, load, resolve, usual_input
 
 Shape = tuple[int, int, int]
+ALIKE = 0.3  # share of tensor names from which on a network is worth naming as near
 
 
 def infer_spec(
@@ -110,8 +111,8 @@ def nothing_fits(guesses: list[Guess], shapes: Shapes) -> str:
         near = "; ".join(f"{arch}, but {found[0]}" for arch, found in problems.items())
         near = f" Nearest: {near}."
     else:
-        ranked = sorted(ARCHITECTURES, key=lambda name: -overlap(name, shapes))[:3]
-        close = [name for name in ranked if overlap(name, shapes) > 0.3]
+        shared = {name: overlap(name, shapes) for name in ARCHITECTURES}
+        close = [name for name in sorted(shared, key=lambda name: -shared[name])[:3] if shared[name] > ALIKE]
         near = f" Nearest by names of tensors: {', '.join(close)}." if close else ""
     return (
         f"The {len(shapes)} tensors ({first}, …) are no network that edgekd knows.{near} Name one with --arch "

@@ -1,0 +1,88 @@
+"""An ONNX graph as a teacher: its logits, and nothing else."""
+
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import TensorProto, helper, numpy_helper
+
+from edgekd import models
+from edgekd.errors import UsageError
+from edgekd.types import Checkpoint
+
+RANDOM = np.random.RandomState(0)
+KERNEL = RANDOM.randn(5, 3, 3, 3).astype(np.float32)
+HEAD = RANDOM.randn(4, 5).astype(np.float32)
+
+
+def graph(batch: int | str = "N", *, softmax: bool = False, second_input: bool = False) -> Checkpoint:
+    """Convolution, ReLU, mean, linear layer."""
+    nodes = [
+        helper.make_node("Conv", ["x", "kernel"], ["a"], pads=[1, 1, 1, 1]),
+        helper.make_node("Relu", ["a"], ["b"]),
+        helper.make_node("GlobalAveragePool", ["b"], ["c"]),
+        helper.make_node("Flatten", ["c"], ["d"]),
+        helper.make_node("Gemm", ["d", "head"], ["logits"], transB=1),
+    ]
+    if softmax:
+        nodes.append(helper.make_node("Softmax", ["logits"], ["probabilities"]))
+    inputs = [helper.make_tensor_value_info("x", TensorProto.FLOAT, [batch, 3, 8, 8])]
+    if second_input:
+        inputs.append(helper.make_tensor_value_info("y", TensorProto.FLOAT, [1]))
+    output = helper.make_tensor_value_info("probabilities" if softmax else "logits", TensorProto.FLOAT, [batch, 4])
+    weights = [numpy_helper.from_array(KERNEL, "kernel"), numpy_helper.from_array(HEAD, "head")]
+    made = helper.make_graph(nodes, "teacher", inputs, [output], weights)
+    model = helper.make_model(made, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
+    onnx.checker.check_model(model)
+    return Checkpoint("teacher.onnx", "0" * 64, "onnx", onnx=model.SerializeToString())
+
+
+def expected(images: torch.Tensor) -> torch.Tensor:
+    features = torch.nn.functional.conv2d(images, torch.from_numpy(KERNEL), padding=1).relu().mean((2, 3))
+    return features @ torch.from_numpy(HEAD).T
+
+
+@pytest.mark.parametrize("batch", ["N", 1, 3])
+def test_logits_for_any_batch(batch: int | str) -> None:
+    images = torch.rand(7, 3, 8, 8)
+    model = models.onnx_teacher(graph(batch), (3, 8, 8))
+    assert (model.spec.arch, model.spec.num_classes) == ("onnx", 4)
+    assert torch.allclose(model.module(images), expected(images), rtol=1e-4, atol=1e-5)
+    assert torch.equal(copy.deepcopy(model.module)(images), model.module(images))
+
+
+def test_a_softmax_is_taken_off() -> None:
+    images = torch.rand(5, 3, 8, 8)
+    logits = models.onnx_teacher(graph(softmax=True), (3, 8, 8)).module(images)
+    difference = logits - expected(images)
+    assert torch.allclose(difference, difference.mean(1, keepdim=True).expand_as(difference), atol=1e-4)
+
+
+def test_normalisation_may_stand_before_it() -> None:
+    images = torch.rand(5, 3, 8, 8)
+    model = models.onnx_teacher(graph(), (3, 8, 8), normalize="half")
+    assert torch.allclose(model.module(images), expected((images - 0.5) / 0.5), rtol=1e-4, atol=1e-5)
+
+
+def test_no_sites() -> None:
+    network = models.onnx_teacher(graph(), (3, 8, 8)).module
+    assert isinstance(network, models.Network)
+    with pytest.raises(UsageError, match="kd, scratch or finetune"):
+        network.sites(torch.rand(1, 3, 8, 8))
+
+
+def test_cost_by_hand() -> None:
+    assert models.onnx_cost(graph()) == models.Cost(5 * 27 + 20, 64 * 5 * 27 + 20)
+
+
+def test_graphs_that_are_no_teacher() -> None:
+    with pytest.raises(UsageError, match=r"input is \['\?', 3, 8, 8\], the images are \[3, 32, 32\].*--image-size"):
+        models.onnx_teacher(graph(), (3, 32, 32))
+    with pytest.raises(UsageError, match=r"has 2 inputs \(x, y\)"):
+        models.onnx_teacher(graph(second_input=True), (3, 8, 8))
+    with pytest.raises(UsageError, match=r"returns \[1, 4\] for one image, expected logits \[1, 10\]"):
+        models.onnx_teacher(graph(), (3, 8, 8), 10)
