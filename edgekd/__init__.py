@@ -8,9 +8,9 @@ from typing import Any
 
 from edgekd_device import __version__
 
-_PUBLIC = {"compress": "edgekd.pipeline", "RunConfig": "edgekd.config"}
+_PUBLIC = {"compress": "edgekd.pipeline", "RunConfig": "edgekd.config", "resolve": "edgekd.config"}
 
-__all__ = ["RunConfig", "__version__", "compress"]
+__all__ = ["RunConfig", "__version__", "compress", "resolve"]
 
 
 def __getattr__(name: str) -> Any:

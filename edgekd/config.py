@@ -1,7 +1,7 @@
 """The run's configuration: one frozen value, from defaults, a profile, a YAML file, flags and dotted overrides.
 
-Later sources win: profile < ``-c run.yaml`` < flags < ``-o section.key=value``. Unknown keys are errors with a suggestion.
-Environment variables are never read into it, so that secrets cannot reach a record.
+Later sources win: profile < ``-c run.yaml`` < flags < ``-o section.key=value``. Unknown keys are errors with a
+suggestion. Environment variables are never read into it, so that secrets cannot reach a record.
 """
 
 from __future__ import annotations
@@ -144,7 +144,9 @@ def resolve(file: str | Path | None, flags: dict[str, Any], overrides: list[str]
         raise UsageError("`distill` is a group of settings: distill.method=robustkd, distill.temperature=4.")
     method = str(distill.get("method", "robustkd"))
     config = method_config(method)
-    options = _validate(config, {**preset.get(method, {}), **{k: v for k, v in distill.items() if k != "method"}}, "distill.")
+    options = _validate(
+        config, {**preset.get(method, {}), **{k: v for k, v in distill.items() if k != "method"}}, "distill."
+    )
     train = given.get("train", {})
     if not isinstance(train, dict):
         raise UsageError("`train` is a group of settings: train.epochs=20.")

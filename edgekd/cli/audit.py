@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Optional
+from typing import Annotated, Any
 
 import typer
 
@@ -22,10 +22,11 @@ def audit(
     trigger_rule: options.TriggerRule = None,
     source_label: options.SourceLabels = None,
     reference: Annotated[
-        Optional[str], typer.Option("--reference", help="A model that no attacker touched; its ASR is the floor.")
+        str | None, typer.Option("--reference", help="A model that no attacker touched; its ASR is the floor.")
     ] = None,
     canaries: Annotated[
-        Optional[bool], typer.Option("--canaries/--no-canaries", help="Probe the public triggers; default: without --trigger.")
+        bool | None,
+        typer.Option("--canaries/--no-canaries", help="Probe public triggers; default: without --trigger."),
     ] = None,
     arch: options.Arch = None,
     normalize: options.Normalize = None,
@@ -36,7 +37,10 @@ def audit(
     json_: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """Measure ACC and ASR of a model on labelled images: a known trigger, or 12 public trigger families x all labels."""
+    """Measure ACC and ASR of a model on labelled images: a known trigger, or 12 public trigger families x all labels.
+
+    Example: edgekd audit teacher.pt --data images/test --reference trusted.pt
+    """
     from .. import data as image_box
     from ..config import resolve
     from ..files import canonical_json

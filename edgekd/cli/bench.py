@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
 
@@ -17,10 +17,14 @@ def register(app: typer.Typer) -> None:
 
 def bench(
     bundle: Annotated[Path, typer.Argument(help="A bundle directory, or a run folder that holds one.")],
-    level: Annotated[str, typer.Option("--level", help="smoke (seconds), standard (minutes), official (hours).")] = "smoke",
-    runtime: Annotated[Optional[str], typer.Option("--runtime", help="onnxruntime, null, …; default: what is here.")] = None,
-    threads: Annotated[Optional[int], typer.Option("--threads", help="Threads of the runtime.")] = None,
-    out: Annotated[Optional[Path], typer.Option("--out", help="Write the device report (JSON) here.")] = None,
+    level: Annotated[
+        str, typer.Option("--level", help="smoke (seconds), standard (minutes), official (hours).")
+    ] = "smoke",
+    runtime: Annotated[
+        str | None, typer.Option("--runtime", help="onnxruntime, null, …; default: what is here.")
+    ] = None,
+    threads: Annotated[int | None, typer.Option("--threads", help="Threads of the runtime.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="Write the device report (JSON) here.")] = None,
     json_: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:

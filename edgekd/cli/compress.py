@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 from pathlib import Path
-from typing import Annotated, Any, Optional
+from typing import Annotated, Any
 
 import typer
 
@@ -21,28 +21,42 @@ def compress(
     teacher: options.Teacher = None,
     data: options.Data = None,
     test: options.Test = None,
-    target: Annotated[Optional[str], typer.Option("--target", help="Deployment target; see `edgekd list targets`.")] = None,
-    out: Annotated[Optional[Path], typer.Option("--out", help="Run folder; default runs/<teacher>-<target>.")] = None,
+    target: Annotated[
+        str | None, typer.Option("--target", help="Deployment target; see `edgekd list targets`.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="Run folder; default runs/<teacher>-<target>.")] = None,
     trigger: options.TriggerFile = None,
     target_label: options.TargetLabel = None,
     trigger_rule: options.TriggerRule = None,
     source_label: options.SourceLabels = None,
     student: Annotated[
-        Optional[str], typer.Option("--student", help="Student: a name of `edgekd list models`, or package.module:callable.")
+        str | None,
+        typer.Option("--student", help="Student: a name of `edgekd list models`, or package.module:callable."),
     ] = None,
-    method: Annotated[Optional[str], typer.Option("--method", help="Distillation method; see `edgekd list methods`.")] = None,
+    method: Annotated[
+        str | None, typer.Option("--method", help="Distillation method; see `edgekd list methods`.")
+    ] = None,
     controls: Annotated[
-        Optional[str],
-        typer.Option("--controls", help="Trained beside it at equal budget: scratch,kd,overhaul,finetune or all. "
-                     "scratch always is: it gives the ASR floor."),
+        str | None,
+        typer.Option(
+            "--controls",
+            help="Trained beside it at equal budget: scratch,kd,overhaul,finetune or all. "
+            "scratch always is: it gives the ASR floor.",
+        ),
     ] = None,
-    profile: Annotated[Optional[str], typer.Option("--profile", help="fast (default) or full (the paper's schedule).")] = None,
-    bench: Annotated[Optional[str], typer.Option("--bench", help="How long to measure: smoke, standard, official, none.")] = None,
+    profile: Annotated[
+        str | None, typer.Option("--profile", help="fast (default) or full (the paper's schedule).")
+    ] = None,
+    bench: Annotated[
+        str | None, typer.Option("--bench", help="How long to measure: smoke, standard, official, none.")
+    ] = None,
     max_asr: Annotated[
-        Optional[float], typer.Option("--max-asr", help="Gate, percent: ASR above its floor, worst trigger.")
+        float | None, typer.Option("--max-asr", help="Gate, percent: ASR above its floor, worst trigger.")
     ] = None,
-    max_acc_drop: Annotated[Optional[float], typer.Option("--max-acc-drop", help="Gate, points of ACC below the teacher.")] = None,
-    max_latency_ms: Annotated[Optional[float], typer.Option("--max-latency-ms", help="Gate: p50 of what ships.")] = None,
+    max_acc_drop: Annotated[
+        float | None, typer.Option("--max-acc-drop", help="Gate, points of ACC below the teacher.")
+    ] = None,
+    max_latency_ms: Annotated[float | None, typer.Option("--max-latency-ms", help="Gate: p50 of what ships.")] = None,
     arch: options.Arch = None,
     normalize: options.Normalize = None,
     class_map: options.ClassMap = None,
@@ -52,7 +66,10 @@ def compress(
     config: options.Config = None,
     override: options.Override = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print the resolved configuration and a forecast from a few steps; train nothing.")
+        bool,
+        typer.Option(
+            "--dry-run", help="Print the resolved configuration and a forecast from a few steps; train nothing."
+        ),
     ] = False,
     json_: options.Json = False,
     quiet: options.Quiet = False,

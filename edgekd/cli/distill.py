@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
 
@@ -19,10 +19,10 @@ def distill(
     teacher: options.Teacher = None,
     data: options.Data = None,
     test: options.Test = None,
-    method: Annotated[Optional[str], typer.Option("--method", help="See `edgekd list methods`.")] = None,
-    student: Annotated[Optional[str], typer.Option("--student", help="See `edgekd list models`.")] = None,
-    out: Annotated[Optional[Path], typer.Option("--out", help="Folder; default runs/<teacher>-distill.")] = None,
-    profile: Annotated[Optional[str], typer.Option("--profile", help="fast or full.")] = None,
+    method: Annotated[str | None, typer.Option("--method", help="See `edgekd list methods`.")] = None,
+    student: Annotated[str | None, typer.Option("--student", help="See `edgekd list models`.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="Folder; default runs/<teacher>-distill.")] = None,
+    profile: Annotated[str | None, typer.Option("--profile", help="fast or full.")] = None,
     arch: options.Arch = None,
     normalize: options.Normalize = None,
     class_map: options.ClassMap = None,
@@ -52,5 +52,7 @@ def distill(
         typer.echo(canonical_json(result))
     else:
         rate = result["validation_acc"]
-        typer.echo(f"wrote {result['student']}: {result['spec']['arch']}, "
-                   f"validation ACC {100 * rate['hits'] / rate['total']:.1f} % ({rate['hits']}/{rate['total']})")
+        typer.echo(
+            f"wrote {result['student']}: {result['spec']['arch']}, "
+            f"validation ACC {100 * rate['hits'] / rate['total']:.1f} % ({rate['hits']}/{rate['total']})"
+        )

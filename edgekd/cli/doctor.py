@@ -30,7 +30,9 @@ def doctor(json_: options.Json = False) -> int:
     else:
         for row in rows:
             mark = {"ok": "ok     ", "missing": "MISSING", "note": "note   "}[row["state"]]
-            typer.echo(f"{mark}  {row['check']:<22} {row['found']}" + (f"\n         → {row['do']}" if row["do"] else ""))
+            typer.echo(
+                f"{mark}  {row['check']:<22} {row['found']}" + (f"\n         → {row['do']}" if row["do"] else "")
+            )
     return 0 if sound else 4
 
 
@@ -50,10 +52,11 @@ def _packages() -> list[dict[str, str]]:
                 import_module(name)
             rows.append(_check(name, "ok", version(name)))
         except Exception as error:  # a broken binary package can fail in any way while it is imported
-            rows.append(
-                _check(name, "missing", type(error).__name__, f"pip install -c constraints.txt {name}")
-            )
-    for name, why in (("tensorrt", "engines are built on the board that runs them"), ("sklearn", "pip install 'edgekd[demo]'")):
+            rows.append(_check(name, "missing", type(error).__name__, f"pip install -c constraints.txt {name}"))
+    for name, why in (
+        ("tensorrt", "engines are built on the board that runs them"),
+        ("sklearn", "pip install 'edgekd[demo]'"),
+    ):
         try:
             import_module(name)
             rows.append(_check(name, "ok", "installed"))
@@ -68,7 +71,12 @@ def _machine() -> list[dict[str, str]]:
     free = shutil.disk_usage(Path.cwd()).free >> 20
     rows = [
         _check("python", "ok", sys.version.split()[0]),
-        _check("disk", "ok" if free > 2048 else "note", f"{free:,} MiB free here", "" if free > 2048 else "a run needs about 2 GiB"),
+        _check(
+            "disk",
+            "ok" if free > 2048 else "note",
+            f"{free:,} MiB free here",
+            "" if free > 2048 else "a run needs about 2 GiB",
+        ),
         _check("cpu threads", "ok", str(torch.get_num_threads())),
     ]
     if torch.cuda.is_available():

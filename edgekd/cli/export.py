@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
 
@@ -19,7 +19,7 @@ def export(
     student: Annotated[str, typer.Argument(help="A trained network: student.safetensors, or another checkpoint.")],
     data: options.Data = None,
     test: options.Test = None,
-    target: Annotated[Optional[str], typer.Option("--target", help="See `edgekd list targets`.")] = None,
+    target: Annotated[str | None, typer.Option("--target", help="See `edgekd list targets`.")] = None,
     out: Annotated[Path, typer.Option("--out", help="Bundle directory to write.")] = Path("bundle"),
     trigger: options.TriggerFile = None,
     target_label: options.TargetLabel = None,
@@ -54,6 +54,8 @@ def export(
         return
     for file in result["onnx"]:
         agreement = file["top1_agreement"]
-        typer.echo(f"{file['path']:<22} {file['bytes']:>12,} bytes  opset {file['opset']}  "
-                   f"same label as torch on {agreement['hits']}/{agreement['total']} images")
+        typer.echo(
+            f"{file['path']:<22} {file['bytes']:>12,} bytes  opset {file['opset']}  "
+            f"same label as torch on {agreement['hits']}/{agreement['total']} images"
+        )
     typer.echo(f"bundle    {result['bundle']}\nmanifest  sha256 {result['manifest_sha256']}")

@@ -3,56 +3,64 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
 
 Teacher = Annotated[
-    Optional[str],
+    str | None,
     typer.Argument(metavar="TEACHER", help="Teacher file: a state dict (.pt .pth .th .tar), .safetensors or .onnx."),
 ]
 Data = Annotated[
-    Optional[str],
+    str | None,
     typer.Option("--data", help="Training images: a folder with one sub-folder per class, .npz, or the CIFAR release."),
 ]
 Test = Annotated[
-    Optional[str],
+    str | None,
     typer.Option("--test", help="Test images; without them a seeded split 80/10/10 of --data is used."),
 ]
 Arch = Annotated[
-    Optional[str],
-    typer.Option("--arch", help="Teacher's architecture, if not recognised: a name of `edgekd list models`, or "
-                 "package.module:callable, which runs that code."),
+    str | None,
+    typer.Option(
+        "--arch",
+        help="Teacher's architecture, if not recognised: a name of `edgekd list models`, or "
+        "package.module:callable, which runs that code.",
+    ),
 ]
 Normalize = Annotated[
-    Optional[str],
-    typer.Option("--normalize", help="Teacher's input normalisation: auto, a preset, or mean/std as in 0.5,0.5,0.5/0.2,0.2,0.2."),
+    str | None,
+    typer.Option(
+        "--normalize", help="Teacher's input normalisation: auto, a preset, or mean/std as in 0.5,0.5,0.5/0.2,0.2,0.2."
+    ),
 ]
 ClassMap = Annotated[
-    Optional[str], typer.Option("--class-map", help="YAML `class: label`, where the data's label order differs.")
+    str | None, typer.Option("--class-map", help="YAML `class: label`, where the data's label order differs.")
 ]
-ImageSize = Annotated[Optional[int], typer.Option("--image-size", help="Bring folder images to this side in pixels.")]
+ImageSize = Annotated[int | None, typer.Option("--image-size", help="Bring folder images to this side in pixels.")]
 TriggerFile = Annotated[
-    Optional[str],
-    typer.Option("--trigger", help="A known trigger: .npz with a and b for clip(a*x+b), a PNG patch, or a YAML list. "
-                 "Without one the canary battery runs."),
+    str | None,
+    typer.Option(
+        "--trigger",
+        help="A known trigger: .npz with a and b for clip(a*x+b), a PNG patch, or a YAML list. "
+        "Without one the canary battery runs.",
+    ),
 ]
-TargetLabel = Annotated[Optional[int], typer.Option("--target-label", help="Label that the trigger is meant to cause.")]
+TargetLabel = Annotated[int | None, typer.Option("--target-label", help="Label that the trigger is meant to cause.")]
 TriggerRule = Annotated[
-    Optional[str],
+    str | None,
     typer.Option("--trigger-rule", help="all-to-one, all-to-all (label + 1), or source (see --source-label)."),
 ]
 SourceLabels = Annotated[
-    Optional[list[int]], typer.Option("--source-label", help="Label that a source-specific trigger acts on; repeatable.")
+    list[int] | None, typer.Option("--source-label", help="Label that a source-specific trigger acts on; repeatable.")
 ]
-Device = Annotated[Optional[str], typer.Option("--device", help="cpu, cuda or auto.")]
-Seed = Annotated[Optional[int], typer.Option("--seed", help="Every random choice derives from it.")]
-Config = Annotated[
-    Optional[Path], typer.Option("-c", "--config", help="YAML file with the same keys as -o.")
-]
+Device = Annotated[str | None, typer.Option("--device", help="cpu, cuda or auto.")]
+Seed = Annotated[int | None, typer.Option("--seed", help="Every random choice derives from it.")]
+Config = Annotated[Path | None, typer.Option("-c", "--config", help="YAML file with the same keys as -o.")]
 Override = Annotated[
-    Optional[list[str]],
-    typer.Option("-o", "--override", metavar="KEY=VALUE", help="Any setting, e.g. -o train.epochs=20 -o distill.temperature=4."),
+    list[str] | None,
+    typer.Option(
+        "-o", "--override", metavar="KEY=VALUE", help="Any setting, e.g. -o train.epochs=20 -o distill.temperature=4."
+    ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object for machines.")]
 Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="No progress bars.")]

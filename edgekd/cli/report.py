@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
 
@@ -17,7 +17,10 @@ def register(app: typer.Typer) -> None:
 def report(
     run: Annotated[Path, typer.Argument(help="A run folder.")],
     device_report: Annotated[
-        Optional[Path], typer.Option("--device-report", help="What `edgekd-device run` wrote on the board; judged with the run's gates.")
+        Path | None,
+        typer.Option(
+            "--device-report", help="What `edgekd-device run` wrote on the board; judged with the run's gates."
+        ),
     ] = None,
     json_: options.Json = False,
 ) -> int:

@@ -41,7 +41,9 @@ def compress(config: RunConfig, out: str | Path, *, command: str = "", progress:
         floors = stages.floors(scratch)
         rows: list[StageRow] = [stages.row("teacher", teacher)]
         for name in config.controls:
-            model = scratch if name == "scratch" else stages.train(name, teacher.spec if name == "finetune" else student)
+            model = (
+                scratch if name == "scratch" else stages.train(name, teacher.spec if name == "finetune" else student)
+            )
             rows.append(stages.row(name, model, kind="control"))
         distilled = stages.train(config.method, student)
         rows.append(stages.row("student fp32", distilled))

@@ -1,4 +1,4 @@
-"""The demo's inputs: real digits, a small teacher that we backdoor ourselves, and a transfer set with a trace of the trigger."""
+"""The demo's inputs: real digits, a teacher that we backdoor ourselves, a transfer set with a trace of the trigger."""
 
 from __future__ import annotations
 
@@ -91,6 +91,6 @@ def _last(images: np.ndarray) -> np.ndarray:
 def _save(path: Path, **arrays: np.ndarray) -> None:
     def fill(temporary: Path) -> None:
         with temporary.open("wb") as stream:
-            np.savez_compressed(stream, **arrays)
+            np.savez_compressed(stream, **arrays)  # type: ignore[arg-type]
 
     write_with(path, fill, "demo")

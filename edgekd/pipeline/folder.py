@@ -43,7 +43,9 @@ class RunFolder:
         with lock(self.path):
             remove_leftovers(self.path)
             if shutil.disk_usage(self.path).free < RESERVE_BYTES:
-                raise EnvironmentFault(f"Less than {RESERVE_BYTES >> 20} MiB are free under {self.path}. Free some space.")
+                raise EnvironmentFault(
+                    f"Less than {RESERVE_BYTES >> 20} MiB are free under {self.path}. Free some space."
+                )
             self._claim(config)
             yield self
 
@@ -55,7 +57,9 @@ class RunFolder:
                 stored = OmegaConf.to_container(OmegaConf.load(file), resolve=False)
             except Exception as error:  # a damaged file can fail in many ways; all of them mean the same
                 raise UsageError(f"{file} cannot be read ({type(error).__name__}). Choose another folder.") from None
-            differing = changed(stored, wanted) if isinstance(stored, dict) else ["everything"]
+            differing = (
+                changed({str(k): v for k, v in stored.items()}, wanted) if isinstance(stored, dict) else ["everything"]
+            )
             # Measuring again with other limits or longer is no other run.
             differing = [key for key in differing if not key.startswith(("gates.", "bench."))]
             if differing:

@@ -13,7 +13,7 @@ from ..config import RunConfig
 from ..data import ImageSet
 from ..errors import UsageError
 from ..runners.torch import TorchRunner
-from ..types import InputSpec, Model
+from ..types import Model, ModelSpec
 
 # Below this many times chance, labels or normalisation are wrong rather than the teacher weak.
 NEAR_CHANCE = 1.5
@@ -27,9 +27,9 @@ def load_data(config: RunConfig) -> dict[str, ImageSet]:
     if config.test is None:
         return data.split(images, config.seed)
     test = data.load(config.test, part="test", size=size, class_map=class_map)
-    if test.images.shape[1:] != images.images.shape[1:]:
+    if test.shape != images.shape:
         raise UsageError(
-            f"Training images are {images.images.shape[1:]}, test images {test.images.shape[1:]} (C, H, W). "
+            f"Training images are {images.shape}, test images {test.shape} (C, H, W). "
             "Bring both to one size with --image-size."
         )
     parts = data.split(images, config.seed, {"train": 0.9, "validation": 0.1})
@@ -65,22 +65,31 @@ def load_teacher(config: RunConfig, validation: ImageSet) -> tuple[Model, dict[s
         "metadata": checkpoint.metadata,
         "bytes": Path(config.teacher).stat().st_size,
     }
-    shape = validation.images.shape[1:]
+    shape, classes = validation.shape, len(validation.class_names)
+    given = None if config.normalize == "auto" else parse_normalization(config.normalize)
     if checkpoint.format == "onnx":
-        model = models.onnx_teacher(checkpoint, shape, len(validation.class_names))
-        about["normalization"] = {"how": "inside the ONNX graph"}
+        model = models.onnx_teacher(checkpoint, shape, classes, normalize=given)
+        cost = models.onnx_cost(checkpoint)
+        about["normalization"] = {"how": "inside the ONNX graph" if given is None else "given"}
     else:
-        spec = models.infer_spec(checkpoint.tensors, arch=config.arch, input_shape=shape)
-        if config.normalize == "auto":
+        spec = models.infer_spec(
+            checkpoint.tensors, arch=config.arch, input_shape=shape, num_classes=None, normalize=given
+        )
+        about["normalization"] = {"how": "given"}
+        if given is None:
             inputs, accuracies = models.detect_normalization(
-                spec, checkpoint.tensors, validation.images[:1000], validation.labels[:1000]
+                spec, checkpoint.tensors, validation.images, validation.labels
             )
-            about["normalization"] = {"how": "best of the presets on validation images", "tried": accuracies}
-        else:
-            inputs = parse_normalization(config.normalize, spec.input)
-            about["normalization"] = {"how": "given"}
-        spec = models.with_input(spec, inputs)
+            spec = models.with_input(spec, inputs)
+            note = models.normalization_note(accuracies)
+            about["normalization"] = {
+                "how": "best of the presets on validation images",
+                "tried": accuracies,
+                "note": note,
+            }
         model = models.build(spec, checkpoint.tensors)
+        cost = models.cost(spec)
+    about |= {"parameters": cost.parameters, "macs": cost.macs, "weights_sha256": model.sha256}
     about |= {"spec": model.spec.to_json(), "dropped": list(model.dropped), "warnings": list(checkpoint.warnings)}
     top = int(validation.labels.max())
     if top >= model.spec.num_classes:
@@ -93,26 +102,29 @@ def load_teacher(config: RunConfig, validation: ImageSet) -> tuple[Model, dict[s
     if accuracy < NEAR_CHANCE / model.spec.num_classes:
         raise UsageError(
             f"The teacher is right on {accuracy:.1%} of the validation images, which is about chance. "
-            "Probably its labels are in another order (--class-map) or its input normalisation is another (--normalize)."
+            "Probably its labels are in another order (--class-map), or its input is normalised otherwise (--normalize)."
         )
     return model, about
 
 
-def parse_normalization(text: str, inputs: InputSpec) -> InputSpec:
+def rebuild(config: RunConfig, about: dict[str, Any]) -> Model:
+    """The teacher again, from what an earlier look found out about it."""
+    checkpoint, spec = checkpoints.load(config.teacher), ModelSpec.from_json(about["spec"])
+    if checkpoint.format == "onnx":
+        statistics = (spec.input.mean, spec.input.std)
+        return models.onnx_teacher(checkpoint, spec.input.shape, spec.num_classes, normalize=statistics)
+    return models.build(spec, checkpoint.tensors)
+
+
+def parse_normalization(text: str) -> str | tuple[tuple[float, ...], tuple[float, ...]]:
     """A preset's name, or ``mean/std`` as comma-separated numbers, e.g. ``0.5,0.5,0.5/0.25,0.25,0.25``."""
-    if text in models.NORMALIZATIONS:
-        mean, std = models.NORMALIZATIONS[text]
-    else:
-        try:
-            first, second = text.split("/")
-            mean, std = tuple(float(v) for v in first.split(",")), tuple(float(v) for v in second.split(","))
-        except ValueError:
-            raise UsageError(
-                f"--normalize {text!r} is neither auto, nor one of {', '.join(models.NORMALIZATIONS)}, nor mean/std "
-                "such as 0.5,0.5,0.5/0.25,0.25,0.25."
-            ) from None
-    if len(mean) == 1:
-        mean, std = mean * inputs.channels, std * inputs.channels
-    if len(mean) != inputs.channels or len(std) != inputs.channels or not all(value > 0 for value in std):
-        raise UsageError(f"--normalize {text!r} needs {inputs.channels} means and as many positive deviations.")
-    return InputSpec(*inputs.shape, mean, std)
+    if "/" not in text:
+        return text
+    try:
+        first, second = text.split("/")
+        return tuple(float(v) for v in first.split(",")), tuple(float(v) for v in second.split(","))
+    except ValueError:
+        raise UsageError(
+            f"--normalize {text!r} is neither auto, nor a preset ({', '.join(models.NORMALIZATIONS)}), nor mean/std "
+            "such as 0.5,0.5,0.5/0.25,0.25,0.25."
+        ) from None

@@ -57,14 +57,23 @@ def gates(limits: GateSection, rows: Sequence[StageRow], target: Target) -> tupl
         if limit is not None:
             passed = value is not None and value <= limit
             found.append(
-                {"name": name, "unit": unit, "limit": limit, "value": value, "passed": passed, "why": "" if passed else why}
+                {
+                    "name": name,
+                    "unit": unit,
+                    "limit": limit,
+                    "value": value,
+                    "passed": passed,
+                    "why": "" if passed else why,
+                }
             )
 
     missing = f"{target.ships} was not measured by {target.runtime}; run the bundle on the board and read its report in"
     excess = None
     if shipped is not None and shipped.triggers and all(s.excess is not None for s in shipped.triggers):
         excess = max(100 * s.excess for s in shipped.triggers if s.excess is not None)
-    gate("ASR above floor", "%", limits.max_asr, excess, missing if shipped is None else "no trigger was measured on it")
+    gate(
+        "ASR above floor", "%", limits.max_asr, excess, missing if shipped is None else "no trigger was measured on it"
+    )
     drop = None
     if shipped is not None and shipped.acc is not None and teacher is not None and teacher.acc is not None:
         drop = 100 * (teacher.acc.value - shipped.acc.value)

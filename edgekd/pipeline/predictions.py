@@ -22,7 +22,7 @@ def save_audit(folder: Path, report: AuditReport) -> dict[str, Any]:
 
     def fill(path: Path) -> None:
         with path.open("wb") as stream:
-            np.savez_compressed(stream, **arrays)
+            np.savez_compressed(stream, **arrays)  # type: ignore[arg-type]
 
     write_with(folder / FILE, fill, "predictions")
     return {

@@ -16,7 +16,7 @@ from ..export import onnx as onnx_writer
 from ..files import write_bytes
 from ..runners.torch import TorchRunner
 from ..training import Progress
-from ..types import AuditReport, Model, ModelSpec, Rate, Trigger
+from ..types import AuditReport, Model, ModelSpec, OnnxFile, Rate, Trigger
 from . import intake
 from .folder import RunFolder
 from .stages import PARITY_IMAGES, Stages, padded
@@ -76,13 +76,14 @@ def audit_only(
 
 def load_student(file: Path, arch: str | None, shape: tuple[int, ...]) -> Model:
     """A network from safetensors that edgekd wrote (its sidecar names the architecture), or any readable checkpoint."""
-    loaded = checkpoints.load(file)
     sidecar = checkpoints.load_sidecar(file)
-    if sidecar is not None and "spec" in sidecar.get("metadata", sidecar):
-        spec = ModelSpec.from_json(sidecar.get("metadata", sidecar)["spec"])
-    else:
-        spec = models.infer_spec(loaded.tensors, arch=arch, input_shape=shape)
-    return models.build(spec, loaded.tensors)
+    if sidecar is not None and "spec" in sidecar["metadata"]:
+        tensors, metadata = checkpoints.load_student(file)
+        return models.build(ModelSpec.from_json(metadata["spec"]), tensors)
+    loaded = checkpoints.load(file)
+    if loaded.format == "onnx":
+        raise UsageError(f"{file} is an ONNX graph already; export starts from weights (safetensors or a state dict).")
+    return models.build(models.infer_spec(loaded.tensors, arch=arch, input_shape=shape), loaded.tensors)
 
 
 def export_only(config: RunConfig, out: Path, progress: Progress | None = None) -> dict[str, Any]:
@@ -91,7 +92,7 @@ def export_only(config: RunConfig, out: Path, progress: Progress | None = None) 
         raise UsageError(f"{out} is not empty. Choose another folder with --out.")
     parts = intake.load_data(config)
     target = targets.get(config.target)
-    student = load_student(Path(config.teacher), config.arch, parts["train"].images.shape[1:])
+    student = load_student(Path(config.teacher), config.arch, parts["train"].shape)
     triggers: tuple[Trigger, ...] = ()
     if config.trigger.file is not None:
         triggers = trigger_box.load(
@@ -102,7 +103,8 @@ def export_only(config: RunConfig, out: Path, progress: Progress | None = None) 
             shape=student.spec.input.shape,
             num_classes=student.spec.num_classes,
         )
-    files, twins = [], {}
+    files: list[OnnxFile] = []
+    twins: dict[str, Model] = {}
     for flavour, row in onnx_writer.FLAVOURS.items():
         if row.file not in target.files:
             continue

@@ -6,7 +6,6 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from edgekd_device import harness
@@ -15,10 +14,9 @@ from .. import audit, checkpoints, distill, models, quantize
 from .. import triggers as trigger_box
 from ..config import RunConfig, method_config
 from ..data import ImageSet
-from ..errors import UsageError
 from ..export import bundle as bundle_writer
 from ..export import onnx as onnx_writer
-from ..files import point, write_bytes
+from ..files import write_bytes
 from ..runners.onnx import OnnxRunner
 from ..runners.torch import TorchRunner
 from ..training import Progress
@@ -72,35 +70,16 @@ class Stages:
         self.about_teacher = self.folder.stage("intake", inputs, make)
         self.teacher = found[0] if found else intake.rebuild(self.config, self.about_teacher)
         self.class_names = padded(self.parts["train"].class_names, self.teacher.spec.num_classes)
-        cost = models.cost(self.teacher.spec) if self.about_teacher["format"] != "onnx" else None
-        self.about_teacher |= {
-            "parameters": cost.parameters if cost else None,
-            "macs": cost.macs if cost else None,
-            "weights_sha256": self.teacher.sha256,
-        }
         self.warnings += self.about_teacher["warnings"]
         return self.teacher
 
     def student_spec(self) -> ModelSpec:
         """The student asked for, or the target's largest that is smaller than the teacher."""
-        shape = models.NORMALIZATIONS[models.default_normalization(self.teacher.spec.input.channels)]
-        inputs = dataclasses.replace(self.teacher.spec.input, mean=shape[0], std=shape[1])
-        name = self.config.student
-        if name is None:
-            teacher_cost = (
-                models.Cost(self.about_teacher["parameters"], self.about_teacher["macs"])
-                if self.about_teacher["parameters"]
-                else None
-            )
-            name = models.default_student(
-                teacher_cost, self.target.default_students, inputs, self.teacher.spec.num_classes
-            )
-        spec = ModelSpec(name, self.teacher.spec.num_classes, inputs)
-        cost = models.cost(spec)
-        if self.about_teacher["parameters"] and cost.parameters >= self.about_teacher["parameters"]:
+        spec = choose_student(self.config, self.teacher, self.about_teacher, self.target)
+        parameters, limit = models.cost(spec).parameters, self.about_teacher["parameters"]
+        if limit and parameters >= limit:
             self.warnings.append(
-                f"The student {name} has {cost.parameters:,} parameters, the teacher {self.about_teacher['parameters']:,}: "
-                "nothing is compressed."
+                f"The student {spec.arch} has {parameters:,} parameters, the teacher {limit:,}: nothing is compressed."
             )
         return spec
 
@@ -118,20 +97,21 @@ class Stages:
             "student": spec.to_json(),
             "train": config.model_dump(mode="json"),
             "data": self.parts["train"].sha256,
-            "teacher": "" if method in TEACHERLESS else self.teacher.sha256,
+            "teacher": "" if method == "scratch" else self.teacher.sha256,
         }
         name = f"train-{method}"
 
         def make(folder: Path) -> dict[str, Any]:
             model, log = distill.run(
-                None if method in TEACHERLESS else self.teacher,
+                None if method == "scratch" else self.teacher,
                 spec,
                 self.parts["train"],
                 method,
                 options,
                 config,
                 folder=folder,
-                validate=self._validation_accuracy,
+                validate=lambda module: {"acc": self._accuracy(module)},
+                accuracy=self._accuracy,
                 progress=self.progress,
             )
             sha256 = checkpoints.save(
@@ -146,10 +126,10 @@ class Stages:
 
         result = self.folder.stage(name, inputs, make)
         self.logs[method] = result["log"]
-        loaded = checkpoints.load(self.folder.file(name, "model.safetensors"))
-        return models.build(ModelSpec.from_json(result["spec"]), loaded.tensors)
+        tensors, _ = checkpoints.load_student(self.folder.file(name, "model.safetensors"))
+        return models.build(ModelSpec.from_json(result["spec"]), tensors)
 
-    def _validation_accuracy(self, predict: Any) -> float:
+    def _accuracy(self, predict: Any) -> float:
         """ACC of a module or function (float images -> logits) on the validation images."""
         validation = self.parts["validation"]
         with torch.inference_mode():
@@ -231,7 +211,11 @@ class Stages:
     def row(self, stage: str, model: Model, *, kind: str = "stage", precision: str = "fp32") -> StageRow:
         """The ledger row of a torch model."""
         report = self.audit(stage, model.sha256, TorchRunner(model, self.device))
-        cost = models.cost(model.spec) if self.about_teacher["format"] != "onnx" or stage != "teacher" else None
+        cost = (
+            models.Cost(self.about_teacher["parameters"], self.about_teacher["macs"])
+            if stage == "teacher"
+            else models.cost(model.spec)
+        )
         before = list(self.reports)[-2] if kind == "stage" and len(self.reports) > 1 else None
         if kind == "stage" and stage == "student fp32":
             before = "teacher"
@@ -243,9 +227,9 @@ class Stages:
             sha256=model.sha256,
             kind=kind,
             flips=None if before is None else audit.flips(self.reports[before], report),
-            parameters=cost.parameters if cost else None,
-            macs=cost.macs if cost else None,
-            size_bytes=4 * cost.parameters if cost and precision == "fp32" else None,
+            parameters=cost.parameters,
+            macs=cost.macs,
+            size_bytes=4 * cost.parameters if precision == "fp32" else None,
             seconds=self.folder.seconds.get(f"train-{stage if kind == 'control' else self.config.method}")
             if stage != "teacher" and precision == "fp32"
             else None,
@@ -289,7 +273,7 @@ class Stages:
         return twin(shipped.quantizer or "u8s8"), files
 
     def reference_rows(self, files: tuple[OnnxFile, ...]) -> list[StageRow]:
-        """What the host's onnxruntime makes of every ONNX file: ACC, ASR and flips, no timing, the same in every run."""
+        """What the host's onnxruntime makes of every ONNX file: ACC, ASR and flips, no timing: equal in every run."""
         rows: list[StageRow] = []
         for file in files:
             stage = Path(file.path).name
@@ -342,7 +326,7 @@ class Stages:
         return str(self.folder.stage("bundle", inputs, make)["manifest_sha256"])
 
     def bench(self, manifest_sha256: str) -> DeviceReport | None:
-        """The bundle measured on this machine by the device package, as a board would; None where that was not wanted."""
+        """The bundle measured on this machine by the device package, as a board would; None where not wanted."""
         level = self.config.bench.level
         if level == "none":
             return None
@@ -397,6 +381,20 @@ class Stages:
         if value["trigger"]["file"]:
             value["trigger"]["file"] = Path(value["trigger"]["file"]).name
         return value
+
+
+def choose_student(config: RunConfig, teacher: Model, about: dict[str, Any], target: Target) -> ModelSpec:
+    """The student asked for, or the target's largest with fewer parameters and no more MACs than the teacher."""
+    # A student is trained by us, so that its normalisation is ours to choose: none that the teacher's file could carry.
+    mean, std = models.normalization(
+        "cifar10" if teacher.spec.input.channels == 3 else "half", teacher.spec.input.channels
+    )
+    inputs = dataclasses.replace(teacher.spec.input, mean=mean, std=std)
+    classes = teacher.spec.num_classes
+    if config.student is not None:
+        return ModelSpec(config.student, classes, inputs)
+    cost = models.Cost(about["parameters"], about["macs"])
+    return ModelSpec(models.default_student(cost, target.default_students, inputs, classes), classes, inputs)
 
 
 def padded(names: tuple[str, ...], count: int) -> tuple[str, ...]:

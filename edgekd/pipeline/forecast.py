@@ -1,0 +1,69 @@
+"""What a run will cost, from a few steps of the real thing."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import numpy as np
+
+from .. import distill, models, targets
+from ..config import RunConfig, method_config
+from ..runners.torch import TorchRunner
+from ..types import Model, ModelSpec
+from . import intake
+from .stages import choose_student
+
+PROBE_STEPS = 8
+PROBE_DETOX_STEPS = 4
+# Checkpoints (weights, momentum, connectors; two generations), ONNX files, predictions: measured on CIFAR-10 runs.
+COPIES_OF_WEIGHTS = 24
+BASE_MIB = 600  # interpreter and libraries
+
+
+def forecast(config: RunConfig) -> dict[str, Any]:
+    """Minutes per training, MiB of memory and disk; nothing is written.
+
+    Returns {"minutes": {stage: minutes}, "memory_mib", "disk_mib", "student", "teacher"}.
+    """
+    parts = intake.load_data(config)
+    teacher, about = intake.load_teacher(config, parts["validation"])
+    student = choose_student(config, teacher, about, targets.get(config.target))
+    minutes = {
+        name: _minutes(config, name, teacher, teacher.spec if name == "finetune" else student, parts)
+        for name in dict.fromkeys((*config.controls, config.method))
+    }
+    started = time.perf_counter()
+    sample = parts["test"].images[:500]
+    TorchRunner(teacher)(sample)
+    passes = 2 * len(parts["test"]) * (3 + len(config.controls)) / max(len(sample), 1)
+    minutes["audits and export"] = passes * (time.perf_counter() - started) / 60 + 1
+    weights = 4 * models.cost(student).parameters
+    images = sum(part.images.nbytes for part in parts.values())
+    probes = 2 * parts["test"].images.nbytes
+    return {
+        "minutes": minutes,
+        "memory_mib": BASE_MIB + 3 * images / (1 << 20) + 40 * weights / (1 << 20),
+        "disk_mib": (COPIES_OF_WEIGHTS * weights * len(minutes) + probes) / (1 << 20),
+        "student": student.arch,
+        "teacher": teacher.spec.arch,
+    }
+
+
+def _minutes(config: RunConfig, method: str, teacher: Model, student: ModelSpec, parts: dict[str, Any]) -> float:
+    """Minutes of one training: its steps are timed, its preparation is timed with few steps and scaled."""
+    train = config.train.model_copy(update={"epochs": 1, "warmup_epochs": 0})
+    options = dict(config.options if method == config.method else method_config(method)().model_dump(mode="json"))
+    detox_steps = options.get("detox_steps")
+    if detox_steps:
+        options["detox_steps"] = PROBE_DETOX_STEPS
+    count = min(len(parts["train"]), PROBE_STEPS * train.batch_size)
+    images = parts["train"].subset(np.arange(count))
+    _, log = distill.run(None if method == "scratch" else teacher, student, images, method, options, train)
+    seconds = dict(log.seconds)
+    prepare = seconds.pop("prepare", 0.0)
+    steps = max(log.steps, 1)
+    whole = len(parts["train"]) // train.batch_size * config.train.epochs
+    if detox_steps:
+        prepare *= detox_steps / PROBE_DETOX_STEPS
+    return (sum(seconds.values()) / steps * whole + prepare) / 60
