@@ -57,7 +57,8 @@ def _bare_session(model: bytes, threads: int) -> Any:
 
 def _bare_block(session: Any, inputs: list[np.ndarray], seconds: float) -> np.ndarray:
     """What anyone would write in five lines."""
-    name, times = session.get_inputs()[0].name, []
+    name = session.get_inputs()[0].name
+    times: list[float] = []
     deadline = time.perf_counter() + seconds
     while time.perf_counter() < deadline:
         start = time.perf_counter()

@@ -22,7 +22,7 @@ def collect(root: str = "/") -> dict[str, Any]:
         "edgekd": __version__,
         "python": platform.python_version(),
         "machine": platform.machine(),
-        "kernel": platform.release(),
+        "kernel": platform.release().split("-")[0],  # the rest may name a build host
         "os": _match(root, "etc/os-release", r'^PRETTY_NAME="?([^"\n]*)'),
         "cpu": _match(root, "proc/cpuinfo", r"^(?:model name|Model|Hardware)\s*:\s*(.+)$"),
         "cores": os.cpu_count(),

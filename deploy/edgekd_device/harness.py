@@ -228,9 +228,12 @@ def _compare(session: _Session, host: StageRow) -> None:
     theirs = {score.trigger: score.asr for score in host.triggers}
     pairs = [("ACC", session.row.acc, host.acc, ACC_TOLERANCE)]
     pairs += [("ASR " + s.trigger, s.asr, theirs.get(s.trigger), ASR_TOLERANCE) for s in session.row.triggers]
-    different = []
+    compared, different = 0, []
     for what, here, there, tolerance in pairs:
-        if here is None or there is None or there.total != here.total or here.hits == there.hits:
+        if here is None or there is None or there.total != here.total:
+            continue
+        compared += 1
+        if here.hits == there.hits:
             continue
         words = f"{what} is {here.value:.2%}, the host found {there.value:.2%}"
         different.append(words)
@@ -238,7 +241,8 @@ def _compare(session: _Session, host: StageRow) -> None:
         apart = here.hits - there.hits
         if (apart if what.startswith("ASR") else abs(apart)) > max(1.0, tolerance * here.total):
             session.wrong.append(words)
-    session.notes += different or ["ACC and ASR equal the host's"]
+    if compared:
+        session.notes += different or ["ACC and ASR equal the host's"]
 
 
 def _inputs(probes: bundle.Probes, plan: Level) -> list[np.ndarray]:
@@ -309,5 +313,5 @@ def _remark(shipped: _Session, sessions: Sequence[_Session], energy: dict[str, A
         if ours is not None and theirs is not None and theirs.p50_ms < FASTER * ours.p50_ms:
             shipped.notes.append(
                 f"{session.row.stage} ({session.row.precision}) is faster here: "
-                f"{theirs.p50_ms:.3f} ms against {ours.p50_ms:.3f} ms"
+                f"{theirs.p50_ms:.4g} ms against {ours.p50_ms:.4g} ms"
             )

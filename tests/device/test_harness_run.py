@@ -195,6 +195,12 @@ def test_figures_one_image_from_the_hosts_are_noted_only(tmp_path):
     assert report.rows[0].notes == ("ACC is 100.00%, the host found 96.67%",)
 
 
+def test_a_reference_that_measured_nothing_says_nothing(tmp_path):
+    row = dataclasses.replace(reference("model.u8s8.onnx", "int8"), acc=None, triggers=())
+    report = run(write_bundle(tmp_path, references={"model.u8s8.onnx": row}), files=["model.u8s8.onnx"])
+    assert report.rows[0].notes == ()
+
+
 def test_logits_that_are_not_finite_are_not_valid(tmp_path):
     report = run(
         write_bundle(
@@ -229,7 +235,7 @@ def test_a_faster_file_of_the_same_bundle_is_said(pristine, monkeypatch):
             session.blocks = [np.asarray(times[session.row.stage])]
 
     monkeypatch.setattr(harness, "_time", fake)
-    assert run(pristine).rows[1].notes[-1] == "model.onnx (fp32) is faster here: 1.000 ms against 2.000 ms"
+    assert run(pristine).rows[1].notes[-1] == "model.onnx (fp32) is faster here: 1 ms against 2 ms"
 
 
 def test_inputs_are_real_images_within_a_memory_limit(pristine, monkeypatch):

@@ -100,6 +100,14 @@ def test_info_and_check_on_python_38_with_numpy_alone(bundle_folder, old_python_
             assert done.stdout
 
 
+def test_run_on_python_38_from_the_bundles_own_package(bundle_folder, old_python_with_numpy, tmp_path):
+    report = tmp_path / "report.json"
+    arguments = ["run", str(bundle_folder), "--runtime", "null", "--out", str(report)]
+    done = _run(old_python_with_numpy, str(bundle_folder / "edgekd-device.pyz"), *arguments, cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert json.loads(report.read_text())["environment"]["python"].startswith("3.8.")
+
+
 def test_python_38_imports_every_module(old_python_with_numpy):
     code = f"import sys, importlib; sys.path.insert(0, {str(ROOT / 'deploy')!r}); "
     code += f"[importlib.import_module(name) for name in {MODULES!r}]"

@@ -13,8 +13,8 @@ if TYPE_CHECKING:
 
 # name -> module, class; imported when asked for
 RUNTIMES: dict[str, tuple[str, str]] = {
-    "onnxruntime": (__package__ + ".ort", "OrtRunner"),
-    "null": (__package__ + ".null", "NullRunner"),
+    "onnxruntime": ("edgekd_device.runtime.ort", "OrtRunner"),
+    "null": ("edgekd_device.runtime.null", "NullRunner"),
 }
 PLANNED = ("tensorrt",)
 
