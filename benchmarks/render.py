@@ -1,0 +1,127 @@
+"""Render the committed records into the Markdown files that quote them.
+
+    python benchmarks/render.py            put every table in place
+    python benchmarks/render.py --check    exit 1 if a file does not say what the records say
+
+A table stands between ``<!-- table:NAME -->`` and ``<!-- /table:NAME -->``. NAME is a row of RENDERERS or else a folder
+of results/, which is then shown with one line per record.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks import main_job_table
+from edgekd import files
+from edgekd.errors import EnvironmentFault, UsageError
+from edgekd.report import text
+
+ROOT = Path(__file__).resolve().parents[1]
+FILES = ("README.md", "benchmarks/README.md")
+MOST_COLUMNS = 12
+Record = dict[str, Any]
+
+# block name -> (folder of results/, records to Markdown)
+RENDERERS: dict[str, tuple[str, Callable[[Sequence[Record]], str]]] = {
+    "main_job": ("main_job", main_job_table.tables),
+    "main_job_summary": ("main_job", main_job_table.summary),
+}
+
+_BLOCK = re.compile(r"<!-- table:(?P<name>[\w-]+) -->\n(?P<body>.*?)<!-- /table:(?P=name) -->", re.S)
+_MARKER = re.compile(r"<!-- /?table:([\w-]+) -->")
+
+
+def records(folder: Path) -> list[Record]:
+    """Every record of one table, in the order of their configs. Raises UsageError for a file that is none."""
+    found = []
+    for path in folder.glob("*.json"):
+        record = files.read_json(path)
+        if not isinstance(record, dict) or not {"config", "result", "commit"} <= set(record):
+            raise UsageError(f"{path} is not a record of the grid: it lacks config, result or commit.")
+        found.append(record)
+    return sorted(found, key=lambda record: files.canonical_json(record["config"]))
+
+
+def table(name: str, root: Path = ROOT) -> str:
+    """The Markdown of one block; empty without records."""
+    folder, render = RENDERERS.get(name, (name, plain))
+    found = records(root / "benchmarks" / "results" / folder)
+    return render(found) + "\n" if found else ""
+
+
+def plain(found: Sequence[Record]) -> str:
+    """One line per record: what differs between the configs, then every single figure of the result."""
+    rows = [{**dict(scalars(r["config"])), **dict(scalars(r["result"])), "seconds": r["seconds"]} for r in found]
+    configs = [dict(scalars(record["config"])) for record in found]
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    same = {key for key in columns if all(key in c for c in configs) and len({str(c[key]) for c in configs}) == 1}
+    columns = [key for key in columns if key not in same or len(found) == 1][:MOST_COLUMNS]
+    lines = [line(columns), "|" + " --- |" * len(columns)]
+    lines += [line([_shown(row.get(key)) for key in columns]) for row in rows]
+    return "\n".join([*lines, "", main_job_table.provenance(found)])
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return "" if value is None else text.figure(value)
+
+
+def scalars(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """(dotted name, value) of the numbers, words and truths in a nested value; lists are left out."""
+    if isinstance(value, Mapping):
+        for key, inner in value.items():
+            yield from scalars(inner, f"{prefix}.{key}" if prefix else str(key))
+    elif not isinstance(value, list):
+        yield prefix or "result", value
+
+
+def line(cells: Sequence[Any]) -> str:
+    return "| " + " | ".join(text.markdown(cell) for cell in cells) + " |"
+
+
+def rendered(page: str, root: Path = ROOT) -> str:
+    """The page with every block made anew. Raises UsageError for a marker without its other half."""
+    whole = {match.group("name") for match in _BLOCK.finditer(page)}
+    lonely = sorted(set(_MARKER.findall(page)) - whole)
+    if lonely:
+        raise UsageError(f"The marker of table {lonely[0]!r} lacks its other half, or they stand in the wrong order.")
+
+    def fill(match: re.Match[str]) -> str:
+        name = match.group("name")
+        return f"<!-- table:{name} -->\n{table(name, root)}<!-- /table:{name} -->"
+
+    return _BLOCK.sub(fill, page)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Command line: write, or with --check only compare; 1 if a file was stale under --check."""
+    parser = argparse.ArgumentParser(description="Render benchmark records into the Markdown files that quote them.")
+    parser.add_argument("--check", action="store_true", help="write nothing; exit 1 if a file is stale")
+    parser.add_argument("--root", type=Path, default=ROOT, help=argparse.SUPPRESS)
+    chosen = parser.parse_args(argv)
+    stale = []
+    try:
+        for path in (chosen.root / name for name in FILES):
+            if path.exists():
+                page = path.read_text("utf-8")
+                made = rendered(page, chosen.root)
+                if made != page:
+                    stale.append(path.relative_to(chosen.root))
+                    if not chosen.check:
+                        files.write_text(path, made)
+    except (UsageError, EnvironmentFault) as error:
+        print(error, file=sys.stderr)
+        return error.exit_code
+    for path in stale:
+        print(f"{path} {'is stale: run python benchmarks/render.py' if chosen.check else 'was brought up to date'}")
+    return 1 if stale and chosen.check else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
