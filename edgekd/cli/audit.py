@@ -64,7 +64,7 @@ def audit(
         return
     from rich.console import Console
 
-    from ..report.terminal import audit_tables
+    from ..report.single import audit_tables
 
     console = Console()
     for part in audit_tables(about, report.acc, report.triggers, table, report.warnings):

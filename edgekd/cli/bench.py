@@ -43,6 +43,6 @@ def bench(
         return
     from rich.console import Console
 
-    from ..report.terminal import device_table
+    from ..report.single import device_table
 
     Console().print(device_table(report))

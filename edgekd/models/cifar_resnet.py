@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import UsageError
+from .pooling import global_average, subsample
 from .registry import Guess, Shapes, count
 from .sites import Norms, Tap, TappedNet
 
@@ -37,7 +38,7 @@ class Block(nn.Module):
         if not self.grown:
             return x
         front = self.grown // 2
-        return F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, front, self.grown - front))
+        return F.pad(subsample(x, self.stride), (0, 0, 0, 0, front, self.grown - front))
 
 
 class CifarResNet(TappedNet):
@@ -58,7 +59,7 @@ class CifarResNet(TappedNet):
             for block in inner:
                 x = F.relu(block(x))
             x = F.relu(tap.site(level, last(x)))
-        logits: Tensor = self.linear(x.mean((2, 3)))
+        logits: Tensor = self.linear(global_average(x))
         return logits
 
     def site_norms(self) -> Norms:

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .pooling import global_average
 from .registry import Guess, Shapes
 from .sites import Norms, Tap, TappedNet
 
@@ -69,7 +70,7 @@ class MobileNetV2(TappedNet):
             if index in self.site_blocks:
                 x = tap.site(self.site_blocks.index(index), x)
         x = F.relu6(tap.site(len(self.site_blocks), self.features[-1](x)))
-        logits: Tensor = self.classifier(x.mean((2, 3)))
+        logits: Tensor = self.classifier(global_average(x))
         return logits
 
     def site_norms(self) -> Norms:

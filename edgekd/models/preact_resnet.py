@@ -11,6 +11,7 @@ from collections.abc import Mapping
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .pooling import global_average
 from .registry import Guess, Shapes, count
 from .sites import Norms, Tap, TappedNet
 
@@ -60,7 +61,7 @@ class PreActResNet(TappedNet):
                     tap.target(level - 1, normed)
                 x = block(x, normed)
             x = tap.raw(level, x) if level < 3 else tap.site(level, x)
-        logits: Tensor = self.linear(x.mean((2, 3)))
+        logits: Tensor = self.linear(global_average(x))
         return logits
 
     def site_norms(self) -> Norms:

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .pooling import global_average
 from .registry import Guess, Shapes, count
 from .sites import Norms, Tap, TappedNet
 
@@ -90,7 +91,7 @@ class ResNet(TappedNet):
             for block in inner:
                 x = F.relu(block(x))
             x = F.relu(tap.site(level, last(x)))
-        logits: Tensor = self.fc(x.mean((2, 3)))
+        logits: Tensor = self.fc(global_average(x))
         return logits
 
     def site_norms(self) -> Norms:

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import UsageError
+from .pooling import global_average
 from .registry import Guess, Shapes, count
 from .sites import Norms, Tap, TappedNet
 
@@ -66,7 +67,7 @@ class WideResNet(TappedNet):
             x = tap.raw(level, x)
         x = self.bn1(x)
         tap.target(2, x)
-        logits: Tensor = self.fc(F.relu(x).mean((2, 3)))
+        logits: Tensor = self.fc(global_average(F.relu(x)))
         return logits
 
     def site_norms(self) -> Norms:

@@ -1,0 +1,89 @@
+"""What the single commands print: a device report, an audit."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from ..types import DeviceReport, Rate, TriggerScore
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+MOST_ROWS = 12
+
+
+def rate(value: Rate | None) -> str:
+    """``91.2 % (912/1000, 89.3–92.8)``, or "not measured"."""
+    if value is None or not value.total:
+        return "not measured"
+    low, high = value.interval()
+    return f"{100 * value.value:.1f} % ({value.hits}/{value.total}, {100 * low:.1f}–{100 * high:.1f})"
+
+
+def device_table(report: DeviceReport) -> Table:
+    """One row per model file of a bundle: ACC, worst ASR, size, latency; reasons where the report is not valid."""
+    table = _table("file", "precision", "ACC", "worst ASR", "size", "p50 ms", "p99 ms")
+    for row in report.rows:
+        worst = max(row.triggers, key=lambda s: s.asr.value, default=None)
+        latency = row.latency
+        table.add_row(
+            row.stage,
+            row.precision,
+            rate(row.acc),
+            rate(worst.asr) if worst else "not measured",
+            "not measured" if row.size_bytes is None else f"{row.size_bytes:,}",
+            "not measured" if latency is None else f"{latency.p50_ms:.3f}",
+            "n/a" if latency is None or latency.p99_ms is None else f"{latency.p99_ms:.3f}",
+        )
+    state = "valid" if report.valid else "NOT VALID: " + "; ".join(report.invalid_reasons)
+    table.caption = f"level {report.level}, {state}; manifest {report.manifest_sha256[:12]}…"
+    return table
+
+
+def audit_tables(
+    about: Mapping[str, Any],
+    acc: Rate,
+    scores: Sequence[TriggerScore],
+    canaries: Mapping[str, Any] | None,
+    warnings: Sequence[str],
+) -> list[Any]:
+    """What `edgekd audit` prints, top to bottom."""
+    parts: list[Any] = [f"{about['file']}: {about['spec']['arch']}, ACC {rate(acc)}"]
+    if scores:
+        table = _table("trigger", "ASR", "floor", "untriggered", "RA")
+        for score in scores:
+            table.add_row(score.trigger, rate(score.asr), rate(score.floor), rate(score.untriggered), rate(score.ra))
+        parts.append(table)
+    if canaries is not None:
+        parts += _canaries(canaries)
+    parts += [f"warning: {text}" for text in (*about["warnings"], *warnings)]
+    parts.append("Not tested: sample-specific and learned triggers, trigger inversion. “Nothing found” is not “clean”.")
+    return parts
+
+
+def _canaries(canaries: Mapping[str, Any]) -> list[Any]:
+    flagged = canaries["flagged"]
+    table = _table("canary", "target", "ASR", canaries["reference"])
+    for row in (flagged or canaries["worst"])[:MOST_ROWS]:
+        table.add_row(
+            row["trigger"],
+            str(row["target"]),
+            rate(Rate(**row["asr"])),
+            rate(Rate.from_json(row["floor"] or row["untriggered"])),
+        )
+    head = (
+        f"{len(flagged)} of {canaries['variants']} x {len(canaries['targets'])} canaries work; the strongest:"
+        if flagged
+        else "No public canary trigger works; the nearest of each family:"
+    )
+    return [head, table]
+
+
+def _table(*columns: str) -> Table:
+    from rich.table import Table
+
+    table = Table(box=None, header_style="bold", pad_edge=False, caption_justify="left")
+    for index, column in enumerate(columns):
+        table.add_column(column, justify="left" if index == 0 else "right")
+    return table
