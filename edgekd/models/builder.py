@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ..errors import UsageError
 from ..types import InputSpec, Model, ModelSpec
 from . import user
-from .registry import Architecture, resolve
+from .registry import resolve
 from .wrap import Network
 
 SHOWN = 5  # keys that an error names
@@ -158,8 +158,3 @@ def renormalise(model: Model, inputs: InputSpec) -> Model:
     assert isinstance(model.module, Network)
     module = Network(model.module.net, inputs)
     return dataclasses.replace(model, spec=with_input(model.spec, inputs), module=module.eval())
-
-
-def architecture(spec: ModelSpec) -> Architecture | None:
-    """The row of the table, None for a user's own network."""
-    return None if user.is_user_network(spec.arch) else resolve(spec.arch)

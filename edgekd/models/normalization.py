@@ -5,6 +5,7 @@ A state dict does not say how its images were scaled. Mean and deviation apply t
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -97,7 +98,7 @@ def detect_normalization(
         top = max(found[name].accuracy for name in followed)
         followed = [name for name in followed if found[name].accuracy > top - FAR]
     close = [name for name in followed if found[name].accuracy > top - CLOSE]
-    best = min(close, key=lambda name: found[name].loss / max(1, found[name].images))
+    best = min(close, key=lambda name: found[name].loss if math.isfinite(found[name].loss) else math.inf)
     return inputs[best], {name: value.accuracy for name, value in found.items()}
 
 

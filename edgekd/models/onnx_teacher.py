@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import onnx
-import onnxruntime
 import torch
 from torch import Tensor, nn
 
@@ -16,6 +14,9 @@ from ..types import Checkpoint, InputSpec, Model, ModelSpec
 from .costs import Cost
 from .normalization import Statistics, normalization
 from .wrap import Network
+
+if TYPE_CHECKING:
+    import onnx
 
 TINY = 1e-12
 
@@ -32,6 +33,8 @@ class OnnxNet(nn.Module):
     def session(self) -> Any:
         """Made on first use, and again in a copy: a session can be neither copied nor pickled."""
         if self._session is None:
+            import onnxruntime
+
             options = onnxruntime.SessionOptions()
             options.intra_op_num_threads = torch.get_num_threads()
             options.log_severity_level = 3
@@ -70,6 +73,8 @@ def onnx_teacher(
     input_shape: (C, H, W) of the images. normalize: what the graph expects before it; None: it takes pixels in [0, 1].
     Raises UsageError unless it takes one such image tensor, runs, and returns [B, K].
     """
+    import onnx
+
     graph = onnx.load_model_from_string(checkpoint.onnx)
     pixels = (int(input_shape[0]), int(input_shape[1]), int(input_shape[2]))
     check_input(graph, pixels)
@@ -90,9 +95,11 @@ def onnx_teacher(
 
 def check_input(graph: onnx.ModelProto, input_shape: tuple[int, int, int]) -> None:
     """Raise UsageError unless the graph takes exactly one float tensor of such images."""
+    from onnx import TensorProto
+
     weights = {weight.name for weight in graph.graph.initializer}
     entries = [entry for entry in graph.graph.input if entry.name not in weights]
-    floats = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16)
+    floats = (TensorProto.FLOAT, TensorProto.FLOAT16)
     if len(entries) != 1 or entries[0].type.tensor_type.elem_type not in floats:
         raise UsageError(
             f"The ONNX teacher has {len(entries)} inputs ({', '.join(entry.name for entry in entries)}); edgekd needs "
@@ -115,6 +122,8 @@ def ends_in_softmax(graph: onnx.ModelProto) -> bool:
 
 def onnx_cost(checkpoint: Checkpoint) -> Cost:
     """Float initialisers, and multiply-adds of Conv, Gemm and MatMul with constant weights, for one image."""
+    import onnx
+
     graph = onnx.shape_inference.infer_shapes(onnx.load_model_from_string(checkpoint.onnx)).graph
     floats = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE)
     weights = {weight.name: tuple(weight.dims) for weight in graph.initializer if weight.data_type in floats}

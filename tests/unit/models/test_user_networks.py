@@ -177,6 +177,26 @@ def test_found_sites_are_the_ones_a_family_declares(name: str) -> None:
     assert torch.equal(declared.logits, found.logits)
 
 
+class Moody(torch.nn.Module):
+    """Calls its activation by keyword, and once more for dark images."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = torch.nn.functional.relu(input=x)
+        if x.mean() < 0:
+            y = torch.nn.functional.relu(y[:, :, ::2])
+        return y.mean((2, 3))
+
+
+def test_a_network_without_parameters_and_with_moods() -> None:
+    network = models.Network(Moody(), InputSpec(3, 8, 8, (0.4,) * 3, (1.0,) * 3))
+    bright = torch.rand(1, 3, 8, 8) + 0.4
+    assert torch.equal(network.sites(bright).raw[0], network.normalize(bright))
+    assert not network.sites(bright, lambda level, raw: raw * 0).logits.any()
+    dark = models.Network(Moody(), InputSpec(3, 8, 8, (0.6,) * 3, (1.0,) * 3))
+    with pytest.raises(UsageError, match="another path"):
+        dark.sites(bright + 1)
+
+
 class OwnSites(torch.nn.Module):
     """A user's network that brings its sites along."""
 
