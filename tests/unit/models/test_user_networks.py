@@ -178,11 +178,11 @@ def test_found_sites_are_the_ones_a_family_declares(name: str) -> None:
 
 
 class Moody(torch.nn.Module):
-    """Calls its activation by keyword, and once more for dark images."""
+    """Calls its activation by keyword, and once more for bright images."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         y = torch.nn.functional.relu(input=x)
-        if x.mean() < 0:
+        if x.mean() > 0:
             y = torch.nn.functional.relu(y[:, :, ::2])
         return y.mean((2, 3))
 
@@ -190,11 +190,12 @@ class Moody(torch.nn.Module):
 def test_a_network_without_parameters_and_with_moods() -> None:
     network = models.Network(Moody(), InputSpec(3, 8, 8, (0.4,) * 3, (1.0,) * 3))
     bright = torch.rand(1, 3, 8, 8) + 0.4
-    assert torch.equal(network.sites(bright).raw[0], network.normalize(bright))
-    assert not network.sites(bright, lambda level, raw: raw * 0).logits.any()
-    dark = models.Network(Moody(), InputSpec(3, 8, 8, (0.6,) * 3, (1.0,) * 3))
+    sites = network.sites(bright)
+    assert [tuple(raw.shape[2:]) for raw in sites.raw] == [(8, 8), (4, 8)]
+    assert torch.equal(sites.raw[0], network.normalize(bright))
+    assert (network.sites(bright, lambda level, raw: raw * 0 + 2).logits == 2).all()
     with pytest.raises(UsageError, match="another path"):
-        dark.sites(bright + 1)
+        network.sites(bright * 0)
 
 
 class OwnSites(torch.nn.Module):
