@@ -3,7 +3,7 @@
     python benchmarks/render.py            put every table in place
     python benchmarks/render.py --check    exit 1 if a file does not say what the records say
 
-A table stands between ``<!-- table:NAME -->`` and ``<!-- /table:NAME -->``. NAME is a row of RENDERERS or else a folder
+A table stands between the lines ``<!-- table:NAME -->`` and ``<!-- /table:NAME -->``. NAME is a row of RENDERERS or else a folder
 of results/, which is then shown with one line per record.
 """
 
@@ -32,8 +32,8 @@ RENDERERS: dict[str, tuple[str, Callable[[Sequence[Record]], str]]] = {
     "main_job_summary": ("main_job", main_job_table.summary),
 }
 
-_BLOCK = re.compile(r"<!-- table:(?P<name>[\w-]+) -->\n(?P<body>.*?)<!-- /table:(?P=name) -->", re.S)
-_MARKER = re.compile(r"<!-- /?table:([\w-]+) -->")
+_BLOCK = re.compile(r"^<!-- table:(?P<name>[\w-]+) -->\n.*?^<!-- /table:(?P=name) -->$", re.S | re.M)
+_MARKER = re.compile(r"^<!-- /?table:([\w-]+) -->$", re.M)
 
 
 def records(folder: Path) -> list[Record]:

@@ -3,8 +3,8 @@
 ``RunRecord.canaries`` is one battery, or one per stage by name. A battery:
 ``families`` names; ``targets`` class indices, optionally ``class_names`` of all classes;
 ``excess`` one list per family of fractions (the family's worst variant, ASR − floor) or None;
-``flagged`` rows {family, variant, target, asr, floor} with rates as {hits, total};
-``variants``, ``images``, ``seconds`` numbers.
+``flagged`` rows {family, variant, target, asr, floor, untriggered} with rates as {hits, total};
+``reference`` "floor", or "untriggered" where there was no control; ``variants``, ``images``, ``seconds`` numbers.
 """
 
 from __future__ import annotations
@@ -17,6 +17,17 @@ from ..types import Rate, RunRecord
 from . import text
 from .cells import Cell, Table, quiet, rate_cell
 
+CONTROLLED = (
+    "Each cell: the worst variant of a public trigger family, as ASR towards one class above the unattacked control, in "
+    "points. A strong colour means that the trigger works here and not on the control. A dash was not measured."
+)
+UNCONTROLLED = (
+    "Each cell: the worst variant of a public trigger family, as ASR towards one class above the same images without the "
+    "trigger, in points. There was no unattacked control: a trigger that breaks any network would show here too."
+)
+FLAGGED = "Public triggers that move this model to one class far more often than they move the unattacked control."
+FLAGGED_ALONE = "Public triggers that move this model to one class far more often than it goes there by itself."
+
 
 @dataclass(frozen=True)
 class Battery:
@@ -28,6 +39,8 @@ class Battery:
     excess: tuple[tuple[float | None, ...], ...]
     flagged: Table
     summary: str
+    reading: str
+    warnings: tuple[str, ...]
 
 
 def batteries(record: RunRecord) -> tuple[Battery, ...]:
@@ -49,7 +62,18 @@ def _battery(stage: str, value: Mapping[str, Any]) -> Battery:
     given = value.get("excess") or ()
     rows = [given[i] if i < len(given) and isinstance(given[i], list | tuple) else () for i in range(len(families))]
     excess = tuple(tuple(_number(row[j]) if j < len(row) else None for j in range(len(targets))) for row in rows)
-    return Battery(stage, families, targets, excess, _flagged(value), _summary(value, len(families), len(targets)))
+    controlled = value.get("reference", "floor") == "floor"
+    warnings = value.get("warnings")
+    return Battery(
+        stage,
+        families,
+        targets,
+        excess,
+        _flagged(value, controlled),
+        _summary(value, len(families), len(targets)),
+        CONTROLLED if controlled else UNCONTROLLED,
+        tuple(text.clean(warning) for warning in warnings) if isinstance(warnings, list | tuple) else (),
+    )
 
 
 def _class(value: Mapping[str, Any], target: Any) -> str:
@@ -71,20 +95,20 @@ def _rate(value: Any) -> Cell:
         return quiet(text.NOT_MEASURED)
 
 
-def _flagged(value: Mapping[str, Any]) -> Table:
+def _flagged(value: Mapping[str, Any], controlled: bool) -> Table:
+    reference = "floor" if controlled else "untriggered"
     rows = tuple(
         (
             Cell(text.clean(row.get("family", ""))),
             Cell(text.clean(row.get("variant", ""))),
             Cell(_class(value, row.get("target", ""))),
             _rate(row.get("asr")),
-            _rate(row.get("floor")),
+            _rate(row.get(reference)),
         )
         for row in value.get("flagged") or ()
         if isinstance(row, Mapping)
     )
-    reading = "Public triggers that move this model to one class far more often than they move the unattacked control."
-    return Table(("family", "variant", "class", "ASR", "floor"), rows, reading)
+    return Table(("family", "variant", "class", "ASR", reference), rows, FLAGGED if controlled else FLAGGED_ALONE)
 
 
 def _summary(value: Mapping[str, Any], families: int, targets: int) -> str:

@@ -29,6 +29,12 @@ INK, SOFT, GRID, HOT = "#010101", "#020202", "#030303", "#040404"
 SERIES = ("#100001", "#200002", "#300003", "#400004", "#500005", "#600006", "#700007", "#800008")
 VARIABLES = {INK: "ink", SOFT: "soft", GRID: "line", HOT: "hot"} | {c: f"series-{i}" for i, c in enumerate(SERIES)}
 MOST_NUMBERED_TARGETS = 12
+LABELS = {
+    "rates": "ACC and excess ASR of every stage",
+    "costs": "latency and size of every stage",
+    "canaries": "excess ASR by trigger family and class",
+    "training": "loss and validation ACC by epoch",
+}
 
 _STYLE = {
     "svg.fonttype": "none",
@@ -86,7 +92,8 @@ def _inline(svg: str, name: str) -> str:
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.S)
     svg = re.sub(r"<style[^>]*>.*?</style>", "", svg, flags=re.S)
     width, height = (float(v) for v in re.findall(r'(?:width|height)="([\d.]+)pt"', svg)[:2])
-    box = f'viewBox="0 0 {width:g} {height:g}" style="width:{width / 72:.2f}in" role="img" aria-label="{name}"'
+    label = LABELS[name.partition("-")[0]]
+    box = f'viewBox="0 0 {width:g} {height:g}" style="width:{width / 72:.2f}in" role="img" aria-label="{label}"'
     svg = re.sub(r"<svg[^>]*>", f"<svg {box}>", svg, count=1)
     svg = svg.replace("xlink:href=", "href=")
     svg = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{name}-", svg)

@@ -86,4 +86,5 @@ def _canaries(record: RunRecord) -> list[str]:
             worst.append((Cell(family), Cell(text.points(value)), Cell(target)))
         lines += _grid(("family", "largest excess ASR, points", "class"), worst)
         lines += _table(battery.flagged) if battery.flagged.rows else ["No public trigger was flagged.", ""]
+        lines += [escape(battery.reading), "", *_list(f"Warning: {warning}" for warning in battery.warnings)]
     return lines

@@ -5,7 +5,8 @@
     {"triggers": [{"trigger", "clean_png", "triggered_png", "difference_png"}],
      "examples": [{"png", "trigger", "label", "attacker_label", "predictions": {stage: class name}}]}
 
-``RunRecord.disagreement``: {"count", "total", "top": [{"index", "label", "predicted", "confidence"[, "png"]}]}.
+``RunRecord.disagreement``: {"count", "total", "top": [{"index", "label", "predicted", "confidence"[, "png"]}]
+[, "into": {label: images}, "class_names"]}; labels are names, or numbers that class_names tells.
 """
 
 from __future__ import annotations
@@ -119,12 +120,21 @@ def doubts(record: RunRecord) -> tuple[Doubt, ...]:
         Doubt(
             data_uri(row.get("png")) if row.get("png") else "",
             text.clean(row.get("index", "")),
-            text.clean(row.get("label", "")),
-            text.clean(row.get("predicted", "")),
+            _class(record, row.get("label", "")),
+            _class(record, row.get("predicted", "")),
             _share(row.get("confidence")),
         )
         for row in _rows(record.disagreement, "top", MOST_DISAGREEMENTS)
     )
+
+
+def _class(record: RunRecord, label: Any) -> str:
+    """The class's name, where a label is a number and the record knows its name."""
+    for known in (record.disagreement, record.canaries):
+        names = known.get("class_names") if isinstance(known, Mapping) else None
+        if isinstance(names, list | tuple) and isinstance(label, int) and 0 <= label < len(names):
+            return text.clean(names[label])
+    return text.clean(label)
 
 
 def _share(value: Any) -> str:
@@ -139,4 +149,11 @@ def doubts_summary(record: RunRecord) -> str:
         return "Teacher and labels of the transfer data were not compared."
     count, total = value.get("count"), value.get("total")
     share = f" ({100 * count / total:.2f} %)" if isinstance(count, int) and isinstance(total, int) and total else ""
-    return f"The teacher disagrees with the label of {text.figure(count)} of {text.figure(total)} images{share}."
+    said = f"The teacher disagrees with the label of {text.figure(count)} of {text.figure(total)} images{share}."
+    into = value.get("into")
+    most = {k: v for k, v in into.items() if isinstance(v, int)} if isinstance(into, Mapping) else {}
+    if most and isinstance(count, int) and count:
+        label, hits = max(most.items(), key=lambda item: item[1])
+        name = _class(record, int(label) if str(label).isdecimal() else label)
+        said += f" It calls {hits:,} of them {name}, more than any other class."
+    return said

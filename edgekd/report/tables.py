@@ -129,7 +129,8 @@ def _facts(value: Any, prefix: str) -> Iterable[tuple[str, str]]:
         yield prefix, ", ".join(text.clean(v) for v in value) or "none"
     else:
         empty = value is None or value == "" or value == {}
-        yield prefix, "none" if empty else text.clean(value)
+        short = f"{value:.6g}" if isinstance(value, float) else value
+        yield prefix, "none" if empty else text.clean(short)
 
 
 def hashes(record: RunRecord) -> tuple[tuple[str, str], ...]:

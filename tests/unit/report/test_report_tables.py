@@ -6,7 +6,7 @@ from collections.abc import Callable
 from rich.console import Console
 
 from edgekd import report
-from edgekd.report import canaries, stages, tables
+from edgekd.report import canaries, pictures, stages, tables
 from edgekd.types import Rate, RunRecord, StageRow, TriggerScore
 
 MakeRecord = Callable[..., RunRecord]
@@ -90,6 +90,29 @@ def test_batteries_are_read_with_care(make_record: MakeRecord) -> None:
     assert battery.flagged.rows[0][3].text == "not measured"
     assert canaries.batteries(make_record(canaries={"teacher": 3})) == ()
     assert canaries.batteries(make_record(canaries=None)) == ()
+
+
+def test_a_battery_without_a_control_says_so(make_record: MakeRecord) -> None:
+    row = {"family": "patch", "target": 0, "asr": {"hits": 9, "total": 10}, "untriggered": {"hits": 1, "total": 10}}
+    lone = {"families": ["patch"], "targets": [0], "excess": [[0.8]], "flagged": [row]}
+    lone |= {"reference": "untriggered", "warnings": ["few images"]}
+    (battery,) = canaries.batteries(make_record(canaries=lone))
+    assert battery.flagged.columns[-1] == "untriggered"
+    assert battery.flagged.rows[0][-1].text == "10.00 %"
+    assert "There was no unattacked control" in battery.reading
+    assert battery.warnings == ("few images",)
+
+
+def test_disagreement_is_told_by_class(make_record: MakeRecord) -> None:
+    top = [{"index": 7, "label": 2, "predicted": 0, "confidence": 0.987}]
+    value = {"count": 40, "total": 1000, "into": {"0": 31, "1": 9}, "top": top}
+    record = make_record(disagreement=value)
+    said = "The teacher disagrees with the label of 40 of 1,000 images (4.00 %). It calls 31 of them airplane, "
+    assert pictures.doubts_summary(record) == said + "more than any other class."
+    (doubt,) = pictures.doubts(record)
+    assert (doubt.label, doubt.predicted, doubt.confidence) == ("bird", "airplane", "98.7 %")
+    (doubt,) = pictures.doubts(make_record(disagreement=value, canaries=None))
+    assert doubt.label == "2"
 
 
 def test_facts_flatten_what_is_nested() -> None:
