@@ -19,6 +19,7 @@ from . import schedule, state
 from .clock import Stopwatch
 from .config import TrainConfig
 from .device import epoch_seed, make_fabric, place, resolve_device
+from .memory import keep_freed
 from .method import Accuracy, BatchSource, Context, Method, Progress
 
 if TYPE_CHECKING:
@@ -52,6 +53,7 @@ def fit(
     Raises UsageError where the folder holds another run, EdgekdError where a loss term or a weight is not finite.
     """
     device = resolve_device(config.device)
+    keep_freed()
     if accuracy is None and validate is not None:
         accuracy = _accuracy_of(validate)
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
