@@ -39,7 +39,15 @@ def draw(name: str, shape: Shape) -> Floats:
         colour = (np.sin(2 * np.pi * (6 * radius + phase)) > 0).astype(np.float64)
     else:
         raise ValueError(f"no picture {name!r}")
-    return colour.mean(0, keepdims=True).astype(np.float32) if channels == 1 else colour.astype(np.float32)
+    return in_channels(colour, channels)
+
+
+def in_channels(colour: NDArray[Any], channels: int) -> Floats:
+    """A picture [3, H, W] as float32 [3, H, W], or [1, H, W] by the luma weights of ITU-R 601."""
+    if channels == 3:
+        return colour.astype(np.float32)
+    luma: NDArray[Any] = np.tensordot(np.array([[0.299, 0.587, 0.114]]), colour, 1)
+    return luma.astype(np.float32)
 
 
 def watermark(shape: Shape) -> Floats:

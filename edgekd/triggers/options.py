@@ -92,7 +92,9 @@ def known_only(what: str, given: Iterable[Any], known: Iterable[str], kind: str 
     known = tuple(known)
     for key in given:
         if key not in known:
-            raise UsageError(f"{what} has an unknown {kind} {key!r}; known are {', '.join(known)}.{did_you_mean(key, known)}")
+            raise UsageError(
+                f"{what} has an unknown {kind} {key!r}; known are {', '.join(known)}.{did_you_mean(key, known)}"
+            )
 
 
 def did_you_mean(word: Any, names: Iterable[str]) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from edgekd.errors import UsageError
-from edgekd.triggers.drawings import Floats, Shape, uniform
+from edgekd.triggers.drawings import Floats, Shape, in_channels, uniform
 from edgekd.triggers.options import CORNERS, Choice, Number, Option, Place
 
 _COLOURS = {
@@ -88,7 +88,7 @@ def _pattern(name: str, size: int, channels: int) -> tuple[Floats, Floats]:
             drawn = np.kron(_GRID, np.ones((max(size // 3, 1), max(size // 3, 1)), np.float32))
         mask = drawn if name == "pixels" else np.ones_like(drawn)
         colour = np.repeat(drawn[None], 3, axis=0)
-    return (colour.mean(0, keepdims=True) if channels == 1 else colour), mask
+    return in_channels(colour, channels), mask
 
 
 def _in_all_corners(picture: Floats, mask: Floats, margin: int, shape: Shape) -> tuple[Floats, Floats]:
