@@ -138,14 +138,14 @@ def _pictures(part: str) -> Callable[[Sequence[Path], Path], None]:
 CLASSES = "classes.json"
 TRAIN_PARTS = tuple(f"cifar10_train_p{part}.npz" for part in range(5))
 PACKS = {
-    "cifar10-train": Pack((*TRAIN_PARTS, CLASSES), "cifar10_train.npz", _cifar("cifar10")),
-    "cifar10-test": Pack(("cifar10_test.npz", CLASSES), "cifar10_test.npz", _cifar("cifar10")),
-    "cifar100-train": Pack(("cifar100_train_first10k.npz", CLASSES), "cifar100_train.npz", _cifar("cifar100")),
-    "cifar100-test": Pack(("cifar100_test.npz", CLASSES), "cifar100_test.npz", _cifar("cifar100")),
-    "mnist-train": Pack(("mnist.npz",), "mnist_train.npz", _mnist("train")),
-    "mnist-test": Pack(("mnist.npz",), "mnist_test.npz", _mnist("test")),
-    "tiny-imagenet-train": Pack(("tinyimagenet10_64.npz",), "tiny-imagenet/train", _pictures("train")),
-    "tiny-imagenet-test": Pack(("tinyimagenet10_64.npz",), "tiny-imagenet/test", _pictures("test")),
+    "cifar10_train": Pack((*TRAIN_PARTS, CLASSES), "cifar10_train.npz", _cifar("cifar10")),
+    "cifar10_test": Pack(("cifar10_test.npz", CLASSES), "cifar10_test.npz", _cifar("cifar10")),
+    "cifar100_train": Pack(("cifar100_train_first10k.npz", CLASSES), "cifar100_train.npz", _cifar("cifar100")),
+    "cifar100_test": Pack(("cifar100_test.npz", CLASSES), "cifar100_test.npz", _cifar("cifar100")),
+    "mnist_train": Pack(("mnist.npz",), "mnist_train.npz", _mnist("train")),
+    "mnist_test": Pack(("mnist.npz",), "mnist_test.npz", _mnist("test")),
+    "tiny_imagenet_train": Pack(("tinyimagenet10_64.npz",), "tiny_imagenet/train", _pictures("train")),
+    "tiny_imagenet_test": Pack(("tinyimagenet10_64.npz",), "tiny_imagenet/test", _pictures("test")),
 }
 
 

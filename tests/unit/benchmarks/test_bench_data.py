@@ -56,7 +56,7 @@ def small(tmp_path: Path) -> Path:
 
 
 def test_pixels_come_back_exactly(small: Path, tmp_path: Path) -> None:
-    path = prepare_data.prepare("cifar10-train", small, tmp_path / "cache")
+    path = prepare_data.prepare("cifar10_train", small, tmp_path / "cache")
     truth = np.concatenate([np.load(small / "data" / f"{name}.truth.npy") for name in prepare_data.TRAIN_PARTS])
     with np.load(path) as made:
         assert np.array_equal(made["images"], truth)
@@ -68,28 +68,28 @@ def test_pixels_come_back_exactly(small: Path, tmp_path: Path) -> None:
 
 
 def test_grey_digits_and_picture_folders_load(small: Path, tmp_path: Path) -> None:
-    digits = data.load(prepare_data.prepare("mnist-test", small, tmp_path / "cache"))
+    digits = data.load(prepare_data.prepare("mnist_test", small, tmp_path / "cache"))
     assert (digits.images.shape, digits.class_names[7]) == ((10, 1, 28, 28), "7")
-    pictures = data.load(prepare_data.prepare("tiny-imagenet-train", small, tmp_path / "cache"), size=(64, 64))
+    pictures = data.load(prepare_data.prepare("tiny_imagenet_train", small, tmp_path / "cache"), size=(64, 64))
     assert (len(pictures), pictures.class_names) == (6, ("king_penguin", "lemon"))
 
 
 def test_what_stands_there_is_left_alone(small: Path, tmp_path: Path) -> None:
-    path = prepare_data.prepare("mnist-test", small, tmp_path / "cache")
+    path = prepare_data.prepare("mnist_test", small, tmp_path / "cache")
     first = (path.stat().st_mtime_ns, path.read_bytes())
-    assert prepare_data.prepare("mnist-test", small, tmp_path / "cache").stat().st_mtime_ns == first[0]
-    (tmp_path / "cache" / "mnist-test.json").unlink()  # as after a kill before the stamp
-    assert prepare_data.prepare("mnist-test", small, tmp_path / "cache").read_bytes() == first[1]
+    assert prepare_data.prepare("mnist_test", small, tmp_path / "cache").stat().st_mtime_ns == first[0]
+    (tmp_path / "cache" / "mnist_test.json").unlink()  # as after a kill before the stamp
+    assert prepare_data.prepare("mnist_test", small, tmp_path / "cache").read_bytes() == first[1]
 
 
 def test_a_torn_picture_folder_is_completed(small: Path, tmp_path: Path) -> None:
-    folder = prepare_data.prepare("tiny-imagenet-test", small, tmp_path / "cache")
+    folder = prepare_data.prepare("tiny_imagenet_test", small, tmp_path / "cache")
     pictures = sorted(folder.rglob("*.jpg"))
     whole = [path.read_bytes() for path in pictures]
     pictures[0].unlink()
     pictures[1].write_bytes(b"torn")
-    (tmp_path / "cache" / "tiny-imagenet-test.json").unlink()
-    prepare_data.prepare("tiny-imagenet-test", small, tmp_path / "cache")
+    (tmp_path / "cache" / "tiny_imagenet_test.json").unlink()
+    prepare_data.prepare("tiny_imagenet_test", small, tmp_path / "cache")
     assert [path.read_bytes() for path in pictures] == whole
 
 
@@ -97,7 +97,7 @@ def test_a_damaged_pack_is_refused(small: Path, tmp_path: Path) -> None:
     pack = small / "data" / "mnist.npz"
     pack.write_bytes(pack.read_bytes()[:-1] + b"?")
     with pytest.raises(UsageError, match="is not the file that SHA256SUMS speaks of"):
-        prepare_data.prepare("mnist-train", small, tmp_path / "cache")
+        prepare_data.prepare("mnist_train", small, tmp_path / "cache")
     assert not (tmp_path / "cache" / "mnist_train.npz").exists()
 
 
@@ -109,14 +109,14 @@ def test_a_missing_folder_or_name_is_told(
     monkeypatch.setenv("EDGEKD_SHARED", str(small))
     assert prepare_data.main(["svhn", "--cache", str(tmp_path / "cache")]) == 2
     assert "There is no data set 'svhn'" in capsys.readouterr().err
-    assert prepare_data.main(["mnist-test", "--cache", str(tmp_path / "cache")]) == 0
+    assert prepare_data.main(["mnist_test", "--cache", str(tmp_path / "cache")]) == 0
     (small / "data" / "SHA256SUMS").write_text("")
-    assert prepare_data.main(["mnist-train", "--cache", str(tmp_path / "cache")]) == 2
+    assert prepare_data.main(["mnist_train", "--cache", str(tmp_path / "cache")]) == 2
     assert "does not name mnist.npz" in capsys.readouterr().err
 
 
 def test_the_real_packs_decode(shared: Path, tmp_path: Path) -> None:
-    with np.load(prepare_data.prepare("cifar10-test", shared, tmp_path)) as made:
+    with np.load(prepare_data.prepare("cifar10_test", shared, tmp_path)) as made:
         images, labels = made["images"], made["labels"]
     assert images.shape == (10_000, 32, 32, 3)
     assert np.array_equal(np.sort(labels[:10]), np.arange(10))
