@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import pickletools
-
 from ..errors import EdgekdError, UnsafeInput, UsageError
 from . import zip_members
+from .opcodes import steps
 from .torch_legacy import MAGIC_BYTES
 from .wording import WAY_OUT, printable
 
@@ -119,7 +118,7 @@ def _pickled_name(data: bytes) -> str | None:
     texts: list[str] = []
     names: list[str] = []
     try:
-        for count, (opcode, argument, _) in enumerate(pickletools.genops(data)):
+        for count, (opcode, argument, _) in enumerate(steps(data)):
             if opcode.name in ("GLOBAL", "INST"):
                 names.append(str(argument).replace(" ", "."))
             elif opcode.name == "STACK_GLOBAL":
@@ -128,7 +127,7 @@ def _pickled_name(data: bytes) -> str | None:
                 texts.append(argument[:60])
             if marked and (names or count > 10_000):
                 break
-    except Exception:  # genops raises whatever its argument readers do
+    except Exception:  # its argument readers raise many kinds
         if not marked:
             return None  # the old text protocol has no mark: only what reads as one to its end counts
     if names:

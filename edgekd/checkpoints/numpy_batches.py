@@ -22,6 +22,7 @@ _RULES = Rules(
     ARRAY_NAMES,
     states={Array: set_array, Dtype: set_dtype},
     string_limit=bounds.BATCH_PICKLE_BYTES,
+    way_out="Nothing of it was run. Use the binary release of CIFAR or an .npz of images and labels.",
 )
 
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import io
 import pickletools
-from collections.abc import Callable, Mapping
+import warnings
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -53,14 +54,22 @@ class Rules:
     states: Mapping[type, Callable[[Any, Any], Any]] = field(default_factory=dict)  # what BUILD may act on
     hints: Mapping[str, str] = field(default_factory=dict)  # name -> what to say about it
     string_limit: int = limits.STRING_CHARACTERS
+    way_out: str = WAY_OUT
 
 
-def refuse_name(name: Global, hints: Mapping[str, str]) -> UnsafeInput:
+def refuse_name(name: Global, rules: Rules) -> UnsafeInput:
     """The refusal of a name that is not in the table."""
-    hint = hints.get(name.name)
+    hint = rules.hints.get(name.name)
     if hint:
-        return UnsafeInput(f"It holds {hint}, which is not read (the pickle names {name}). {WAY_OUT}")
-    return UnsafeInput(f"Its pickle names {name}: that is code, not weights. {WAY_OUT}")
+        return UnsafeInput(f"It holds {hint}, which is not read (the pickle names {name}). {rules.way_out}")
+    return UnsafeInput(f"Its pickle names {name}: that is code, not data. {rules.way_out}")
+
+
+def steps(stream: bytes | io.BytesIO) -> Iterator[tuple[pickletools.OpcodeInfo, Any, int | None]]:
+    """The opcodes of a pickle with their arguments; raises ValueError where it is cut short or no pickle."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of backslashes in old texts: not about our code
+        yield from pickletools.genops(stream)
 
 
 def read(data: bytes, rules: Rules, start: int = 0) -> tuple[Any, int]:
@@ -72,9 +81,9 @@ def read(data: bytes, rules: Rules, start: int = 0) -> tuple[Any, int]:
     stream.seek(start)
     machine = Machine(rules)
     try:
-        for count, (opcode, argument, _) in enumerate(pickletools.genops(stream)):
+        for count, (opcode, argument, _) in enumerate(steps(stream)):
             if count >= limits.OPCODES:
-                raise UnsafeInput(f"Its pickle has more than {limits.OPCODES} steps. {WAY_OUT}")
+                raise UnsafeInput(f"Its pickle has more than {limits.OPCODES} steps. {rules.way_out}")
             machine.step(opcode.name, argument)
     except (ValueError, IndexError, KeyError, TypeError, OverflowError) as error:
         raise UsageError(f"Its pickle cannot be read ({printable(error)}). {DAMAGED}") from error
@@ -94,7 +103,9 @@ class Machine:
         if opcode not in self.rules.opcodes:
             raise self.refuse_opcode(opcode, argument)
         if isinstance(argument, (str, bytes)) and len(argument) > self.rules.string_limit:
-            raise UnsafeInput(f"Its pickle has a text of {len(argument)} characters; state dicts have none. {WAY_OUT}")
+            raise UnsafeInput(
+                f"Its pickle has a text of {len(argument)} characters; state dicts have none. {self.rules.way_out}"
+            )
         if opcode in CONSTANTS:
             self.stack.append(CONSTANTS[opcode])
         elif opcode in PLAIN or opcode in BYTES:
@@ -110,7 +121,7 @@ class Machine:
             named = ".".join(self.stack[-2:])
         found = f" for {printable(named)}" if named else ""
         kind = "objects of code" if opcode in CODE_OPCODES else "what no state dict needs"
-        return UnsafeInput(f"Its pickle uses {opcode}{found}, a step that makes {kind}. {WAY_OUT}")
+        return UnsafeInput(f"Its pickle uses {opcode}{found}, a step that makes {kind}. {self.rules.way_out}")
 
     def since_mark(self) -> list[Any]:
         items, self.stack = self.stack, self.below.pop()
@@ -190,7 +201,7 @@ class Machine:
     def push_name(self, module: str, name: str) -> None:
         wanted = Global(module, name)
         if wanted not in self.rules.names:
-            raise refuse_name(wanted, self.rules.hints)
+            raise refuse_name(wanted, self.rules)
         self.stack.append(wanted)
 
     def reduce(self, argument: Any) -> None:
@@ -198,19 +209,19 @@ class Machine:
         builder = self.rules.names.get(name) if isinstance(name, Global) else None
         if builder is None or type(arguments) is not tuple:
             called = str(name) if isinstance(name, Global) else f"a {type(name).__name__}"
-            raise UnsafeInput(f"Its pickle calls {called}, which does not build tensors. {WAY_OUT}")
+            raise UnsafeInput(f"Its pickle calls {called}, which does not build tensors. {self.rules.way_out}")
         self.stack.append(builder(*arguments))
 
     def build(self, argument: Any) -> None:
         state = self.stack.pop()
         act = self.rules.states.get(type(self.stack[-1]))
         if act is None:
-            raise UnsafeInput(f"Its pickle sets the state of a {type(self.stack[-1]).__name__}. {WAY_OUT}")
+            raise UnsafeInput(f"Its pickle sets the state of a {type(self.stack[-1]).__name__}. {self.rules.way_out}")
         self.stack[-1] = act(self.stack[-1], state)
 
     def persistent(self, argument: Any) -> None:
         if self.rules.persistent is None:
-            raise UnsafeInput(f"Its pickle refers to data outside itself. {WAY_OUT}")
+            raise UnsafeInput(f"Its pickle refers to data outside itself. {self.rules.way_out}")
         self.stack.append(self.rules.persistent(self.stack.pop()))
 
 

@@ -1,6 +1,7 @@
 """Hand-made bad checkpoints: one row each, made in code so that no hostile file lies in the repository.
 
-A row: name, maker(folder, canary) -> path, exit code, a word that the message must hold. Where a maker can, its creates the canary file: the test fails if it ever appears.
+A row: name, maker(folder, canary) -> path, exit code, a word that the message must hold. Where a maker can, its payload
+creates the canary file: the test fails if it ever appears.
 """
 
 from __future__ import annotations
