@@ -13,10 +13,11 @@ from edgekd.quantize.calibrators import SCALE_FLOOR, Range, affine
 
 
 class ActivationQuantizer(nn.Module):
-    """One scale for a whole tensor: int8 with zero point 0 when symmetric, uint8 otherwise."""
+    """One scale for a whole tensor: int8 with zero point 0 when symmetric, else uint8; off when not ``enabled``."""
 
     scale: Tensor
     zero_point: Tensor
+    enabled: bool = True
 
     def __init__(self, limits: Range, symmetric: bool) -> None:
         super().__init__()
@@ -26,6 +27,8 @@ class ActivationQuantizer(nn.Module):
         self.register_buffer("zero_point", torch.tensor(zero_point, dtype=torch.int32))
 
     def forward(self, x: Tensor) -> Tensor:
+        if not self.enabled:
+            return x
         return torch.fake_quantize_per_tensor_affine(x, self.scale, self.zero_point, *self.bounds)
 
 
@@ -37,6 +40,7 @@ class WeightQuantizer(nn.Module):
 
     scale: Tensor
     zero_point: Tensor
+    enabled: bool = True
 
     def __init__(self, weight: Tensor, floor: Tensor | float = SCALE_FLOOR, reduce_range: bool = False) -> None:
         super().__init__()
@@ -47,6 +51,8 @@ class WeightQuantizer(nn.Module):
         self.register_buffer("zero_point", torch.zeros_like(scale, dtype=torch.int32))
 
     def forward(self, weight: Tensor) -> Tensor:
+        if not self.enabled:
+            return weight
         return torch.fake_quantize_per_channel_affine(weight, self.scale, self.zero_point, 0, -128, 127)
 
 

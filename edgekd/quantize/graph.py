@@ -59,6 +59,7 @@ def capture(model: Model) -> fx.GraphModule:
             node.meta["layer"] = _layer_name(node)
     captured = fx.GraphModule(tensors, graph)
     _drop_nothings(captured)
+    _split_means(captured)
     return captured
 
 
@@ -68,6 +69,21 @@ def _drop_nothings(captured: fx.GraphModule) -> None:
         if node.op == "call_function" and node.target in _NOTHING_IN_EVAL:
             node.replace_all_uses_with(node.args[0])
     clean(captured)
+
+
+def _split_means(captured: fx.GraphModule) -> None:
+    """A mean over both spatial axes that drops them becomes one that keeps them, then a reshape that moves integers."""
+    for mean in captured.graph.find_nodes(op="call_function", target=aten.mean.dim):
+        source, axes, keep = (*mean.args, False)[:3]
+        if source.meta["val"].ndim != 4 or sorted(axis % 4 for axis in axes) != [2, 3] or keep:
+            continue
+        mean.args = (source, [2, 3], True)
+        with captured.graph.inserting_after(mean):
+            flat = captured.graph.call_function(aten.flatten.using_ints, (mean, 1))
+        mean.replace_all_uses_with(flat, lambda user, own=flat: user is not own)
+        flat.meta["val"] = mean.meta["val"]
+        mean.meta["val"] = flat.meta["val"][:, :, None, None]
+    captured.recompile()
 
 
 def clean(captured: fx.GraphModule) -> None:
@@ -104,29 +120,52 @@ def _layer_name(node: fx.Node) -> str:
     return node.name
 
 
-def fold_batch_norms(captured: fx.GraphModule) -> tuple[str, ...]:
+def fold_batch_norms(captured: fx.GraphModule, *, as_layers: bool = False) -> tuple[str, ...]:
     """Fold every batch norm that directly follows a convolution or linear layer into it, in double precision.
 
-    w' = w * g / sqrt(v + e), b' = (b - m) * g / sqrt(v + e) + beta. Returns the names of the norms that stay: those in
-    front of a layer (pre-activation networks) or behind an activation.
+    w' = w * g / sqrt(v + e), b' = (b - m) * g / sqrt(v + e) + beta. Norms in front of a layer (pre-activation networks)
+    or behind an activation cannot be folded: with ``as_layers`` they become depthwise 1x1 convolutions, else they stay
+    and their names are returned.
     """
     left = []
     for norm in captured.graph.find_nodes(op="call_function", target=BATCH_NORM):
-        layer = norm.args[0]
-        foldable = (
-            isinstance(layer, fx.Node)
-            and layer.target in (*CONVOLUTIONS, aten.linear.default)
-            and len(layer.users) == 1
-            and isinstance(layer.args[1], fx.Node)
-            and layer.args[1].op == "get_attr"
-            and all(user.target is operator.getitem and user.args[1] == 0 for user in norm.users)
-        )
-        if foldable:
-            _fold(captured, layer, norm)
+        source = norm.args[0]
+        assert isinstance(source, fx.Node)
+        if any(user.target is not operator.getitem or user.args[1] != 0 for user in norm.users):
+            left.append(_norm_name(norm))
+        elif _ends_in(source, norm):
+            source.args = (source.args[0], *_folded(captured, norm, source), *source.args[3:])
+            _replace(norm, source)
+        elif as_layers and source.meta["val"].ndim == 4:
+            _replace(norm, _depthwise(captured, norm, source))
         else:
             left.append(_norm_name(norm))
     clean(captured)
     return tuple(left)
+
+
+def _ends_in(layer: fx.Node, norm: fx.Node) -> bool:
+    """Whether a layer with stored weights feeds this norm and nothing else."""
+    if layer.target not in (*CONVOLUTIONS, aten.linear.default) or len(layer.users) != 1:
+        return False
+    weight = layer.args[1]
+    return isinstance(weight, fx.Node) and weight.op == "get_attr" and norm in layer.users
+
+
+def _replace(norm: fx.Node, layer: fx.Node) -> None:
+    for user in tuple(norm.users):
+        user.replace_all_uses_with(layer)
+
+
+def _depthwise(captured: fx.GraphModule, norm: fx.Node, source: fx.Node) -> fx.Node:
+    """A norm as a 1x1 convolution of every channel by itself: one weight a channel, so int8 holds it exactly."""
+    channels = int(source.meta["val"].shape[1])
+    weight, bias = _folded(captured, norm, None)
+    with captured.graph.inserting_before(norm):
+        arguments = (source, weight, bias, [1, 1], [0, 0], [1, 1], channels)
+        layer = captured.graph.call_function(aten.conv2d.default, arguments)
+    layer.meta = {"val": source.meta["val"], "layer": _norm_name(norm)}
+    return layer
 
 
 def _norm_name(norm: fx.Node) -> str:
@@ -136,25 +175,26 @@ def _norm_name(norm: fx.Node) -> str:
     return norm.name
 
 
-def _fold(captured: fx.GraphModule, layer: fx.Node, norm: fx.Node) -> None:
+def _folded(captured: fx.GraphModule, norm: fx.Node, layer: fx.Node | None) -> list[fx.Node]:
+    """Weight and bias of a layer with the norm in it, as new constants; without a layer, those of a 1x1 depthwise."""
+
     def value(node: Any, default: float) -> torch.Tensor:
         tensor = torch.tensor(default) if node is None else attribute(captured, node.target).detach()
         return tensor.double()
 
     arguments: tuple[Any, ...] = norm.args
     _, gamma, beta, mean, variance, _, epsilon = arguments
-    weight, bias = value(layer.args[1], 1.0), value(layer.args[2] if len(layer.args) > 2 else None, 0.0)
     factor = value(gamma, 1.0) / torch.sqrt(value(variance, 1.0) + epsilon)
-    folded = {
-        "weight": weight * factor.reshape(-1, *[1] * (weight.ndim - 1)),
-        "bias": (bias - value(mean, 0.0)) * factor + value(beta, 0.0),
+    weight, bias = (*layer.args[1:3], None)[:2] if layer else (None, None)
+    kernel = value(weight, 1.0) if layer else torch.ones_like(factor).reshape(-1, 1, 1, 1)
+    tensors = {
+        "weight": kernel * factor.reshape(-1, *[1] * (kernel.ndim - 1)),
+        "bias": (value(bias, 0.0) - value(mean, 0.0)) * factor + value(beta, 0.0),
     }
-    name = f"folded.{layer.name}"  # not the old name: a weight may serve two layers
     nodes = []
-    with captured.graph.inserting_before(layer):
-        for part, tensor in folded.items():
-            assign(captured, f"{name}.{part}", tensor.float())
-            nodes.append(captured.graph.get_attr(f"{name}.{part}"))
-    layer.args = (layer.args[0], *nodes, *layer.args[3:])
-    for user in tuple(norm.users):
-        user.replace_all_uses_with(layer)
+    with captured.graph.inserting_before(layer or norm):
+        for part, tensor in tensors.items():
+            target = f"folded.{(layer or norm).name}.{part}"  # not the old name: a weight may serve two layers
+            assign(captured, target, tensor.float())
+            nodes.append(captured.graph.get_attr(target))
+    return nodes

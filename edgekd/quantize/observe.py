@@ -14,7 +14,7 @@ from edgekd.errors import UsageError
 from edgekd.quantize.calibrators import BINS, CALIBRATORS, Histogram, Range, maximum
 from edgekd.quantize.placement import Group
 
-_MOST_VALUES = 1 << 20  # of one tensor in one batch; more say nothing new about its distribution
+_MOST_VALUES = 1 << 18  # of one tensor in one batch; more say nothing new about its distribution
 _BATCH = 64
 
 
@@ -64,7 +64,7 @@ class _Counts(_Watcher):
 
 
 def _thinned(values: Tensor) -> Tensor:
-    """At most about 2^20 values, taken at a stride that visits every position of the tensor alike."""
+    """At most about 2^18 values, taken at a stride that visits every position of the tensor alike."""
     stride = -(-values.numel() // _MOST_VALUES)
     while gcd(stride, values.numel()) != 1 and stride > 1:
         stride += 1

@@ -8,8 +8,9 @@ addition or pooling needs its output quantised as well, behind the ReLU that the
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 from torch import fx
@@ -73,12 +74,12 @@ def place(
     flavour: str,
     *,
     norms: Iterable[str] = (),
-    keep_float: Collection[str] = (),
+    keep_float: Mapping[str, str] = MappingProxyType({}),
     last: bool = True,
 ) -> Plan:
     """Decide for a captured graph with folded batch norms.
 
-    norms: batch norms that could not be folded, for the report. keep_float: names of layers that must stay float.
+    norms: batch norms that could not be folded, for the report. keep_float: layers that must stay float, and why.
     last: whether the layer that makes the logits is quantised too.
     """
     layers, left = _layers(captured, keep_float, last)
@@ -88,7 +89,7 @@ def place(
     return Plan(tuple(layers), tuple(_groups(captured, wanted, flavour == "s8")), (*left, *reasons))
 
 
-def _layers(captured: fx.GraphModule, keep_float: Collection[str], last: bool) -> tuple[list[fx.Node], list[str]]:
+def _layers(captured: fx.GraphModule, keep_float: Mapping[str, str], last: bool) -> tuple[list[fx.Node], list[str]]:
     layers, left = [], []
     for node in captured.graph.nodes:
         if node.target in WEIGHTED:
@@ -96,7 +97,7 @@ def _layers(captured: fx.GraphModule, keep_float: Collection[str], last: bool) -
             if not (isinstance(node.args[1], fx.Node) and node.args[1].op == "get_attr"):
                 left.append(f"{name}: its weight is computed, not stored")
             elif name in keep_float:
-                left.append(f"{name}: kept float on request")
+                left.append(f"{name}: {keep_float[name]}")
             elif not last and _makes_logits(node):
                 left.append(f"{name}: the last layer was kept float on request")
             else:
@@ -185,9 +186,8 @@ def _behind_relu(node: fx.Node) -> fx.Node:
     """The activation that does nothing but cut at zero (and perhaps above) behind a node, else the node itself."""
     if len(node.users) == 1:
         (user,) = node.users
-        cuts = user.target is aten.relu.default
-        cuts |= user.target in (aten.hardtanh.default, aten.clamp.default) and user.args[1:2] == (0,)
-        cuts |= user.target in (aten.hardtanh.default, aten.clamp.default) and user.args[1:2] == (0.0,)
+        clamps = user.target in (aten.hardtanh.default, aten.clamp.default) and user.args[1:2] == (0,)
+        cuts = clamps or user.target in (aten.relu.default, aten.relu6.default)
         if cuts:
             return user
     return node
