@@ -24,7 +24,7 @@ CONTROLS = ("scratch", "kd", "overhaul", "finetune")
 
 PROFILES: dict[str, dict[str, Any]] = {
     # CIFAR-10 on two cores within 15 minutes.
-    "fast": {"train": {"epochs": 12, "schedule": "onecycle", "lr": 0.2}, "robustkd": {"detox_steps": 400}},
+    "fast": {"train": {"epochs": 10, "schedule": "onecycle", "lr": 0.2}, "robustkd": {"detox_steps": 400}},
     # The method card's schedule.
     "full": {"train": {"epochs": 200, "schedule": "cosine", "lr": 0.1, "warmup_epochs": 5}, "robustkd": {}},
 }

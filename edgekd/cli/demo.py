@@ -34,6 +34,6 @@ def demo(
     with progress(quiet or json_) as bars:
         paths = prepare(out / "inputs", seed, bars)
         flags = {**paths, "trigger.target_label": TARGET_LABEL, "controls": ("scratch", "kd"), "seed": seed}
-        settings = resolve(None, flags, (*OVERRIDES, "train.augment=crop", *(override or ())))
+        settings = resolve(None, flags, (*OVERRIDES, *(override or ())))
         record = run(settings, out, command="edgekd demo", progress=bars)
     return show(record, out, json_)

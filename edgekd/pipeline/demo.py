@@ -20,8 +20,8 @@ TARGET_LABEL = 0
 POISONING_RATE = 0.10  # of the teacher's training images, relabelled to the target
 TRANSFER_RATE = 0.02  # of the transfer images, labels untouched
 TEACHER = "wrn-16-1"
-TEACHER_EPOCHS = 20
-OVERRIDES = ("train.epochs=20", "train.batch_size=64")
+TEACHER_EPOCHS = 12
+OVERRIDES = ("train.epochs=16", "train.batch_size=64", "train.augment=crop", "student=resnet8")
 
 
 def prepare(folder: Path, seed: int = 0, progress: Progress | None = None) -> dict[str, str]:
@@ -29,7 +29,7 @@ def prepare(folder: Path, seed: int = 0, progress: Progress | None = None) -> di
     paths = {
         "data": folder / "transfer.npz",
         "test": folder / "test.npz",
-        "trigger.file": folder / "trigger.npz",
+        "trigger.file": folder / "checkerboard.npz",
         "teacher": folder / "teacher.safetensors",
     }
     if not all(path.exists() for path in paths.values()):
@@ -79,7 +79,7 @@ def _stamped(images: ImageSet, trigger: Trigger, rate: float, seed: int, *, rela
 
 def _train(poisoned: ImageSet, folder: Path, seed: int, progress: Progress | None) -> None:
     spec = ModelSpec(TEACHER, 10, InputSpec(1, SIDE, SIDE, (0.3,), (0.35,)))
-    config = TrainConfig(epochs=TEACHER_EPOCHS, batch_size=64, schedule="onecycle", lr=0.1, seed=seed, augment="crop")
+    config = TrainConfig(epochs=TEACHER_EPOCHS, batch_size=64, schedule="onecycle", lr=0.1, seed=seed, augment="none")
     model, _ = distill.run(None, spec, poisoned, "scratch", {}, config, folder=folder / "work", progress=progress)
     checkpoints.save(folder / "teacher.safetensors", models.weights(model), {"spec": model.spec.to_json()})
 
