@@ -127,18 +127,19 @@ def costs(record: RunRecord) -> str:
 
 
 def _rates(axes: Axes, rows: Sequence[StageRow], breaks_at: int, triggers: Sequence[str]) -> None:
-    places = list(range(len(rows)))
+    """Stages, joined by lines, up to ``breaks_at``; from there on controls, which stand alone."""
     for start, stop in ((0, breaks_at), (breaks_at, len(rows))):
-        here = [i for i in places[start:stop] if rows[i].acc is not None and rows[i].acc.total]  # type: ignore[union-attr]
-        label = "ACC" if start == 0 else None
-        values = [(rows[i].acc.value, *rows[i].acc.interval()) for i in here]  # type: ignore[union-attr]
-        _series(axes, here, values, SERIES[0], "-" if start == 0 else "none", "o", label)
-        for k, name in enumerate(triggers[: len(SERIES) - 1]):
-            scores = {i: next((s for s in rows[i].triggers if s.trigger == name), None) for i in places[start:stop]}
-            known = {i: s for i, s in scores.items() if s is not None and s.excess is not None}
-            values = [(s.excess or 0.0, *excess_interval(s)) for s in known.values()]
+        line = "-" if start == 0 else "none"
+        part = range(start, stop)
+        rates = {i: rate for i in part if (rate := rows[i].acc) is not None and rate.total}
+        heights = [(rate.value, *rate.interval()) for rate in rates.values()]
+        _series(axes, list(rates), heights, SERIES[0], line, "o", "ACC" if start == 0 else None)
+        for colour, name in zip(SERIES[1:], triggers, strict=False):
+            found = {i: score for i in part for score in rows[i].triggers if score.trigger == name}
+            known = {i: score for i, score in found.items() if score.excess is not None}
+            heights = [(score.excess or 0.0, *excess_interval(score)) for score in known.values()]
             label = f"excess ASR, {_cut(text.clean(name), 32)}" if start == 0 else None
-            _series(axes, list(known), values, SERIES[k + 1], "-" if start == 0 else "none", "s", label)
+            _series(axes, list(known), heights, colour, line, "s", label)
     if 0 < breaks_at < len(rows):
         axes.axvline(breaks_at - 0.5, color=SOFT, linewidth=0.8, linestyle=(0, (3, 3)))
         axes.text(breaks_at - 0.4, 109, "controls", color=SOFT, fontsize=8.5, va="center")
@@ -146,7 +147,7 @@ def _rates(axes: Axes, rows: Sequence[StageRow], breaks_at: int, triggers: Seque
     axes.set_ylim(min(-8.0, axes.get_ylim()[0]), 114)
     axes.set_xlim(-0.5, len(rows) - 0.5)
     axes.set_yticks(range(0, 101, 20))
-    axes.set_xticks(places, [_short(row) for row in rows], rotation=28, ha="right", rotation_mode="anchor")
+    axes.set_xticks(range(len(rows)), [_short(row) for row in rows], rotation=28, ha="right", rotation_mode="anchor")
     axes.grid(axis="x", visible=False)
     axes.set_title("ACC and excess ASR, %")
     lines = len(axes.get_legend_handles_labels()[0])
