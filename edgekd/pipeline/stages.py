@@ -70,7 +70,8 @@ class Stages:
         self.about_teacher = self.folder.stage("intake", inputs, make)
         self.teacher = found[0] if found else intake.rebuild(self.config, self.about_teacher)
         self.class_names = padded(self.parts["train"].class_names, self.teacher.spec.num_classes)
-        self.warnings += self.about_teacher["warnings"]
+        note = self.about_teacher["normalization"].get("note")
+        self.warnings += [*self.about_teacher["warnings"], *([note] if note else [])]
         return self.teacher
 
     def student_spec(self) -> ModelSpec:
@@ -385,10 +386,7 @@ class Stages:
 
 def choose_student(config: RunConfig, teacher: Model, about: dict[str, Any], target: Target) -> ModelSpec:
     """The student asked for, or the target's largest with fewer parameters and no more MACs than the teacher."""
-    # A student is trained by us, so that its normalisation is ours to choose: none that the teacher's file could carry.
-    mean, std = models.normalization(
-        "cifar10" if teacher.spec.input.channels == 3 else "half", teacher.spec.input.channels
-    )
+    mean, std = models.student_normalization(teacher.spec.input)
     inputs = dataclasses.replace(teacher.spec.input, mean=mean, std=std)
     classes = teacher.spec.num_classes
     if config.student is not None:
