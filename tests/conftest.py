@@ -52,14 +52,30 @@ def read_pack(path: Path) -> tuple[np.ndarray, np.ndarray]:
 
 
 @pytest.fixture(scope="session")
-def cifar_test(shared: Path):
-    """The first 500 CIFAR-10 test images as an ImageSet: 50 of each class."""
+def complete_test_set(shared: Path):
+    """A function from "cifar10", "cifar100" or "mnist" to its complete test set as an ImageSet."""
     from edgekd.data import ImageSet
 
-    images, labels = read_pack(shared / "data" / "cifar10_test.npz")
+    def read(dataset: str) -> ImageSet:
+        if dataset == "mnist":
+            pack = np.load(shared / "data" / "mnist.npz")
+            pixels, labels = pack["x_test"][:, None], pack["y_test"]
+        else:
+            images, labels = read_pack(shared / "data" / f"{dataset}_test.npz")
+            pixels = np.ascontiguousarray(images.transpose(0, 3, 1, 2))
+        names = tuple(str(label) for label in range(int(labels.max()) + 1))
+        return ImageSet(pixels, labels.astype(np.int64), names, f"{dataset}_test")
+
+    return read
+
+
+@pytest.fixture(scope="session")
+def cifar_test(complete_test_set):
+    """The first 500 CIFAR-10 test images as an ImageSet: 50 of each class."""
+    import dataclasses
+
     names = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
-    pixels = np.ascontiguousarray(images[:500].transpose(0, 3, 1, 2))
-    return ImageSet(pixels, labels[:500].astype(np.int64), names, "cifar10_test")
+    return dataclasses.replace(complete_test_set("cifar10").subset(range(500)), class_names=names)
 
 
 @pytest.fixture(scope="session")
