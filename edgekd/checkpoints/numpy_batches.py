@@ -9,7 +9,7 @@ from ..errors import UsageError
 from . import limits as bounds
 from .limits import Limits
 from .numpy_values import ARRAY_NAMES, Array, Dtype, set_array, set_dtype
-from .opcodes import BYTES, CHECKPOINT_OPCODES, STRINGS_2, Rules, read
+from .opcodes import BYTES, CHECKPOINT_OPCODES, Rules, read
 from .wording import DAMAGED
 
 if TYPE_CHECKING:
@@ -18,9 +18,10 @@ if TYPE_CHECKING:
 IMAGE_BYTES = 3072  # 3 x 32 x 32, red, green, blue planes
 CLASSES = 1000
 _RULES = Rules(
-    (CHECKPOINT_OPCODES - {"BINPERSID"}) | STRINGS_2 | BYTES | {"STACK_GLOBAL"},
+    (CHECKPOINT_OPCODES - {"BINPERSID"}) | BYTES | {"STACK_GLOBAL"},
     ARRAY_NAMES,
     states={Array: set_array, Dtype: set_dtype},
+    strings_2_are_bytes=True,
     string_limit=bounds.BATCH_PICKLE_BYTES,
     way_out="Nothing of it was run. Use the binary release of CIFAR or an .npz of images and labels.",
 )

@@ -34,11 +34,15 @@ PLAIN = frozenset(
     "BININT BININT1 BININT2 LONG1 BINFLOAT BINUNICODE SHORT_BINUNICODE BINUNICODE8 NEWTRUE NEWFALSE NONE".split()
 )
 CONSTANTS = {"NEWTRUE": True, "NEWFALSE": False, "NONE": None}
-STRINGS_2 = frozenset("SHORT_BINSTRING BINSTRING".split())  # Python 2's str: bytes
+STRINGS_2 = frozenset("SHORT_BINSTRING BINSTRING".split())  # Python 2's str: text in one file, bytes in another
 BYTES = frozenset("SHORT_BINBYTES BINBYTES BINBYTES8".split())
-CHECKPOINT_OPCODES = PLAIN | frozenset(
-    "PROTO FRAME EMPTY_DICT EMPTY_TUPLE EMPTY_LIST MARK BINPUT LONG_BINPUT BINGET LONG_BINGET MEMOIZE GLOBAL REDUCE "
-    "TUPLE TUPLE1 TUPLE2 TUPLE3 BINPERSID SETITEM SETITEMS APPEND APPENDS STOP BUILD".split()
+CHECKPOINT_OPCODES = (
+    PLAIN
+    | STRINGS_2
+    | frozenset(
+        "PROTO FRAME EMPTY_DICT EMPTY_TUPLE EMPTY_LIST MARK BINPUT LONG_BINPUT BINGET LONG_BINGET MEMOIZE GLOBAL REDUCE "
+        "TUPLE TUPLE1 TUPLE2 TUPLE3 BINPERSID SETITEM SETITEMS APPEND APPENDS STOP BUILD".split()
+    )
 )
 CODE_OPCODES = frozenset("GLOBAL STACK_GLOBAL INST OBJ NEWOBJ NEWOBJ_EX EXT1 EXT2 EXT4 REDUCE BUILD".split())
 KEYS = (str, bytes, int, float, bool, type(None))
@@ -53,6 +57,7 @@ class Rules:
     persistent: Callable[[Any], Any] | None = None
     states: Mapping[type, Callable[[Any, Any], Any]] = field(default_factory=dict)  # what BUILD may act on
     hints: Mapping[str, str] = field(default_factory=dict)  # name -> what to say about it
+    strings_2_are_bytes: bool = False
     string_limit: int = limits.STRING_CHARACTERS
     way_out: str = WAY_OUT
 
@@ -111,7 +116,7 @@ class Machine:
         elif opcode in PLAIN or opcode in BYTES:
             self.stack.append(argument)
         elif opcode in STRINGS_2:
-            self.stack.append(argument.encode("latin-1"))
+            self.stack.append(argument.encode("latin-1") if self.rules.strings_2_are_bytes else argument)
         else:
             _STEPS[opcode](self, argument)
 

@@ -136,12 +136,13 @@ def _talk(command: list[str], data: bytes, folder: str, seconds: float, budget: 
 
 
 def _exchange(child: subprocess.Popen[bytes], waiting: memoryview, deadline: float, most: int) -> bytes | None:
+    """Write and read until the child closes its output; None past the deadline or past ``most`` bytes."""
     reply = bytearray()
     with selectors.DefaultSelector() as selector:
         os.set_blocking(child.stdin.fileno(), False)  # type: ignore[union-attr]
         selector.register(child.stdin, selectors.EVENT_WRITE)  # type: ignore[arg-type]
         selector.register(child.stdout, selectors.EVENT_READ)  # type: ignore[arg-type]
-        while selector.get_map():
+        while True:
             left = deadline - time.monotonic()
             if left <= 0 or len(reply) > most:
                 return None
@@ -159,7 +160,6 @@ def _exchange(child: subprocess.Popen[bytes], waiting: memoryview, deadline: flo
                 if not waiting:
                     selector.unregister(child.stdin)  # type: ignore[arg-type]
                     child.stdin.close()  # type: ignore[union-attr]
-    return bytes(reply)
 
 
 def protections(limits: Limits | None = None) -> tuple[str, ...]:

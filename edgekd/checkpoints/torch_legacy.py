@@ -6,7 +6,7 @@ import struct
 from typing import Any
 
 from ..errors import UnsafeInput, UsageError
-from .opcodes import PLAIN, Rules, read
+from .opcodes import PLAIN, STRINGS_2, Rules, read
 from .torch_values import Storages
 from .wording import DAMAGED
 
@@ -14,6 +14,7 @@ MAGIC = 0x1950A86A20F9469CFC6C
 MAGIC_BYTES = MAGIC.to_bytes(10, "little")
 _PLAIN_RULES = Rules(
     PLAIN
+    | STRINGS_2
     | frozenset("PROTO FRAME EMPTY_DICT EMPTY_LIST MARK BINPUT LONG_BINPUT BINGET LONG_BINGET MEMOIZE".split())
     | frozenset("SETITEM SETITEMS APPEND APPENDS STOP".split()),
     {},

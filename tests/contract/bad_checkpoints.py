@@ -218,6 +218,15 @@ def gap() -> bytes:
     return bytes(out)
 
 
+def gap_at_the_end() -> bytes:
+    """Bytes between the last member and the directory, with the end record made to fit."""
+    content = zipped(members())
+    start = content.index(b"PK\x01\x02")
+    out = bytearray(content[:start] + b"hidden bytes" + content[start:])
+    struct.pack_into("<L", out, len(out) - 6, start + 12)
+    return bytes(out)
+
+
 def flipped() -> bytes:
     data = bytearray(zipped(members()))
     data[data.index(FOUR)] ^= 1
@@ -244,6 +253,7 @@ ZIPS = [
     Row("local header differs", constant(patched(LOCAL, 30, b"b")), 3, "differs from the directory"),
     Row("local sizes differ", constant(patched(LOCAL, 22, b"\x09\0\0\0")), 3, "differs from the directory"),
     Row("hidden gap", constant(gap()), 3, "hidden"),
+    Row("hidden gap at the end", constant(gap_at_the_end()), 3, "hidden before its directory"),
     Row("member outside the file", constant(patched(CENTRAL, 42, b"\xf0\xff\0\0", last=True)), 3, "hidden"),
     Row("directory too short", constant(patched(END, 10, b"\x09\0")), 3, "parts"),
     Row("directory elsewhere", constant(patched(END, 16, b"\x01\0\0\0")), 3, "second directory"),

@@ -11,6 +11,7 @@ from bad_checkpoints import ROWS, Row, members, zipped
 from bad_graphs import GRAPHS, good
 
 from edgekd import checkpoints
+from edgekd.checkpoints import worker
 from edgekd.errors import EdgekdError
 
 ALL = [*ROWS, *GRAPHS]
@@ -39,6 +40,23 @@ def test_refused_with_one_message(made: tuple[Row, Path, Path]) -> None:
     assert "Traceback" not in message
     assert "\x1b" not in message
     assert sorted(folder.rglob("*")) == before  # no canary, nothing half-written
+
+
+@pytest.mark.parametrize("made", ALL, ids=[row.name for row in ALL], indirect=True)
+@pytest.mark.filterwarnings("ignore:.*quantize.*")
+def test_the_reader_alone_says_the_same(made: tuple[Row, Path, Path]) -> None:
+    """Without the child: what is refused is refused by the reader, not by a crash of it."""
+    row, path, folder = made
+    if not path.name.isprintable() or not path.is_file() or not path.stat().st_size:
+        return  # refused before anything is parsed
+    header, _ = worker.answer("teacher", path.read_bytes(), path.suffix, 1 << 20)
+    if "refused" in header:
+        assert header["refused"] == {2: "usage", 3: "unsafe"}[row.exit_code]
+        assert row.word in header["message"]
+        assert "broke the reader" not in header["message"]
+    else:
+        assert row.exit_code == 2  # numbers that the parent judges
+    assert not (folder / "canary").exists()
 
 
 def test_the_table_is_long_enough() -> None:

@@ -146,6 +146,12 @@ def test_the_environment_of_the_child_is_empty(monkeypatch: pytest.MonkeyPatch) 
     assert rest == b""
 
 
+def test_a_child_that_stops_listening_is_heard_to_its_end() -> None:
+    code = "import os, time; os.close(0); os.write(1, b'E no room'); time.sleep(0.3); raise SystemExit(1)"
+    with pytest.raises(EnvironmentFault, match="no room, status 1"):
+        running(code, data=bytes(5_000_000))
+
+
 def test_large_inputs_pass_through_the_pipe() -> None:
     code = (
         READY

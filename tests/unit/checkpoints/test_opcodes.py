@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 
 from edgekd.checkpoints import limits
-from edgekd.checkpoints.opcodes import BYTES, CHECKPOINT_OPCODES, STRINGS_2, Global, Rules, read
+from edgekd.checkpoints.opcodes import BYTES, CHECKPOINT_OPCODES, Global, Rules, read
 from edgekd.errors import UnsafeInput, UsageError
 
 RULES = Rules(
-    CHECKPOINT_OPCODES | BYTES | STRINGS_2 | {"STACK_GLOBAL"},
+    CHECKPOINT_OPCODES | BYTES | {"STACK_GLOBAL"},
     {Global("collections", "OrderedDict"): dict, Global("torch", "FloatStorage"): None},
     states={dict: lambda target, state: target},
 )

@@ -2,6 +2,7 @@
 
 import io
 import json
+import pickletools
 import struct
 from pathlib import Path
 from typing import Any
@@ -106,6 +107,28 @@ def test_what_lies_beside_the_weights(legacy: bool) -> None:
     _, header = loaded(saved(value, legacy))
     assert header["layout"] == ["state_dict"]
     assert header["metadata"] == {"epoch": 3, "acc": 91.5, "best": 0.5, "count": 7, "name": "net?"}
+
+
+def python_2(data: bytes) -> bytes:
+    """An old file with every text written as Python 2 did."""
+    *pickles, rest = pieces(data)
+    for index, part in enumerate(pickles):
+        out = b""
+        steps = [*pickletools.genops(part)]
+        ends = [place for _, _, place in steps[1:]] + [len(part)]
+        for (opcode, argument, place), end in zip(steps, ends, strict=True):
+            is_text = opcode.name == "BINUNICODE"
+            out += b"U" + bytes([len(argument)]) + argument.encode() if is_text else part[place:end]
+        pickles[index] = out
+    return b"".join(pickles) + rest
+
+
+def test_files_of_python_2() -> None:
+    data = python_2(saved({"net": state(), "note": "old"}, legacy=True))
+    assert b"X" not in data[:200]
+    found, header = loaded(data)
+    assert header["metadata"] == {"note": "old"}
+    assert all(torch.equal(found[key], value) for key, value in state().items())
 
 
 def test_the_allowed_names_are_reviewed() -> None:
