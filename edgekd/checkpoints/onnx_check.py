@@ -187,7 +187,8 @@ class _Sizes:
         import numpy as np
         import onnx.numpy_helper
 
-        values = onnx.numpy_helper.to_array(tensor).astype(np.float64)
+        with np.errstate(invalid="ignore"):  # some NaNs complain on their way to float64
+            values = onnx.numpy_helper.to_array(tensor).astype(np.float64)
         if np.isnan(values).any() or (
             values.size > 1 and np.isinf(values).any()
         ):  # one infinity may be a bound of Clip

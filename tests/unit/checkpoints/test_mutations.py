@@ -29,11 +29,11 @@ def graph() -> bytes:
 
 
 SEEDS = {
-    "zip": (worker.teacher, saved(STATE), 2000),
-    "legacy": (worker.teacher, saved(STATE, legacy=True), 2000),
-    "safetensors": (worker.teacher, safetensors.torch.save(STATE["net"]), 2000),
-    "onnx": (worker.teacher, graph(), 2000),
-    "cifar": (worker.cifar, batch(bytes(3072), [1])[:400] + batch(bytes(3072), [1])[-60:], 2000),
+    "zip": (worker.teacher, saved(STATE), 10_000),
+    "legacy": (worker.teacher, saved(STATE, legacy=True), 10_000),
+    "safetensors": (worker.teacher, safetensors.torch.save(STATE["net"]), 10_000),
+    "onnx": (worker.teacher, graph(), 10_000),
+    "cifar": (worker.cifar, batch(bytes(3072), [1]), 10_000),
 }
 
 
