@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import pickletools
+
 from ..errors import EdgekdError, UnsafeInput, UsageError
 from . import zip_members
-from .opcodes import steps
+from .opcodes import quiet
 from .torch_legacy import MAGIC_BYTES
 from .wording import WAY_OUT, printable
 
@@ -118,15 +120,16 @@ def _pickled_name(data: bytes) -> str | None:
     texts: list[str] = []
     names: list[str] = []
     try:
-        for count, (opcode, argument, _) in enumerate(steps(data)):
-            if opcode.name in ("GLOBAL", "INST"):
-                names.append(str(argument).replace(" ", "."))
-            elif opcode.name == "STACK_GLOBAL":
-                names.append(".".join(texts[-2:]))
-            elif isinstance(argument, str):
-                texts.append(argument[:60])
-            if marked and (names or count > 10_000):
-                break
+        with quiet():
+            for count, (opcode, argument, _) in enumerate(pickletools.genops(data)):
+                if opcode.name in ("GLOBAL", "INST"):
+                    names.append(str(argument).replace(" ", "."))
+                elif opcode.name == "STACK_GLOBAL":
+                    names.append(".".join(texts[-2:]))
+                elif isinstance(argument, str):
+                    texts.append(argument[:60])
+                if marked and (names or count > 10_000):
+                    break
     except Exception:  # its argument readers raise many kinds
         if not marked:
             return None  # the old text protocol has no mark: only what reads as one to its end counts

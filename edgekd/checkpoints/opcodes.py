@@ -6,6 +6,7 @@ imported, no class is found, no attribute is set on behalf of the file. `picklet
 
 from __future__ import annotations
 
+import contextlib
 import io
 import pickletools
 import warnings
@@ -70,11 +71,12 @@ def refuse_name(name: Global, rules: Rules) -> UnsafeInput:
     return UnsafeInput(f"Its pickle names {name}: that is code, not data. {rules.way_out}")
 
 
-def steps(stream: bytes | io.BytesIO) -> Iterator[tuple[pickletools.OpcodeInfo, Any, int | None]]:
-    """The opcodes of a pickle with their arguments; raises ValueError where it is cut short or no pickle."""
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Without the warnings that old texts with backslashes cause: they are not about our code."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # of backslashes in old texts: not about our code
-        yield from pickletools.genops(stream)
+        warnings.simplefilter("ignore", DeprecationWarning)
+        yield
 
 
 def read(data: bytes, rules: Rules, start: int = 0) -> tuple[Any, int]:
@@ -86,10 +88,11 @@ def read(data: bytes, rules: Rules, start: int = 0) -> tuple[Any, int]:
     stream.seek(start)
     machine = Machine(rules)
     try:
-        for count, (opcode, argument, _) in enumerate(steps(stream)):
-            if count >= limits.OPCODES:
-                raise UnsafeInput(f"Its pickle has more than {limits.OPCODES} steps. {rules.way_out}")
-            machine.step(opcode.name, argument)
+        with quiet():
+            for count, (opcode, argument, _) in enumerate(pickletools.genops(stream)):
+                if count >= limits.OPCODES:
+                    raise UnsafeInput(f"Its pickle has more than {limits.OPCODES} steps. {rules.way_out}")
+                machine.step(opcode.name, argument)
     except (ValueError, IndexError, KeyError, TypeError, OverflowError) as error:
         raise UsageError(f"Its pickle cannot be read ({printable(error)}). {DAMAGED}") from error
     return machine.stack[-1], stream.tell()
