@@ -20,8 +20,20 @@ from ..files import write_bytes
 from ..runners.onnx import OnnxRunner
 from ..runners.torch import TorchRunner
 from ..training import Progress
-from ..types import AuditReport, DeviceReport, Model, ModelSpec, OnnxFile, ProbeSet, Rate, StageRow, Target, Trigger
-from . import intake, ledger
+from ..types import (
+    AuditReport,
+    DeviceReport,
+    Latency,
+    Model,
+    ModelSpec,
+    OnnxFile,
+    ProbeSet,
+    Rate,
+    StageRow,
+    Target,
+    Trigger,
+)
+from . import intake, ledger, pictures
 from .folder import RunFolder
 from .predictions import load_audit, save_audit
 
@@ -231,10 +243,23 @@ class Stages:
             parameters=cost.parameters,
             macs=cost.macs,
             size_bytes=4 * cost.parameters if precision == "fp32" else None,
+            latency=self._latency(stage, model) if kind == "stage" and precision == "fp32" else None,
             seconds=self.folder.seconds.get(f"train-{stage if kind == 'control' else self.config.method}")
             if stage != "teacher" and precision == "fp32"
             else None,
         )
+
+    def _latency(self, stage: str, model: Model) -> Latency | None:
+        """Torch's time for one image, so that teacher and student can be compared; None where nothing is to be timed."""
+        if self.config.bench.level == "none":
+            return None
+        threads = self.config.bench.threads or self.target.threads
+
+        def make(folder: Path) -> dict[str, Any]:
+            return TorchRunner(model, self.device).latency(self.parts["validation"].images, threads).to_json()
+
+        inputs = {"model": model.sha256, "threads": threads, "device": self.device}
+        return Latency.from_json(self.folder.stage("latency-" + stage.replace(" ", "-"), inputs, make))
 
     # ---- export and measurement -------------------------------------------------------------------------------------
 
@@ -345,6 +370,15 @@ class Stages:
         inputs = {"manifest": manifest_sha256, "level": level, "threads": self.config.bench.threads}
         return DeviceReport.from_json(self.folder.stage("bench", inputs, make)["report"])
 
+    def ledger_rows(self, measured: DeviceReport | None, files: tuple[OnnxFile, ...]) -> list[StageRow]:
+        """The rows of the ONNX files: as benched, with label flips against the FP32 student; else the host's reference."""
+        references = {row.stage: row for row in self.reference_rows(files)}
+        benched = {row.stage: row for row in measured.rows} if measured is not None else {}
+        return [
+            dataclasses.replace(benched[name], flips=row.flips) if name in benched else row
+            for name, row in references.items()
+        ]
+
     # ---- what the record says ---------------------------------------------------------------------------------------
 
     def disagreement(self) -> dict[str, Any]:
@@ -352,7 +386,10 @@ class Stages:
         train = self.parts["train"]
 
         def make(folder: Path) -> dict[str, Any]:
-            return audit.disagreement(TorchRunner(self.teacher, self.device), train)
+            found = audit.disagreement(TorchRunner(self.teacher, self.device), train)
+            for row in found["top"]:
+                row["png"] = pictures.png(train.images[row["index"]])
+            return {**found, "class_names": list(self.class_names)}
 
         return self.folder.stage("disagreement", {"teacher": self.teacher.sha256, "data": train.sha256}, make)
 

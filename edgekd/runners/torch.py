@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import time
 
 import numpy as np
 import torch
 
 from edgekd.errors import UsageError
-from edgekd.types import Model
+from edgekd.types import Latency, Model
+from edgekd_device import latency as timing
 
 
 class TorchRunner:
@@ -33,10 +35,33 @@ class TorchRunner:
         found = np.empty((len(images), self.model.spec.num_classes), np.float32)
         with torch.inference_mode(), self._full_precision():
             for start in range(0, len(images), self.batch_size):
-                part = torch.from_numpy(np.ascontiguousarray(images[start : start + self.batch_size])).to(self.device)
-                pixels = part.to(torch.float32, memory_format=torch.channels_last).div_(255)
-                found[start : start + self.batch_size] = self.model.module(pixels).float().cpu().numpy()
+                pixels = self._pixels(images[start : start + self.batch_size])
+                found[start : start + self.batch_size] = self._infer(pixels)
         return found
+
+    def latency(self, images: np.ndarray, threads: int = 1) -> Latency:
+        """Time of one image [1, C, H, W] after another, from float pixels to logits, at the harness's level smoke.
+
+        It tells teacher and student apart within torch; what ships is timed by its own runtime.
+        """
+        level, before = timing.level_named("smoke"), torch.get_num_threads()
+        torch.set_num_threads(threads)
+        inputs = [self._pixels(images[index : index + 1]) for index in range(min(len(images), level.inputs))]
+        try:
+            with torch.inference_mode(), self._full_precision():
+                steady = timing.warm_up(self._infer, inputs, level, time.perf_counter_ns)
+                block = timing.timed_block(self._infer, inputs, level.seconds, level.samples, time.perf_counter_ns)
+        finally:
+            torch.set_num_threads(before)
+        return timing.summarise([block], level, threads, steady)
+
+    def _infer(self, pixels: torch.Tensor) -> np.ndarray:
+        logits: np.ndarray = self.model.module(pixels).float().cpu().numpy()
+        return logits
+
+    def _pixels(self, images: np.ndarray) -> torch.Tensor:
+        part = torch.from_numpy(np.ascontiguousarray(images)).to(self.device)
+        return part.to(torch.float32, memory_format=torch.channels_last).div_(255)
 
     def _full_precision(self) -> contextlib.AbstractContextManager[None]:
         """On CUDA: no TF32 in convolutions, so that FP32 means FP32."""
