@@ -74,12 +74,12 @@ def _opened(path: str | Path) -> Iterator[Any]:
         raise EnvironmentFault("Reading pictures needs Pillow: pip install pillow.") from error
     if not Path(path).is_file():
         raise UsageError(f"There is no picture {path}.")
-    with contextlib.ExitStack() as open_files:
+    with contextlib.ExitStack() as open_files, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a camera's broken notes beside the pixels are nobody's concern
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
         try:
             stream = open_files.enter_context(open(str(path), "rb"))
-            with warnings.catch_warnings():
-                warnings.simplefilter("error", Image.DecompressionBombWarning)
-                picture = open_files.enter_context(Image.open(stream, formats=("PNG", "JPEG")))
+            picture = open_files.enter_context(Image.open(stream, formats=("PNG", "JPEG")))
         except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
             raise UsageError(f"The picture {path} is too large: {error}") from error
         except UnidentifiedImageError as error:

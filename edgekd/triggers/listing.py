@@ -59,8 +59,8 @@ def _entry(
         name = single.plain_name(entry.get("name", file.name.split(".")[0]))
         return Trigger(name=name, family=family, params=params, **fields)
     family = entry["family"]
-    if family not in FAMILIES or family == "affine":
-        names = [name for name in FAMILIES if name != "affine"]
+    names = [name for name in FAMILIES if name != "affine"]  # which has arrays, and so a file
+    if family not in names:
         raise UsageError(f"{what.capitalize()} has the unknown family {family!r}.{did_you_mean(family, names)}")
     options = {key: value for key, value in entry.items() if key not in (*_COMMON, "family")}
     return made(single.plain_name(entry.get("name", f"{family}-{number}")), family, options, shape, **fields)

@@ -106,6 +106,7 @@ BAD_TRIGGERS = (
     BadInput("neither file nor family", listing("- target_label: 1"), 2, "either a file or a family"),
     BadInput("unknown key", listing("- file: patch.png\n  postion: [0, 0]"), 2, "Did you mean 'position'"),
     BadInput("unknown family", listing("- family: sinusiod"), 2, "Did you mean 'sinusoid'"),
+    BadInput("family that is a list", listing("- family: [sinusoid]"), 2, "unknown family"),
     BadInput("unknown option", listing("- family: sinusoid\n  frequncy: 6"), 2, "Did you mean 'frequency'"),
     BadInput("option out of range", listing("- family: bitdepth\n  levels: 1"), 2, "from 2 to 256"),
     BadInput("option of another type", listing("- family: bitdepth\n  dither: maybe"), 2, "true or false"),
