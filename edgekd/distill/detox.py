@@ -1,13 +1,15 @@
 """Stage 1 of RobustKD: bounded offsets on the teacher's features, trained on clean images to lower their variance.
 
 Chen et al. 2024 (arXiv 2406.03409). The paper publishes neither the form of the variance penalty nor its weight nor the
-optimiser; those here are the method card's, sections 2.1 and 3.2.
+optimiser; we take a scale-free penalty, a smooth box for the mask and Adam. Its rate for p is in deviations of each
+site's features, and p is per channel by default: cross-entropy's gradient for one element is mostly noise, and within
+some hundred steps an offset per element only walks at random (for thousands of steps: granularity chw, detox_lr 0.01).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import torch
 from pydantic import Field, model_validator
@@ -29,7 +31,9 @@ class DetoxSettings(Settings):
 
     mode: Literal["add", "blend"] = Field("add", description="F + m·p, or (1 - m)·F + m·p")
     tau: float = Field(0.2, ge=0, le=1, description="upper bound of the mask m")
-    granularity: Literal["chw", "c"] = Field("chw", description="one p and m per element, or per channel (few images)")
+    granularity: Literal["chw", "c"] = Field(
+        "c", description="one p and m per element, for thousands of steps, or per channel, for hundreds"
+    )
     variance_mode: VarianceMode = Field("map", description="map, channel, or (with mode blend) sample")
     lambda_f: float | Literal["auto"] = Field(
         0.1, description="weight of the variance penalty; auto: the largest that keeps validation accuracy"
@@ -37,7 +41,7 @@ class DetoxSettings(Settings):
     detox_sites: int | None = Field(None, ge=1, description="how many sites, from the deepest; default all")
     detox_steps: int = Field(300, ge=1, description="steps of stage 1, rounded up to a multiple of guard_every")
     detox_epochs: float = Field(0, ge=0, description="the same in epochs; the larger of both counts")
-    detox_lr: float = Field(1e-2, gt=0, description="Adam's rate for p")
+    detox_lr: float = Field(3e-2, gt=0, description="Adam's rate for p, in standard deviations of the site's features")
     detox_mask_lr: float = Field(5e-2, gt=0, description="Adam's rate for the mask")
     max_drop: float = Field(0.015, ge=0, le=1, description="validation accuracy that detoxification may cost")
     guard_every: int = Field(50, ge=1, description="steps between two looks at validation accuracy")
@@ -52,6 +56,14 @@ class DetoxSettings(Settings):
         if self.lambda_f != "auto" and self.lambda_f < 0:
             raise ValueError("lambda_f is not negative")
         return self
+
+
+class Seen(NamedTuple):
+    """A site's features over some images: mean [C, ...], variance in the mode of the penalty, variance over a map."""
+
+    mean: torch.Tensor
+    variance: torch.Tensor
+    map_variance: torch.Tensor
 
 
 class Detox(nn.Module):
@@ -76,9 +88,11 @@ class Detox(nn.Module):
             self.register_buffer(f"good_u{site}", torch.zeros(shape))
         self.register_buffer("good_accuracy", torch.tensor(-1.0, dtype=torch.float64))
         self.register_buffer("variance", torch.ones(len(shapes)))  # V0 of the untouched teacher
+        self.register_buffer("spread", torch.ones(len(shapes)))  # standard deviation over a feature map
 
     good_accuracy: torch.Tensor
     variance: torch.Tensor
+    spread: torch.Tensor
 
     def _shape(self, shape: torch.Size) -> torch.Size:
         return shape if self.granularity == "chw" else torch.Size((shape[0], *[1] * (len(shape) - 1)))
@@ -108,14 +122,15 @@ class Detox(nn.Module):
         return (1 - self.mask(site)) * feature + self.offset(site)
 
     @torch.no_grad()
-    def begin(self, means: list[torch.Tensor], variances: list[torch.Tensor]) -> None:
-        """Set p to the mean clean features [C, ...] and remember the variances V0."""
+    def begin(self, seen: list[Seen]) -> None:
+        """Set p to the mean clean features and remember what the untouched teacher's features are like."""
         for site in self.sites:
-            mean = means[site]
+            mean = seen[site].mean
             if self.granularity == "c" and mean.dim() > 1:
                 mean = mean.mean(dim=tuple(range(1, mean.dim())), keepdim=True)
             self.p[str(site)].copy_(mean)
-        self.variance.copy_(torch.stack(variances))
+        self.variance.copy_(torch.stack([each.variance for each in seen]))
+        self.spread.copy_(torch.stack([each.map_variance for each in seen]).clamp_min(1e-12).sqrt())
 
     @torch.no_grad()
     def keep(self, accuracy: float) -> None:
@@ -160,7 +175,7 @@ class Detoxification(Method):
     def prepare(self, context: Context) -> None:
         assert isinstance(context.student, Detox)
         self.detox = context.student
-        self.detox.begin(*measure(self.teacher, sample(context.batches, self.images), self.settings.variance_mode))
+        self.detox.begin(measure(self.teacher, sample(context.batches, self.images), self.settings.variance_mode))
 
     def step(self, batch: Batch) -> dict[str, torch.Tensor]:
         sites = self.teacher.sites(batch.images, self.detox.edit)
@@ -173,12 +188,12 @@ class Detoxification(Method):
         }
 
     def optimizer(self, parameters: list[nn.Parameter], config: TrainConfig) -> torch.optim.Optimizer:
-        return torch.optim.Adam(
-            [
-                {"params": list(self.detox.p.values()), "lr": self.settings.detox_lr},
-                {"params": list(self.detox.u.values()), "lr": self.settings.detox_mask_lr},
-            ]
-        )
+        # Raw features of unnormalised sites are tens wide: an absolute rate would not move p within hundreds of steps.
+        groups = [
+            {"params": [self.detox.p[str(site)]], "lr": self.settings.detox_lr * float(self.detox.spread[site])}
+            for site in self.detox.sites
+        ]
+        return torch.optim.Adam([*groups, {"params": list(self.detox.u.values()), "lr": self.settings.detox_mask_lr}])
 
     def finished(self, figures: Mapping[str, float]) -> bool:
         """Keep a state that is good enough; stop at the first that is not after one that was."""
@@ -192,20 +207,20 @@ class Detoxification(Method):
 
 
 @torch.no_grad()
-def measure(
-    teacher: Any, images: Iterable[torch.Tensor], mode: VarianceMode, edit: Edit | None = None
-) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
-    """Mean [C, ...] and variance of every (edited) raw feature over batches of images, in float32."""
-    means: list[torch.Tensor] = []
-    variances: list[torch.Tensor] = []
+def measure(teacher: Any, images: Iterable[torch.Tensor], mode: VarianceMode, edit: Edit | None = None) -> list[Seen]:
+    """What every (edited) raw feature is like over batches of images, in float32."""
+    sums: list[Seen] = []
     count = 0
     for batch in images:
-        for site, feature in enumerate(teacher.sites(batch, edit).raw):
-            total, variance = feature.double().sum(dim=0), feature_variance(feature, mode).double() * len(batch)
-            if site == len(means):
-                means.append(torch.zeros_like(total))
-                variances.append(torch.zeros_like(variance))
-            means[site] += total
-            variances[site] += variance
+        parts = [
+            Seen(
+                feature.double().sum(dim=0),
+                feature_variance(feature, mode).double() * len(batch),
+                feature_variance(feature, "map").double() * len(batch),
+            )
+            for feature in teacher.sites(batch, edit).raw
+        ]
+        pairs = zip(sums, parts, strict=True)
+        sums = [Seen(*(a + b for a, b in zip(old, new, strict=True))) for old, new in pairs] if sums else parts
         count += len(batch)
-    return [(mean / count).float() for mean in means], [(variance / count).float() for variance in variances]
+    return [Seen(*((total / count).float() for total in each)) for each in sums]

@@ -96,8 +96,8 @@ class RobustKD(Overhaul):
     @torch.no_grad()
     def _measure(self, context: Context) -> None:
         images = sample(context.batches, self.config.margin_images)
-        _, after = measure(self.teacher, images, self.config.variance_mode, self.detox.edit)
-        pairs = zip(after, self.detox.variance, strict=True)
+        after = measure(self.teacher, images, self.config.variance_mode, self.detox.edit)
+        pairs = zip((seen.variance for seen in after), self.detox.variance, strict=True)
         self._ratios = [float(variance / before.clamp_min(1e-12)) for variance, before in pairs]
         self._norms = {str(site): float(self.detox.offset(site).norm()) for site in self.detox.sites}
 

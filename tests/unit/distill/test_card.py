@@ -8,7 +8,7 @@ import torch
 from small_teacher import QUICK, context, model, spec
 
 from edgekd import distill
-from edgekd.distill.detox import Detox, DetoxifiedTeacher, DetoxSettings
+from edgekd.distill.detox import Detox, DetoxifiedTeacher, DetoxSettings, Seen
 from edgekd.distill.overhaul import Overhaul, OverhaulSettings
 from edgekd.distill.robustkd import RobustKD, RobustKDSettings
 from edgekd.files import sha256_bytes
@@ -32,7 +32,7 @@ def pixels(images, count=32):
 def test_a1_a_mask_of_zero_changes_nothing(tiny_images, mode):
     teacher, x = model("wrn-10-1"), pixels(tiny_images)
     detox = Detox(shapes(teacher, x), DetoxSettings(mode=mode, tau=0))
-    detox.begin([torch.randn(shape) for shape in detox.shapes], [torch.tensor(1.0)] * 3)
+    detox.begin([Seen(torch.randn(shape), torch.tensor(1.0), torch.tensor(1.0)) for shape in detox.shapes])
     with torch.no_grad():
         plain, edited = teacher.module.sites(x), teacher.module.sites(x, detox.edit)
         assert torch.equal(plain.logits, edited.logits)
@@ -60,7 +60,7 @@ def test_a2_sample_variance_with_an_additive_edit_is_refused_and_why(tiny_images
     teacher, x = model("wrn-10-1"), pixels(tiny_images)
     gradients = {}
     for mode in ("add", "blend"):
-        detox = Detox(shapes(teacher, x), DetoxSettings(mode=mode))
+        detox = Detox(shapes(teacher, x), DetoxSettings(mode=mode, granularity="chw"))
         with torch.no_grad():
             for p in detox.p.values():
                 p.normal_()
@@ -73,8 +73,8 @@ def test_a2_sample_variance_with_an_additive_edit_is_refused_and_why(tiny_images
 def test_a3_the_penalty_alone_flattens_the_mean_map():
     generator = torch.Generator().manual_seed(0)
     features = torch.randn(64, 6, 4, 4, generator=generator) + 3 * torch.randn(6, 4, 4, generator=generator)
-    detox = Detox((features.shape[1:],), DetoxSettings(tau=1))
-    detox.begin([features.mean(0)], [torch.tensor(1.0)])
+    detox = Detox((features.shape[1:],), DetoxSettings(tau=1, granularity="chw"))
+    detox.begin([Seen(features.mean(0), torch.tensor(1.0), torch.tensor(1.0))])
     torch.nn.init.constant_(detox.u["0"], 20.0)  # m = 1: the offset is free
     optimizer = torch.optim.Adam(detox.p.parameters(), lr=0.2)
     for _ in range(300):
@@ -125,7 +125,7 @@ def test_a6_deeper_sites_weigh_more(tiny_images):
 
 
 def test_a7_the_mask_moves_and_stays_in_its_bounds(tiny_images):
-    method = RobustKD(RobustKDSettings(detox_steps=60, lambda_f=1.0), model("wrn-10-1").module)
+    method = RobustKD(RobustKDSettings(detox_steps=40, lambda_f=1.0, granularity="chw"), model("wrn-10-1").module)
     method.prepare(context(model("resnet8-w4"), tiny_images))
     masks = torch.cat([method.detox.mask(site).flatten() for site in method.detox.sites])
     assert 0 <= float(masks.min()) <= float(masks.max()) <= 0.2

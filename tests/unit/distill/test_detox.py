@@ -7,7 +7,7 @@ import pytest
 import torch
 from small_teacher import QUICK, accuracy_on, context, model
 
-from edgekd.distill.detox import Detox, DetoxSettings, measure
+from edgekd.distill.detox import Detox, Detoxification, DetoxSettings, measure
 from edgekd.distill.features import sample
 from edgekd.distill.robustkd import SWEEP, RobustKD, RobustKDSettings
 from edgekd.errors import UsageError
@@ -48,17 +48,28 @@ def test_every_combination_trains_or_is_refused(tiny_images, mode, variance_mode
 def test_p_starts_at_the_mean_clean_feature_and_v0_is_the_teachers(tiny_images):
     teacher = model("wrn-10-1")
     place = context(teacher, tiny_images)
-    means, variances = measure(teacher.module, sample(place.batches, 160), "map")
+    seen = measure(teacher.module, sample(place.batches, 160), "map")
+    means, variances = [each.mean for each in seen], [each.variance for each in seen]
     with torch.no_grad():
         raw = torch.cat([teacher.module.sites(batch.images).raw[1] for batch in place.batches.epoch(0)])
     torch.testing.assert_close(means[1], raw.mean(0), rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(variances[1], raw.flatten(1).var(1, correction=0).mean(), rtol=1e-4, atol=1e-5)
     for granularity in ("chw", "c"):
         detox = Detox(tuple(mean.shape for mean in means), DetoxSettings(granularity=granularity))
-        detox.begin(means, variances)
+        detox.begin(seen)
         wanted = means[1] if granularity == "chw" else means[1].mean((1, 2), keepdim=True)
         torch.testing.assert_close(detox.p["1"].detach(), wanted)
         assert torch.equal(detox.mask(1).detach(), torch.full_like(wanted, 0.1))
+
+
+def test_rates_are_in_deviations_of_each_sites_features(tiny_images):
+    small, large = prepared(tiny_images), model("wrn-10-1")
+    method = Detoxification(large.module, DetoxSettings(), 0.1, 64, None)
+    detox = Detox(small.detox.shapes, DetoxSettings())
+    place = context(large, tiny_images)
+    method.prepare(Context(detox, place.batches, place.config, place.device))
+    rates = [group["lr"] for group in method.optimizer(list(detox.parameters()), place.config).param_groups]
+    assert rates == pytest.approx([*(0.03 * torch.sqrt(detox.variance)).tolist(), 0.05])
 
 
 def test_the_penalty_lowers_the_variance_at_every_site(tiny_images):
@@ -78,7 +89,7 @@ def test_only_the_deepest_sites_where_asked(tiny_images):
 def test_another_image_size_is_refused_unless_per_channel(tiny_images):
     shapes = (torch.Size((4, 8, 8)),)
     with pytest.raises(UsageError, match="granularity=c"):
-        Detox(shapes, DetoxSettings()).edit(0, torch.zeros(1, 4, 9, 9))
+        Detox(shapes, DetoxSettings(granularity="chw")).edit(0, torch.zeros(1, 4, 9, 9))
     per_channel = Detox(shapes, DetoxSettings(granularity="c"))
     assert per_channel.edit(0, torch.zeros(1, 4, 9, 9)).shape == (1, 4, 9, 9)
     with pytest.raises(UsageError, match="trained for features"):
