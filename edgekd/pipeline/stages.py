@@ -139,6 +139,10 @@ class Stages:
 
         result = self.folder.stage(name, inputs, make)
         self.logs[method] = result["log"]
+        if result["log"]["method"].get("detox", {}).get("within_max_drop") is False:
+            self.warnings.append(
+                "Detoxification cost the teacher more validation ACC than distill.max_drop allows; its best state was used."
+            )
         tensors, _ = checkpoints.load_student(self.folder.file(name, "model.safetensors"))
         return models.build(ModelSpec.from_json(result["spec"]), tensors)
 
