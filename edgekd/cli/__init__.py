@@ -54,6 +54,10 @@ def main() -> None:
     sys.exit(run(sys.argv[1:]))
 
 
+# typer carries a copy of click since 0.20 and used the package before: this is the base of either's errors.
+BAD_COMMAND_LINE: type[Any] = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
+
+
 class Terminated(BaseException):
     """SIGTERM arrived; what is atomic is finished, the rest is resumed by the next call."""
 
@@ -65,17 +69,14 @@ def _terminated(number: int, frame: Any) -> None:
 
 def run(arguments: list[str]) -> int:
     """The exit code of one command line; messages go to standard error."""
-    import click
-
     try:
-        code = app(args=arguments, standalone_mode=False)
+        code = app(args=arguments, prog_name="edgekd", standalone_mode=False)
         return code if isinstance(code, int) else 0
-    except click.exceptions.Exit as ending:
+    except typer.Exit as ending:
         return ending.exit_code
-    except click.ClickException as error:
-        error.show()
-        return error.exit_code
-    except (KeyboardInterrupt, click.Abort):
+    except BAD_COMMAND_LINE as error:
+        return _wrong(error)
+    except (KeyboardInterrupt, typer.Abort):
         return _say("Interrupted. The same command goes on where it stopped.", 130)
     except Terminated:
         return _say("Terminated. The same command goes on where it stopped.", 143)
@@ -88,6 +89,17 @@ def run(arguments: list[str]) -> int:
         return _say("Out of memory. Use fewer or smaller images, or -o train.batch_size=64.", 4)
     except Exception:
         return _internal(arguments)
+
+
+def _wrong(error: Any) -> int:
+    """One line for what does not parse, and where the help is; the help itself for a command line of nothing."""
+    context = getattr(error, "ctx", None)
+    if type(error).__name__ == "NoArgsIsHelpError" and context is not None:
+        print(context.get_help())
+        return 2
+    place = "edgekd" if context is None else context.command_path
+    message = error.format_message().replace("Value error, ", "").rstrip(".")
+    return _say(f"{message}{'' if message.endswith('?') else '.'} See `{place} --help`.", 2)
 
 
 def _say(message: str, code: int) -> int:

@@ -1,6 +1,6 @@
 """Distillation: one file per method, one row per method in the table, one function that runs them."""
 
-from .run import run
+from .run import check, run
 from .table import METHODS
 
-__all__ = ["METHODS", "run"]
+__all__ = ["METHODS", "check", "run"]

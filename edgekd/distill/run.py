@@ -48,12 +48,8 @@ def run(
     validate: figures of a module of pixels -> logits on validation images, ``acc`` a fraction among them.
     Raises UsageError for networks, images and options that do not fit each other.
     """
-    kind = method_class(method)
-    settings = _settings(kind, method, options)
+    kind, settings, student = check(teacher, student, images, method, options)
     train = train.model_copy(update={"lr": getattr(settings, "lr", train.lr)})
-    if kind.needs == "weights" and teacher is not None:
-        student = teacher.spec
-    _refuse_misfits(kind, method, teacher, student, images)
     device = resolve_device(train.device)
     module = _student(kind, teacher, student, train.seed)
     batches = Batches(images, train.batch_size, seed=train.seed, augment=train.augment, device=device)
@@ -80,6 +76,18 @@ def run(
         )
     module.to("cpu").eval()
     return Model(student, module, weights_sha256(module.net.state_dict())), log
+
+
+def check(
+    teacher: Model | None, student: ModelSpec, images: ImageSet, method: str, options: Mapping[str, Any]
+) -> tuple[type[Distiller], Settings, ModelSpec]:
+    """The method, its settings and the student's spec; raises the UsageErrors of ``run`` without training."""
+    kind = method_class(method)
+    settings = _settings(kind, method, options)
+    if kind.needs == "weights" and teacher is not None:
+        student = teacher.spec
+    _refuse_misfits(kind, method, teacher, student, images)
+    return kind, settings, student
 
 
 @contextlib.contextmanager

@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 
 from .. import __version__
 from ..config import RunConfig, changed
-from ..errors import EdgekdError, EnvironmentFault, UsageError
+from ..errors import EdgekdError, EnvironmentFault, UnsafeInput, UsageError
 from ..files import (
     append_line,
     canonical_json,
@@ -28,6 +28,9 @@ from ..files import (
 )
 
 RESERVE_BYTES = 256 << 20
+# Measuring again with other limits or longer is no other run; nor is the same file by another path.
+ALTERABLE = ("gates.", "bench.")
+PATHS = ("teacher", "data", "test", "class_map", "trigger.file")
 
 
 class RunFolder:
@@ -36,38 +39,63 @@ class RunFolder:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         self.seconds: dict[str, float] = {}
+        self._wanted: dict[str, Any] = {}
 
     @contextlib.contextmanager
     def open(self, config: RunConfig) -> Iterator[RunFolder]:
-        """Hold the folder for this process; refuse it when it belongs to another configuration."""
-        with lock(self.path):
-            remove_leftovers(self.path)
-            if shutil.disk_usage(self.path).free < RESERVE_BYTES:
-                raise EnvironmentFault(
-                    f"Less than {RESERVE_BYTES >> 20} MiB are free under {self.path}. Free some space."
-                )
-            self._claim(config)
-            yield self
+        """Hold the folder for this process; refuse it when it belongs to another configuration.
 
-    def _claim(self, config: RunConfig) -> None:
-        file = self.path / "config.yaml"
-        wanted = config.model_dump(mode="json")
-        if file.exists():
+        Until ``claim`` the folder is nobody's: a run that is refused before takes away what it wrote.
+        """
+        self._wanted = config.model_dump(mode="json")
+        new = [place for place in (self.path, *self.path.parents) if not place.exists()]
+        with lock(self.path):
+            fresh = not self._is_ours() and not (self.path / "work").exists()
+            remove_leftovers(self.path)
             try:
-                stored = OmegaConf.to_container(OmegaConf.load(file), resolve=False)
-            except Exception as error:  # a damaged file can fail in many ways; all of them mean the same
-                raise UsageError(f"{file} cannot be read ({type(error).__name__}). Choose another folder.") from None
-            differing = (
-                changed({str(k): v for k, v in stored.items()}, wanted) if isinstance(stored, dict) else ["everything"]
+                if shutil.disk_usage(self.path).free < RESERVE_BYTES:
+                    raise EnvironmentFault(
+                        f"Less than {RESERVE_BYTES >> 20} MiB are free under {self.path}. Free some space."
+                    )
+                yield self
+            except (UsageError, UnsafeInput):
+                if fresh and not (self.path / "config.yaml").exists():
+                    self._take_away(new)
+                raise
+
+    def claim(self) -> None:
+        """Make the folder this configuration's; from now on it refuses any other."""
+        write_text(self.path / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(self._wanted)), "config")
+
+    def _is_ours(self) -> bool:
+        """Whether this configuration has claimed the folder; UsageError where another one has."""
+        file = self.path / "config.yaml"
+        if not file.exists():
+            return False
+        try:
+            stored = OmegaConf.to_container(OmegaConf.load(file), resolve=False)
+        except Exception as error:  # a damaged file can fail in many ways; all of them mean the same
+            raise UsageError(f"{file} cannot be read ({type(error).__name__}). Choose another folder.") from None
+        if not isinstance(stored, dict):
+            raise UsageError(f"{file} is not the configuration of a run. Choose another folder with --out.")
+        before = {str(key): value for key, value in stored.items()}
+        differing = [key for key in changed(before, self._wanted) if not _harmless(key, before, self._wanted)]
+        if differing:
+            raise UsageError(
+                f"{self.path} holds a run with another {', '.join(differing[:5])}. "
+                "Choose another folder with --out, or delete this one."
             )
-            # Measuring again with other limits or longer is no other run.
-            differing = [key for key in differing if not key.startswith(("gates.", "bench."))]
-            if differing:
-                raise UsageError(
-                    f"{self.path} holds a run with another {', '.join(differing[:5])}. "
-                    "Choose another folder with --out, or delete this one."
-                )
-        write_text(file, OmegaConf.to_yaml(OmegaConf.create(wanted)), "config")
+        return True
+
+    def _take_away(self, new: list[Path]) -> None:
+        """Delete what this process wrote, and the folders ``new`` that it made."""
+        shutil.rmtree(self.path / "work", ignore_errors=True)
+        (self.path / "run.log").unlink(missing_ok=True)
+        if new:
+            (self.path / ".lock").unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # somebody else may have put something there
+            for place in new:
+                place.rmdir()
 
     def log(self, text: str) -> None:
         """Add a line to run.log."""
@@ -86,7 +114,7 @@ class RunFolder:
         if stored is not None:
             self.seconds[name] = stored["seconds"]
             return dict(stored["result"])
-        if folder.exists() and (not (folder / "key.json").exists() or read_json(folder / "key.json") != key):
+        if folder.exists() and _key(folder) != key:
             shutil.rmtree(folder)
         write_json(folder / "key.json", key, f"{name}.key")
         self.log(f"stage {name} begins")
@@ -105,6 +133,14 @@ class RunFolder:
         return self.path / "work" / stage / name
 
 
+def _key(folder: Path) -> Any:
+    """What a stage's folder was made from; None where it does not say."""
+    try:
+        return read_json(folder / "key.json")
+    except UsageError:
+        return None
+
+
 def _finished(done: Path, key: str) -> dict[str, Any] | None:
     """What a finished stage stored, if it was made from the same inputs and its files are whole."""
     if not done.exists():
@@ -117,3 +153,12 @@ def _finished(done: Path, key: str) -> dict[str, Any] | None:
         return dict(stored) if whole else None
     except (EdgekdError, OSError, KeyError, TypeError):
         return None
+
+
+def _harmless(key: str, before: dict[str, Any], after: dict[str, Any]) -> bool:
+    """Whether a setting may differ from that of the folder's run."""
+    if key.startswith(ALTERABLE):
+        return True
+    section, _, name = key.rpartition(".")
+    old, new = ((part[section] if section else part).get(name) for part in (before, after))
+    return key in PATHS and bool(old) and bool(new) and Path(str(old)).resolve() == Path(str(new)).resolve()

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from omegaconf import OmegaConf
 
-from .. import checkpoints, data, models
+from .. import checkpoints, data, models, triggers
 from ..config import RunConfig
 from ..data import ImageSet
 from ..errors import UsageError
 from ..runners.torch import TorchRunner
-from ..types import Model, ModelSpec
+from ..types import Model, ModelSpec, Trigger
 
 # Below this many times chance, labels or normalisation are wrong rather than the teacher weak.
 NEAR_CHANCE = 1.5
@@ -69,12 +70,14 @@ def load_teacher(config: RunConfig, validation: ImageSet) -> tuple[Model, dict[s
     given = None if config.normalize == "auto" else parse_normalization(config.normalize)
     if checkpoint.format == "onnx":
         model = models.onnx_teacher(checkpoint, shape, classes, normalize=given)
+        refuse_unknown_labels([validation], model.spec)
         cost = models.onnx_cost(checkpoint)
         about["normalization"] = {"how": "inside the ONNX graph" if given is None else "given"}
     else:
         spec = models.infer_spec(
             checkpoint.tensors, arch=config.arch, input_shape=shape, num_classes=None, normalize=given
         )
+        refuse_unknown_labels([validation], spec)
         about["normalization"] = {"how": "given"}
         if given is None:
             inputs, accuracies = models.detect_normalization(
@@ -91,11 +94,6 @@ def load_teacher(config: RunConfig, validation: ImageSet) -> tuple[Model, dict[s
         cost = models.cost(spec)
     about |= {"parameters": cost.parameters, "macs": cost.macs, "weights_sha256": model.sha256}
     about |= {"spec": model.spec.to_json(), "dropped": list(model.dropped), "warnings": list(checkpoint.warnings)}
-    top = int(validation.labels.max())
-    if top >= model.spec.num_classes:
-        raise UsageError(
-            f"The data has a label {top}, the teacher only {model.spec.num_classes} classes. Map them with --class-map."
-        )
     logits = TorchRunner(model)(validation.images[:2000])
     accuracy = float(np.mean(logits.argmax(1) == validation.labels[: len(logits)]))
     about["validation_acc"] = accuracy
@@ -105,6 +103,31 @@ def load_teacher(config: RunConfig, validation: ImageSet) -> tuple[Model, dict[s
             "Probably its labels are in another order (--class-map), or its input is normalised otherwise (--normalize)."
         )
     return model, about
+
+
+def refuse_unknown_labels(parts: Iterable[ImageSet], spec: ModelSpec) -> None:
+    """Raise UsageError for a label that the teacher has no output for."""
+    top = max(int(part.labels.max()) for part in parts)
+    if top >= spec.num_classes:
+        raise UsageError(
+            f"The data has a label {top}, the teacher ({spec.arch}) only the {spec.num_classes} outputs "
+            f"0 to {spec.num_classes - 1}. Map the data's classes to its outputs with --class-map."
+        )
+
+
+def load_triggers(config: RunConfig, spec: ModelSpec) -> tuple[Trigger, ...]:
+    """The triggers that the user knows, for a network of this input and these classes; () without any."""
+    given = config.trigger
+    if given.file is None:
+        return ()
+    return triggers.load(
+        given.file,
+        target_label=given.target_label,
+        rule=given.rule,
+        source_labels=given.source_labels,
+        shape=spec.input.shape,
+        num_classes=spec.num_classes,
+    )
 
 
 def rebuild(config: RunConfig, about: dict[str, Any]) -> Model:

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from .. import audit, checkpoints, models, quantize, targets
-from .. import triggers as trigger_box
 from ..config import RunConfig
 from ..data import ImageSet
 from ..errors import UsageError
@@ -16,7 +15,7 @@ from ..export import onnx as onnx_writer
 from ..files import write_bytes
 from ..runners.torch import TorchRunner
 from ..training import Progress
-from ..types import AuditReport, Model, ModelSpec, OnnxFile, Rate, Trigger
+from ..types import AuditReport, Model, ModelSpec, OnnxFile, Rate
 from . import intake
 from .folder import RunFolder
 from .stages import PARITY_IMAGES, Stages, padded
@@ -27,7 +26,10 @@ def distill_only(config: RunConfig, out: Path, progress: Progress | None = None)
     with RunFolder(out).open(config) as folder:
         stages = Stages(config, folder, intake.load_data(config), targets.get(config.target), progress)
         stages.intake()
-        student = stages.train(config.method, stages.student_spec())
+        spec = stages.student_spec()
+        stages.refuse_misfits(spec, config.method)
+        folder.claim()
+        student = stages.train(config.method, spec)
         weights = folder.file(f"train-{config.method}", "model.safetensors")
         file = write_bytes(folder.path / "student.safetensors", weights.read_bytes(), "student")
         write_bytes(f"{file}.json", Path(f"{weights}.json").read_bytes(), "student")
@@ -48,16 +50,7 @@ def audit_only(
     clean = None
     if reference is not None:
         clean = intake.load_teacher(config.model_copy(update={"teacher": reference, "arch": None}), images)[0]
-    triggers: tuple[Trigger, ...] = ()
-    if config.trigger.file is not None:
-        triggers = trigger_box.load(
-            config.trigger.file,
-            target_label=config.trigger.target_label,
-            rule=config.trigger.rule,
-            source_labels=config.trigger.source_labels,
-            shape=model.spec.input.shape,
-            num_classes=model.spec.num_classes,
-        )
+    triggers = intake.load_triggers(config, model.spec)
     probes = audit.probes(images, triggers, model.spec.num_classes)
     floors: dict[str, Rate] | None = audit.floors(audit.scan(TorchRunner(clean), probes)) if clean else None
     report = audit.scan(TorchRunner(model), probes, floors=floors)
@@ -93,16 +86,7 @@ def export_only(config: RunConfig, out: Path, progress: Progress | None = None) 
     parts = intake.load_data(config)
     target = targets.get(config.target)
     student = load_student(Path(config.teacher), config.arch, parts["train"].shape)
-    triggers: tuple[Trigger, ...] = ()
-    if config.trigger.file is not None:
-        triggers = trigger_box.load(
-            config.trigger.file,
-            target_label=config.trigger.target_label,
-            rule=config.trigger.rule,
-            source_labels=config.trigger.source_labels,
-            shape=student.spec.input.shape,
-            num_classes=student.spec.num_classes,
-        )
+    triggers = intake.load_triggers(config, student.spec)
     files: list[OnnxFile] = []
     twins: dict[str, Model] = {}
     for flavour, row in onnx_writer.FLAVOURS.items():

@@ -17,9 +17,11 @@ from ..data import ImageSet
 from ..export import bundle as bundle_writer
 from ..export import onnx as onnx_writer
 from ..files import write_bytes
+from ..quantize.images import select
 from ..runners.onnx import OnnxRunner
 from ..runners.torch import TorchRunner
 from ..training import Progress
+from ..training.device import resolve_device
 from ..types import (
     AuditReport,
     DeviceReport,
@@ -96,13 +98,23 @@ class Stages:
             )
         return spec
 
+    def refuse_misfits(self, student: ModelSpec, *methods: str) -> None:
+        """Raise now what would otherwise be refused after some hours of training."""
+        resolve_device(self.config.device)
+        intake.refuse_unknown_labels(self.parts.values(), self.teacher.spec)
+        for method in dict.fromkeys(methods):
+            distill.check(self.teacher, student, self.parts["train"], method, self._options(method))
+
+    def refuse_unmeasurable(self) -> None:
+        """Raise now what quantiser and audit would refuse: calibration images that are none, a trigger that is none."""
+        select(self.parts["train"].images, self.config.quantize.images, self.config.quantize.seed)
+        audit.probes(self.parts["test"], self._known(), self.teacher.spec.num_classes)
+
     # ---- training ---------------------------------------------------------------------------------------------------
 
     def train(self, method: str, spec: ModelSpec) -> Model:
         """A trained network; ``method`` is a row of distill.METHODS, a control or the method of the run."""
-        options = (
-            self.config.options if method == self.config.method else method_config(method)().model_dump(mode="json")
-        )
+        options = self._options(method)
         config = self.config.train.model_copy(update={"device": self.device, "seed": self.config.seed})
         inputs = {
             "method": method,
@@ -146,6 +158,10 @@ class Stages:
         tensors, _ = checkpoints.load_student(self.folder.file(name, "model.safetensors"))
         return models.build(ModelSpec.from_json(result["spec"]), tensors)
 
+    def _options(self, method: str) -> dict[str, Any]:
+        """The run's own settings for its method, the defaults for every control."""
+        return self.config.options if method == self.config.method else method_config(method)().model_dump(mode="json")
+
     def _accuracy(self, predict: Any) -> float:
         """ACC of a module or function (float images -> logits) on the validation images."""
         validation = self.parts["validation"]
@@ -162,19 +178,12 @@ class Stages:
 
     def triggers(self, scratch: Model) -> tuple[Trigger, ...]:
         """The known trigger, and the canaries that come nearest to working on the teacher."""
-        given, shape = self.config.trigger, self.teacher.spec.input.shape
-        known: tuple[Trigger, ...] = ()
-        if given.file is not None:
-            known = trigger_box.load(
-                given.file,
-                target_label=given.target_label,
-                rule=given.rule,
-                source_labels=given.source_labels,
-                shape=shape,
-                num_classes=self.teacher.spec.num_classes,
-            )
+        known = self._known()
         wanted = self.config.audit.canaries if self.config.audit.canaries is not None else not known
         return known + (self._canaries(scratch) if wanted else ())
+
+    def _known(self) -> tuple[Trigger, ...]:
+        return intake.load_triggers(self.config, self.teacher.spec)
 
     def _canaries(self, scratch: Model) -> tuple[Trigger, ...]:
         test, limit = self.parts["test"], self.config.audit.canary_images
