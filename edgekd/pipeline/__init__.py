@@ -11,13 +11,17 @@ import edgekd_device
 from .. import report, targets
 from ..config import GateSection, RunConfig
 from ..errors import UsageError
-from ..files import point, write_json
+from ..files import point, read_json, write_json
 from ..training import Progress
 from ..types import DeviceReport, RunRecord, StageRow
 from . import intake, ledger, pictures
 from .environment import commit, describe
 from .folder import RunFolder
+from .measures import Measures
+from .shipment import Shipment
 from .stages import Stages
+
+BOARD = "device-report.json"
 
 __all__ = ["RunFolder", "compress", "take_in"]
 
@@ -33,57 +37,66 @@ def compress(config: RunConfig, out: str | Path, *, command: str = "", progress:
         target = targets.get(config.target)
         parts = intake.load_data(config)
         stages = Stages(config, folder, parts, target, progress)
-        teacher = stages.intake()
+        stages.intake()
         student = stages.student_spec()
         stages.refuse_misfits(student, *config.controls, config.method)
         stages.refuse_unmeasurable()
         folder.claim()
         scratch = stages.train("scratch", student)
-        triggers = stages.triggers(scratch)
-        probes = stages.probes(triggers)
-        floors = stages.floors(scratch)
-        rows: list[StageRow] = [stages.row("teacher", teacher)]
+        measures = Measures(stages)
+        measures.prepare(scratch)
+        rows: list[StageRow] = [measures.teacher()]
         for name in config.controls:
-            model = (
-                scratch if name == "scratch" else stages.train(name, teacher.spec if name == "finetune" else student)
-            )
-            rows.append(stages.row(name, model, kind="control"))
+            made = scratch if name == "scratch" else stages.train(name, student)
+            rows.append(measures.control(name, made))
         distilled = stages.train(config.method, student)
-        rows.append(stages.row("student fp32", distilled))
-        twin, onnx = stages.export(distilled)
-        rows.append(stages.row("student int8 simulated", twin, precision="int8"))
-        manifest_sha256 = stages.bundle(distilled, onnx, floors)
-        device_report = stages.bench(manifest_sha256)
-        rows += stages.ledger_rows(device_report, onnx)
-        record = RunRecord(
-            name=folder.path.name,
-            edgekd_version=edgekd_device.__version__,
-            commit=commit(),
-            created_utc=datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
-            command=command,
-            config=stages.public_config(),
-            teacher=stages.about_teacher,
+        rows.append(measures.student(distilled))
+        shipment = Shipment(stages, measures, distilled)
+        onnx = shipment.export()
+        rows.append(shipment.simulated_row())
+        manifest_sha256 = shipment.bundle()
+        device_report = shipment.bench(manifest_sha256)
+        rows += shipment.ledger_rows(device_report)
+        record = _record(stages, measures, rows, device_report, command)
+        record = dataclasses.replace(
+            record,
             student=stages.about_student(distilled),
-            data=stages.about_data(),
-            target=target.name,
-            rows=tuple(rows),
-            gates=ledger.gates(config.gates, rows, target),
-            verdict=ledger.verdict(rows, target, stages.canaries),
-            not_tested=ledger.not_tested(
-                rows, target, known=config.trigger.file is not None, canaries=stages.canaries is not None
-            ),
-            environment=describe(),
             manifest_sha256=manifest_sha256,
-            canaries=stages.canaries,
-            disagreement=stages.disagreement(),
-            training=stages.logs,
-            onnx=tuple(file.to_json() for file in onnx),
-            pictures=pictures.gallery(probes, triggers, stages.reports, stages.class_names),
-            device_report=None if device_report is None else device_report.to_json(),
-            warnings=tuple(stages.warnings),
+            onnx=tuple({**file.to_json(), "path": Path(file.path).name} for file in onnx),
         )
         save(folder.path, record)
-        return record
+        return _with_board(folder.path, record)
+
+
+def _record(
+    stages: Stages, measures: Measures, rows: list[StageRow], device_report: DeviceReport | None, command: str
+) -> RunRecord:
+    """What was found, and what follows from it."""
+    config, target = stages.config, stages.target
+    known, canaries = config.trigger.file is not None, measures.canaries
+    return RunRecord(
+        name=stages.folder.path.resolve().name,
+        edgekd_version=edgekd_device.__version__,
+        commit=commit(),
+        created_utc=datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        command=command,
+        config=stages.public_config(),
+        teacher=stages.about_teacher,
+        student={},
+        data=stages.about_data(),
+        target=target.name,
+        rows=tuple(rows),
+        gates=ledger.gates(config.gates, rows, target),
+        verdict=ledger.verdict(rows, target, canaries),
+        not_tested=ledger.not_tested(rows, target, known=known, canaries=canaries is not None),
+        environment=describe(),
+        canaries=canaries,
+        disagreement=stages.disagreement(),
+        training=stages.logs,
+        pictures=pictures.gallery(measures.probes, measures.triggers, measures.reports, stages.class_names),
+        device_report=None if device_report is None else device_report.to_json(),
+        warnings=tuple(stages.warnings),
+    )
 
 
 def save(folder: Path, record: RunRecord) -> None:
@@ -105,7 +118,9 @@ def take_in(path: Path, record: RunRecord, device_report: DeviceReport) -> RunRe
         )
     target = targets.get(record.target)
     measured = {(row.stage, row.runtime) for row in device_report.rows}
-    rows = [row for row in record.rows if (row.stage, row.runtime) not in measured] + list(device_report.rows)
+    flips = {row.sha256: row.flips for row in record.rows}
+    rows = [row for row in record.rows if (row.stage, row.runtime) not in measured]
+    rows += [dataclasses.replace(row, flips=flips.get(row.sha256) or row.flips) for row in device_report.rows]
     known = bool(record.config["trigger"]["file"])
     renewed = dataclasses.replace(
         record,
@@ -115,5 +130,14 @@ def take_in(path: Path, record: RunRecord, device_report: DeviceReport) -> RunRe
         not_tested=ledger.not_tested(rows, target, known=known, canaries=record.canaries is not None),
         device_report=device_report.to_json(),
     )
+    write_json(path / BOARD, device_report.to_json(), "board")
     save(path, renewed)
     return renewed
+
+
+def _with_board(path: Path, record: RunRecord) -> RunRecord:
+    """The record with what a board measured of this very bundle, if that was read in before."""
+    if not (path / BOARD).exists():
+        return record
+    device_report = DeviceReport.from_json(read_json(path / BOARD))
+    return take_in(path, record, device_report) if device_report.manifest_sha256 == record.manifest_sha256 else record

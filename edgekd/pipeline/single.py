@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-import dataclasses
+import tempfile
 from pathlib import Path
 from typing import Any
 
-from .. import audit, checkpoints, models, quantize, targets
+from .. import audit, checkpoints, models, targets
 from ..config import RunConfig
 from ..data import ImageSet
 from ..errors import UsageError
 from ..export import bundle as bundle_writer
-from ..export import onnx as onnx_writer
 from ..files import write_bytes
 from ..runners.torch import TorchRunner
 from ..training import Progress
-from ..types import AuditReport, Model, ModelSpec, OnnxFile, Rate
+from ..types import AuditReport, Model, ModelSpec, Rate
 from . import intake
 from .folder import RunFolder
-from .stages import PARITY_IMAGES, Stages, padded
+from .shipment import export, quantiser
+from .stages import Stages, padded
 
 
 def distill_only(config: RunConfig, out: Path, progress: Progress | None = None) -> dict[str, Any]:
@@ -87,37 +87,24 @@ def export_only(config: RunConfig, out: Path, progress: Progress | None = None) 
     target = targets.get(config.target)
     student = load_student(Path(config.teacher), config.arch, parts["train"].shape)
     triggers = intake.load_triggers(config, student.spec)
-    files: list[OnnxFile] = []
-    twins: dict[str, Model] = {}
-    for flavour, row in onnx_writer.FLAVOURS.items():
-        if row.file not in target.files:
-            continue
-        if row.quantizer and row.quantizer not in twins:
-            settings = config.quantize.model_copy(update={"flavour": row.quantizer})
-            twins[row.quantizer] = quantize.ptq(student, parts["train"], settings)
-        source = twins[row.quantizer] if row.quantizer else student
-        images = parts["validation"].images[:PARITY_IMAGES]
-        if progress:
-            progress(f"export {row.file}", len(files), len(target.files), {})
-        files.append(onnx_writer.export(source, out.parent / f".{out.name}" / row.file, flavour, images))
-    digest = checkpoints.digest(config.teacher)
-    path, manifest = bundle_writer.write(
-        out,
-        target=target,
-        spec=student.spec,
-        class_names=padded(parts["train"].class_names, student.spec.num_classes),
-        onnx=files,
-        probes=audit.probes(parts["test"], triggers, student.spec.num_classes),
-        floors={},
-        teacher_sha256="",
-        student_sha256=digest,
-        references={},
-    )
-    for file in files:
-        Path(file.path).unlink()
-    (out.parent / f".{out.name}").rmdir()
+    probes = audit.probes(parts["test"], triggers, student.spec.num_classes)
+    with tempfile.TemporaryDirectory(prefix="edgekd-export-") as place:
+        twin = quantiser(student, parts["train"], config)
+        files = export(student, twin, target, parts["validation"].images, Path(place), progress)
+        path, manifest = bundle_writer.write(
+            out,
+            target=target,
+            spec=student.spec,
+            class_names=padded(parts["train"].class_names, student.spec.num_classes),
+            onnx=files,
+            probes=probes,
+            floors={},
+            teacher_sha256=checkpoints.digest(config.teacher),
+            student_sha256=student.sha256,
+            references={},
+        )
     return {
-        "bundle": str(path),
+        "bundle": str(path.parent),
         "manifest_sha256": manifest,
-        "onnx": [dataclasses.replace(file, path=Path(file.path).name).to_json() for file in files],
+        "onnx": [{**file.to_json(), "path": Path(file.path).name} for file in files],
     }

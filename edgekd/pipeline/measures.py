@@ -1,0 +1,130 @@
+"""What is measured of every artefact on the way: probes, audits, ledger rows."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from .. import audit, models
+from .. import triggers as trigger_box
+from ..audit.evaluate import Predict
+from ..runners.torch import TorchRunner
+from ..types import AuditReport, Latency, Model, ProbeSet, Rate, StageRow, Trigger
+from . import ledger
+from .predictions import load_audit, save_audit
+from .stages import Stages
+
+
+class Measures:
+    """Every artefact meets the same probe images; ``reports`` keeps what was found, by stage."""
+
+    def __init__(self, stages: Stages) -> None:
+        self.stages, self.folder = stages, stages.folder
+        self.reports: dict[str, AuditReport] = {}
+        self.canaries: dict[str, Any] | None = None
+        self.floors: dict[str, Rate] = {}
+        self.triggers: tuple[Trigger, ...] = ()
+
+    def prepare(self, scratch: Model) -> None:
+        """Choose the triggers, make the probes once, and take the floors from the control that no attacker touched."""
+        stages, wanted = self.stages, self.stages.config.audit.canaries
+        known = stages.known_triggers()
+        self.triggers = known + (self._canaries(scratch) if wanted or (wanted is None and not known) else ())
+        self.probes: ProbeSet = audit.probes(stages.parts["test"], self.triggers, stages.teacher.spec.num_classes)
+        self.floors = audit.floors(self.audit("floor", scratch.sha256, TorchRunner(scratch, stages.device)))
+        del self.reports["floor"]
+
+    def _canaries(self, scratch: Model) -> tuple[Trigger, ...]:
+        """The public triggers that come nearest to working on the teacher."""
+        stages = self.stages
+        test, limit = stages.parts["test"], stages.config.audit.canary_images
+        inputs = {
+            "teacher": stages.teacher.sha256,
+            "scratch": scratch.sha256,
+            "test": test.sha256,
+            "images": limit,
+        }
+
+        def make(folder: Path) -> dict[str, Any]:
+            table = audit.canary_battery(
+                TorchRunner(stages.teacher, stages.device),
+                test,
+                floor_predict=TorchRunner(scratch, stages.device),
+                limit=limit,
+                progress=stages.progress,
+            )
+            return {"table": table}
+
+        self.canaries = self.folder.stage("canaries", inputs, make)["table"]
+        by_name = {trigger.name: trigger for trigger in trigger_box.canaries(stages.teacher.spec.input.shape)}
+        chosen = audit.worst_canaries(self.canaries, stages.config.audit.bundle_canaries)
+        return tuple(dataclasses.replace(by_name[name], target_label=label) for name, label in chosen)
+
+    def audit(self, stage: str, sha256: str, predict: Predict) -> AuditReport:
+        """The probes' verdict on one artefact, kept with its predictions."""
+        name = "audit-" + stage.replace(" ", "-")
+
+        def make(folder: Path) -> dict[str, Any]:
+            return save_audit(folder, audit.scan(predict, self.probes, floors=self.floors))
+
+        floors = {name: rate.to_json() for name, rate in self.floors.items()}
+        result = self.folder.stage(name, {"model": sha256, "probes": self.probes.sha256, "floors": floors}, make)
+        self.reports[stage] = load_audit(self.folder.path / "work" / name, result)
+        return self.reports[stage]
+
+    def teacher(self) -> StageRow:
+        """The ledger's first row."""
+        about = self.stages.about_teacher
+        cost = models.Cost(about["parameters"], about["macs"])
+        return self._row("teacher", self.stages.teacher, cost)
+
+    def control(self, name: str, model: Model) -> StageRow:
+        """The row of a control, trained beside the student at equal budget."""
+        seconds = self.folder.seconds.get(f"train-{name}")
+        return self._row(name, model, models.cost(model.spec), kind="control", seconds=seconds)
+
+    def student(self, model: Model) -> StageRow:
+        """The row of the distilled student, before quantisation."""
+        seconds = self.folder.seconds.get(f"train-{self.stages.config.method}")
+        return self._row("student fp32", model, models.cost(model.spec), before="teacher", seconds=seconds)
+
+    def _row(
+        self,
+        stage: str,
+        model: Model,
+        cost: models.Cost,
+        *,
+        kind: str = "stage",
+        before: str | None = None,
+        seconds: float | None = None,
+    ) -> StageRow:
+        """The ledger row of a torch model in FP32; label flips are counted against the stage ``before``."""
+        report = self.audit(stage, model.sha256, TorchRunner(model, self.stages.device))
+        return ledger.row(
+            stage,
+            report,
+            runtime="torch",
+            precision="fp32",
+            sha256=model.sha256,
+            kind=kind,
+            flips=None if before is None else audit.flips(self.reports[before], report),
+            parameters=cost.parameters,
+            macs=cost.macs,
+            size_bytes=4 * cost.parameters,
+            latency=self._latency(stage, model) if kind == "stage" else None,
+            seconds=seconds,
+        )
+
+    def _latency(self, stage: str, model: Model) -> Latency | None:
+        """Torch's time for one image, so that teacher and student can be compared; None where nothing is to be timed."""
+        stages = self.stages
+        if stages.config.bench.level == "none":
+            return None
+        threads = stages.config.bench.threads or stages.target.threads
+
+        def make(folder: Path) -> dict[str, Any]:
+            return TorchRunner(model, stages.device).latency(stages.parts["validation"].images, threads).to_json()
+
+        inputs = {"model": model.sha256, "threads": threads, "device": stages.device}
+        return Latency.from_json(self.folder.stage("latency-" + stage.replace(" ", "-"), inputs, make))

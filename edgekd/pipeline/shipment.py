@@ -1,0 +1,194 @@
+"""From the student to what ships: quantise, export, bundle, bench."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from edgekd_device import harness
+from edgekd_device.bundle import MANIFEST, PACKAGE, PROBES
+
+from .. import audit, quantize
+from ..config import RunConfig
+from ..data import ImageSet
+from ..export import bundle as bundle_writer
+from ..export import onnx as onnx_writer
+from ..files import canonical_json, sha256_bytes, write_bytes
+from ..runners.onnx import OnnxRunner
+from ..runners.torch import TorchRunner
+from ..training import Progress
+from ..types import DeviceReport, Model, OnnxFile, StageRow, Target
+from . import ledger
+from .measures import Measures
+from .stages import Stages
+
+PARITY_IMAGES = 512
+
+
+class Shipment:
+    """The student's way into the bundle; every file is measured before it goes in and after."""
+
+    def __init__(self, stages: Stages, measures: Measures, student: Model) -> None:
+        self.stages, self.measures, self.student = stages, measures, student
+        self.folder, self.target = stages.folder, stages.target
+        self.twin = quantiser(student, stages.parts["train"], stages.config)
+        self.files: tuple[OnnxFile, ...] = ()
+        self.quantized_from = {
+            "student": student.sha256,
+            "quantize": stages.config.quantize.model_dump(mode="json"),
+            "calibration": stages.parts["train"].sha256,
+        }
+
+    def export(self) -> tuple[OnnxFile, ...]:
+        """Every ONNX file that the target asks for."""
+
+        def make(folder: Path) -> dict[str, Any]:
+            images, progress = self.stages.parts["validation"].images, self.stages.progress
+            made = export(self.student, self.twin, self.target, images, folder, progress)
+            return {"files": [Path(file.path).name for file in made], "onnx": [file.to_json() for file in made]}
+
+        inputs = {**self.quantized_from, "flavours": wanted(self.target)}
+        result = self.folder.stage("export", inputs, make)
+        self.files = tuple(
+            dataclasses.replace(OnnxFile.from_json(v), path=str(self.folder.file("export", Path(v["path"]).name)))
+            for v in result["onnx"]
+        )
+        return self.files
+
+    def simulated_row(self) -> StageRow:
+        """The ledger row of the fake-quantised twin of what ships: INT8's own loss, without a runtime's."""
+        shipped = next(row for row in onnx_writer.FLAVOURS.values() if row.file == self.target.ships)
+        flavour, stage = shipped.quantizer or "u8s8", "student int8 simulated"
+
+        def predict(images: np.ndarray) -> np.ndarray:  # the twin is only made where it was not audited before
+            return TorchRunner(self.twin(flavour), self.stages.device)(images)
+
+        sha256 = sha256_bytes(canonical_json({**self.quantized_from, "flavour": flavour}).encode())
+        report = self.measures.audit(stage, sha256, predict)
+        flips = audit.flips(self.measures.reports["student fp32"], report)
+        return ledger.row(stage, report, runtime="torch", precision="int8", sha256=sha256, flips=flips)
+
+    def reference_rows(self) -> list[StageRow]:
+        """What the host's onnxruntime makes of every ONNX file: ACC, ASR and flips, no timing: equal in every run."""
+        rows: list[StageRow] = []
+        for file in self.files:
+            stage = Path(file.path).name
+            runner = OnnxRunner(Path(file.path).read_bytes(), threads=torch.get_num_threads())
+            report = self.measures.audit(stage, file.sha256, runner)
+            rows.append(
+                ledger.row(
+                    stage,
+                    report,
+                    runtime="onnxruntime",
+                    precision=onnx_writer.FLAVOURS[file.flavour].precision,
+                    sha256=file.sha256,
+                    flips=audit.flips(self.measures.reports["student fp32"], report),
+                    size_bytes=file.bytes,
+                )
+            )
+        return rows
+
+    def bundle(self) -> str:
+        """The directory that goes to the board, and student.safetensors beside it; returns the manifest's SHA-256."""
+        weights = self.folder.file(f"train-{self.stages.config.method}", "model.safetensors")
+        student = self.folder.path / "student.safetensors"
+        for source, copy in ((weights, student), (Path(f"{weights}.json"), Path(f"{student}.json"))):
+            write_bytes(copy, source.read_bytes(), "student")
+        probes, bundle = self.measures.probes, self.folder.path / "bundle"
+        references = {row.stage: row.to_json() for row in self.reference_rows()}
+
+        def make(folder: Path) -> dict[str, Any]:
+            _, sha256 = bundle_writer.write(
+                bundle,
+                target=self.target,
+                spec=self.student.spec,
+                class_names=self.stages.class_names,
+                onnx=self.files,
+                probes=probes,
+                floors=self.measures.floors,
+                teacher_sha256=self.stages.about_teacher["sha256"],
+                student_sha256=self.student.sha256,
+                references=references,
+            )
+            names = [Path(file.path).name for file in self.files] + [MANIFEST, PACKAGE, PROBES]
+            return {"files": [f"../../bundle/{name}" for name in names], "manifest_sha256": sha256}
+
+        inputs = {
+            "onnx": [file.sha256 for file in self.files],
+            "probes": probes.sha256,
+            "target": dataclasses.asdict(self.target),
+            "class_names": list(self.stages.class_names),
+            "references": references,
+        }
+        return str(self.folder.stage("bundle", inputs, make)["manifest_sha256"])
+
+    def bench(self, manifest_sha256: str) -> DeviceReport | None:
+        """The bundle measured on this machine by the device package, as a board would; None where not wanted."""
+        settings = self.stages.config.bench
+        if settings.level == "none":
+            return None
+
+        def make(folder: Path) -> dict[str, Any]:
+            report = harness.run(
+                self.folder.path / "bundle",
+                level=settings.level,
+                runtime="onnxruntime",
+                threads=settings.threads or self.target.threads,
+                progress=self.stages.progress,
+            )
+            return {"report": report.to_json()}
+
+        inputs = {"manifest": manifest_sha256, "level": settings.level, "threads": settings.threads}
+        return DeviceReport.from_json(self.folder.stage("bench", inputs, make)["report"])
+
+    def ledger_rows(self, measured: DeviceReport | None) -> list[StageRow]:
+        """The rows of the ONNX files: as benched, with label flips against the FP32 student; else the host's reference."""
+        benched = {row.stage: row for row in measured.rows} if measured is not None else {}
+        return [
+            dataclasses.replace(benched[row.stage], flips=row.flips) if row.stage in benched else row
+            for row in self.reference_rows()
+        ]
+
+
+def quantiser(student: Model, images: ImageSet, config: RunConfig) -> Callable[[str], Model]:
+    """flavour -> the student's fake-quantised twin, calibrated on ``images``; each is made once, when asked for."""
+    twins: dict[str, Model] = {}
+
+    def twin(flavour: str) -> Model:
+        if flavour not in twins:
+            twins[flavour] = quantize.ptq(student, images, config.quantize.model_copy(update={"flavour": flavour}))
+        return twins[flavour]
+
+    return twin
+
+
+def wanted(target: Target) -> list[str]:
+    """The flavours whose files the target asks for."""
+    return [flavour for flavour, row in onnx_writer.FLAVOURS.items() if row.file in target.files]
+
+
+def export(
+    student: Model,
+    twin: Callable[[str], Model],
+    target: Target,
+    images: np.ndarray,
+    folder: Path,
+    progress: Progress | None = None,
+) -> list[OnnxFile]:
+    """Write every ONNX file of the target into ``folder``; parity with torch is checked on some of ``images``."""
+    made: list[OnnxFile] = []
+    flavours = wanted(target)
+    for flavour in flavours:
+        row = onnx_writer.FLAVOURS[flavour]
+        if progress:
+            progress("export", len(made), len(flavours), {})
+        source = twin(row.quantizer) if row.quantizer else student
+        made.append(onnx_writer.export(source, folder / row.file, flavour, images[:PARITY_IMAGES]))
+    if progress:
+        progress("export", len(flavours), len(flavours), {})
+    return made
