@@ -23,7 +23,7 @@ from torch import nn
 
 from edgekd.errors import EdgekdError, UsageError
 from edgekd.export import passes
-from edgekd.export.parity import Parity, compare
+from edgekd.export.parity import Parity, compare, largest_activation
 from edgekd.files import sha256_bytes, write_bytes
 from edgekd.types import Model, OnnxFile
 
@@ -79,9 +79,11 @@ def export(model: Model, path: str | Path, flavour: str, images: np.ndarray) -> 
         passes.to_half(proto)
     passes.finish(proto, row.opset)
     data = _checked(proto)
+    if row.half:
+        _fits_half(model.module, images)
     parity = compare(model.module, data, images)
     _judge(parity, flavour, row.tolerance)
-    write_bytes(path, data, name="onnx")
+    write_bytes(path, data, "onnx")
     return OnnxFile(
         path=str(path),
         flavour=flavour,
@@ -155,11 +157,19 @@ def _checked(proto: onnx.ModelProto) -> bytes:
     return data
 
 
+def _fits_half(module: nn.Module, images: np.ndarray) -> None:
+    largest, limit = largest_activation(module, images), float(np.finfo(np.float16).max)
+    if not largest < limit:
+        raise EdgekdError(
+            f"The network's activations reach {largest:.3g} and FP16 ends at {limit:.0f}: leave the FP16 files out, or "
+            "check the checkpoint and its normalisation."
+        )
+
+
 def _judge(parity: Parity, flavour: str, tolerance: float) -> None:
     if not np.isfinite(parity.relative_difference):
         raise EdgekdError(
-            f"The {flavour} file gives logits that are not finite: the network's activations do not fit the number "
-            "format. Leave this flavour out, or check the checkpoint and its normalisation."
+            f"The {flavour} file gives logits that are not finite. Check the checkpoint and its normalisation."
         )
     if parity.relative_difference > tolerance:
         raise EdgekdError(

@@ -9,8 +9,11 @@ from edgekd.errors import UsageError
 from edgekd.types import Target
 
 # largest first; networks that normalise in front of their layers are left out: nothing to fold those norms into
-_SMALL = ("resnet56", "resnet32", "resnet20", "resnet14", "resnet8")
-_STUDENTS = ("resnet18", "mobilenetv2", *_SMALL, "resnet18-224", "mobilenetv2-224")
+_SMALL = (
+    *("resnet18", "mobilenetv2", "resnet56", "resnet44", "resnet32", "resnet20", "resnet20-w12"),
+    *("resnet14", "resnet14-w12", "resnet14-w8", "resnet8", "resnet8-w12", "resnet8-w8", "resnet8-w6", "resnet8-w4"),
+)
+_STUDENTS = (*_SMALL, "resnet50-224", "resnet34-224", "resnet18-224", "mobilenetv2-224")
 
 _CPU = Target(
     name="cpu",
