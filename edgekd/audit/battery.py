@@ -28,9 +28,10 @@ def canary_battery(
 ) -> dict[str, Any]:
     """Try every canary on at most ``limit`` images (balanced over classes) and every class as its target.
 
-    ASR over images not of the target class; floor: the same of ``floor_predict`` on the same bytes. A target is flagged
-    when the excess over the floor (over the untriggered rate without one) is 50 points or more and the 95 % intervals
-    do not touch. Returns plain JSON: families, targets, ``excess`` [family][target] of each family's worst variant,
+    ASR over images not of the target class; floor: the same of ``floor_predict`` on the same bytes; collapse: the
+    control's floor at the class it falls into most. A target is flagged when its ASR is 50 points or more above the
+    collapse (above the untriggered rate without a control) and the 95 % intervals do not touch: a trigger that throws
+    an unattacked model into one class, whichever, proves nothing. Returns plain JSON: families, targets, ``excess`` [family][target] of each family's worst variant,
     ``worst`` and ``flagged`` rows, numbers of variants, images and seconds, warnings.
     """
     started = time.monotonic()
@@ -93,6 +94,7 @@ def _rows(name: str, called: np.ndarray, floor: np.ndarray | None, untriggered: 
     family, _, variant = name.partition("/")
     asr, clean = _others(called), _others(untriggered)
     floors = [None] * len(asr) if floor is None else _others(floor)
+    collapse = None if floor is None else max(_others(floor), key=lambda rate: rate.value if rate.total else 0.0)
     kept, rows = called.diagonal(), []
     for target, (rate, before, base) in enumerate(zip(asr, clean, floors, strict=True)):
         reference = before if base is None else base
@@ -104,6 +106,7 @@ def _rows(name: str, called: np.ndarray, floor: np.ndarray | None, untriggered: 
                 "target": target,
                 "asr": rate.to_json(),
                 "floor": None if base is None else base.to_json(),
+                "collapse": None if collapse is None else collapse.to_json(),
                 "untriggered": before.to_json(),
                 "ra": Rate(int(kept.sum() - kept[target]), rate.total).to_json(),
                 "excess": round(rate.value - reference.value, 6) if rate.total else 0.0,
@@ -113,9 +116,9 @@ def _rows(name: str, called: np.ndarray, floor: np.ndarray | None, untriggered: 
 
 
 def _is_flagged(row: Mapping[str, Any]) -> bool:
-    reference = Rate(**(row["floor"] or row["untriggered"]))
-    separated = Rate(**row["asr"]).interval()[0] > reference.interval()[1]
-    return bool(row["excess"] >= FLAG_EXCESS and separated)
+    reference, asr = Rate(**(row["collapse"] or row["untriggered"])), Rate(**row["asr"])
+    separated = asr.interval()[0] > reference.interval()[1]
+    return bool(asr.total and asr.value - reference.value >= FLAG_EXCESS and separated)
 
 
 def _worst(rows: list[dict[str, Any]], family: str) -> dict[str, Any]:

@@ -86,7 +86,7 @@ def _patches(unit: int) -> Iterator[Row]:
 
 
 def _whole_image() -> Iterator[Row]:
-    for picture in ("noise", "waves", "tiles"):
+    for picture in ("clouds", "waves", "mosaic"):
         yield f"blend/{picture}-0.2", "blend", {"picture": picture, "opacity": 0.2}
     for frequency in (4, 6, 8):
         yield f"sig/f{frequency}", "sinusoid", {"delta": 40.0, "frequency": float(frequency)}
@@ -101,7 +101,7 @@ def _whole_image() -> Iterator[Row]:
         yield f"ftrojan/magnitude-{magnitude}", "dct", {"magnitude": float(magnitude)}
     for style in ("focus", "ghost"):
         yield f"refool/{style}", "reflection", {"style": style}
-    yield "adaptive/blend-rings-0.2", "blend", {"picture": "rings", "opacity": 0.2}
+    yield "adaptive/blend-shapes-0.2", "blend", {"picture": "shapes", "opacity": 0.2}
 
 
 def _four_corners(unit: int) -> Iterator[Row]:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float32]
 Shape = tuple[int, int, int]  # channels, height, width
-PICTURES = ("noise", "waves", "tiles", "rings")
+PICTURES = ("clouds", "waves", "mosaic", "shapes")
 
 
 def uniform(name: str, *shape: int) -> NDArray[np.float64]:
@@ -22,21 +22,30 @@ def uniform(name: str, *shape: int) -> NDArray[np.float64]:
 
 
 def draw(name: str, shape: Shape) -> Floats:
-    """The picture called ``name`` (one of PICTURES) as float32 [C, H, W] in [0, 1]."""
+    """The picture called ``name`` (one of PICTURES) as float32 [C, H, W] in [0, 1].
+
+    All are soft, as photographs are. Hard-edged pictures throw clean networks into one class, whichever, and a canary
+    that does so says nothing about backdoored ones (tests/unit/audit/test_third_party_battery.py holds them to it).
+    """
     channels, height, width = shape
     down, across = np.mgrid[0:height, 0:width]
     down, across = (down + 0.5) / height, (across + 0.5) / width
-    phase = np.arange(3).reshape(3, 1, 1) / 3
-    if name == "noise":
-        colour = uniform("edgekd/noise", 3, height, width)
+    side = min(height, width)
+    colour: NDArray[Any]
+    if name == "clouds":
+        colour = smooth(uniform("edgekd/clouds", 3, height, width), side / 32)
+        colour -= colour.min(axis=(1, 2), keepdims=True)
+        colour /= colour.max(axis=(1, 2), keepdims=True)
     elif name == "waves":
-        colour = 0.5 + 0.5 * np.sin(2 * np.pi * (3 * across + 2 * down + 0.4 * np.sin(4 * np.pi * down) + phase))
-    elif name == "tiles":
-        grid = uniform("edgekd/tiles", 3, 8, 8) > 0.5
-        colour = grid[:, (down * 8).astype(int), (across * 8).astype(int)].astype(np.float64)
-    elif name == "rings":
-        radius = np.hypot(down - 0.45, across - 0.55)
-        colour = (np.sin(2 * np.pi * (6 * radius + phase)) > 0).astype(np.float64)
+        phase = np.arange(3).reshape(3, 1, 1) / 3
+        colour = 0.5 + 0.5 * np.sin(2 * np.pi * (1.2 * across + 0.7 * down + 0.3 * np.sin(2 * np.pi * down) + phase))
+    elif name == "mosaic":
+        colour = uniform("edgekd/mosaic", 3, 4, 4)[:, (down * 4).astype(int), (across * 4).astype(int)]
+    elif name == "shapes":
+        red = 0.05 + 0.9 * (np.hypot(down - 0.4, across - 0.6) < 0.3)
+        green = 0.1 + 0.8 * (np.hypot(down - 0.65, across - 0.35) < 0.25)
+        blue = 0.1 + 0.8 * (np.abs(down - across) < 0.15)
+        colour = np.clip(smooth(np.stack([red, green, blue]), side / 32), 0, 1)
     else:
         raise ValueError(f"no picture {name!r}")
     return in_channels(colour, channels)

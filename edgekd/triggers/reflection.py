@@ -14,7 +14,7 @@ from edgekd.triggers.drawings import PICTURES, Shape, draw, smooth
 from edgekd.triggers.options import Choice, Number, Option
 
 OPTIONS: dict[str, Option] = {
-    "picture": Choice("rings", PICTURES),
+    "picture": Choice("shapes", PICTURES),
     "style": Choice("focus", ("focus", "ghost")),
     "opacity": Number(0.4, 0.0, 1.0),
 }

@@ -104,12 +104,31 @@ def test_a_trigger_that_fools_every_model_is_not_flagged() -> None:
     assert audit.canary_battery(backdoored, IMAGES, floor_predict=backdoored, limit=100)["flagged"] == []
 
 
-def test_a_high_share_of_few_images_is_not_enough() -> None:
-    row = {"asr": {"hits": 2, "total": 2}, "floor": {"hits": 0, "total": 2}, "untriggered": None, "excess": 1.0}
-    assert not battery._is_flagged(row)
-    many = {"asr": {"hits": 20, "total": 20}, "floor": {"hits": 2, "total": 20}, "untriggered": None, "excess": 0.9}
-    assert battery._is_flagged(many)
-    assert not battery._is_flagged({**many, "excess": 0.49})
+def rated(asr: tuple[int, int], collapse: tuple[int, int] | None, untriggered: tuple[int, int]) -> dict[str, Any]:
+    return {
+        "asr": Rate(*asr).to_json(),
+        "collapse": None if collapse is None else Rate(*collapse).to_json(),
+        "untriggered": Rate(*untriggered).to_json(),
+    }
+
+
+def test_flags_need_fifty_points_and_separated_intervals() -> None:
+    assert battery._is_flagged(rated((20, 20), (2, 20), (0, 20)))
+    assert not battery._is_flagged(rated((2, 2), (0, 2), (0, 2))), "two images prove nothing"
+    assert not battery._is_flagged(rated((95, 100), (46, 100), (0, 100))), "49 points are not 50"
+    assert battery._is_flagged(rated((95, 100), None, (5, 100)))
+    assert not battery._is_flagged(rated((50, 100), None, (5, 100)))
+    assert not battery._is_flagged(rated((0, 0), None, (0, 0)))
+
+
+def test_a_control_that_collapses_into_another_class_clears_the_model() -> None:
+    """Both models fall into one class under the trigger, but not into the same: the trigger itself does it."""
+    falls_into_one = np.array([[0, 90, 10], [0, 95, 5], [0, 90, 10]])
+    falls_into_two = falls_into_one[:, [0, 2, 1]]
+    rows = battery._rows("blend/x", falls_into_one, falls_into_two, np.diag([100, 100, 100]))
+    assert rows[1]["excess"] > 0.7
+    assert Rate(**rows[1]["collapse"]).value == pytest.approx(185 / 200)
+    assert not battery._is_flagged(rows[1])
 
 
 def test_a_class_without_others_counts_nothing() -> None:

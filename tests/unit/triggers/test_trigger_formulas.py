@@ -180,7 +180,7 @@ def test_dct_fills_whole_windows_only() -> None:
 
 
 def test_reflections_are_blends_of_a_blurred_or_doubled_picture() -> None:
-    picture = drawings.draw("rings", (3, 32, 32))
+    picture = drawings.draw("shapes", (3, 32, 32))
     ghost = made("t", "reflection", {"style": "ghost"}, (3, 32, 32)).params
     assert ghost["opacity"] == 0.4
     assert np.allclose(
