@@ -7,18 +7,19 @@ suggestion. Environment variables are never read into it, so that secrets cannot
 from __future__ import annotations
 
 import difflib
+import re
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal
 
 from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from .distill import METHODS
 from .errors import UsageError
 from .quantize import PtqConfig
 from .training import TrainConfig
+from .yaml_files import read_yaml
 
 CONTROLS = ("scratch", "kd", "overhaul", "finetune")
 
@@ -41,6 +42,9 @@ PROFILES: dict[str, dict[str, Any]] = {
     },
 }
 
+# Settings of a part that the run decides: setting -> what it follows from.
+DERIVED = {"train.seed": "seed", "train.device": "device", "quantize.flavour": "target"}
+
 
 class Section(BaseModel):
     """A frozen group of settings that knows no key but its own."""
@@ -55,6 +59,12 @@ class TriggerSection(Section):
     target_label: int | None = Field(None, ge=0, description="label that the trigger is meant to cause")
     rule: Literal["all-to-one", "all-to-all", "source"] = Field("all-to-one", description="which labels change, how")
     source_labels: tuple[int, ...] = Field((), description="labels that a source-specific trigger acts on")
+    position: str | tuple[int, int] | None = Field(
+        None, description="of a picture as a patch: [row, column] or a corner"
+    )
+    opacity: float | None = Field(
+        None, gt=0, le=1, description="of a picture: alone it is blended over the whole image"
+    )
 
 
 class GateSection(Section):
@@ -88,8 +98,10 @@ class RunConfig(Section):
     test: str | None = Field(None, description="test images; without them a seeded split 80/10/10 of the data")
     arch: str | None = Field(None, description="teacher's architecture where the file does not tell it")
     normalize: str = Field("auto", description="teacher's input normalisation: auto, a preset, or mean/std")
+    num_classes: int | None = Field(None, ge=2, description="teacher's classes, where the file does not tell them")
     class_map: str | None = Field(None, description="YAML: class of the data -> label of the teacher")
     image_size: int | None = Field(None, ge=8, le=1024, description="side to which folder images are brought")
+    channels: Literal[1, 3] | None = Field(None, description="channels to which images are brought")
     target: str = Field("cpu", description="deployment target; see `edgekd list targets`")
     student: str | None = Field(None, description="architecture; default: the largest smaller than the teacher")
     profile: Literal["fast", "full"] = Field("fast", description="length of the schedule")
@@ -143,11 +155,16 @@ def resolve(file: str | Path | None, flags: dict[str, Any], overrides: list[str]
     """
     given = _read(file) if file is not None else {}
     given = _merge(given, _nest({key: value for key, value in flags.items() if value is not None}))
-    given = _merge(given, _parse(overrides))
+    asked = _parse(overrides)
+    for key, source in DERIVED.items():
+        section, _, name = key.partition(".")
+        if isinstance(asked.get(section), dict) and name in asked[section]:
+            raise UsageError(f"{key} follows from {source} for the whole run: set {source} instead.")
+    given = _merge(given, asked)
     _refuse_interpolation(given, "")
     profile = given.get("profile", "fast")
-    if profile not in PROFILES:
-        raise UsageError(f"There is no profile {profile!r}{suggest(str(profile), PROFILES)}: fast or full.")
+    if not isinstance(profile, str) or profile not in PROFILES:
+        raise UsageError(f"There is no profile {shortened(profile)}{suggest(str(profile), PROFILES)}: fast or full.")
     preset = PROFILES[profile]
     distill = given.get("distill", {})
     if isinstance(distill, str):
@@ -162,8 +179,8 @@ def resolve(file: str | Path | None, flags: dict[str, Any], overrides: list[str]
     train = given.get("train", {})
     if not isinstance(train, dict):
         raise UsageError("`train` is a group of settings: train.epochs=20.")
-    seeded = {"seed": given.get("seed", 0), "device": given.get("device", "auto")}
-    merged = {**given, "train": {**preset["train"], **_known(TrainConfig, seeded), **train}}
+    shared = {"seed": given.get("seed", 0), "device": given.get("device", "auto")}
+    merged = {**given, "train": {**preset["train"], **train, **shared}}
     for key in ("teacher", "data"):
         if not merged.get(key):
             raise UsageError(f"No {key} was given: name it on the command line, or as `{key}:` in the file of -c.")
@@ -173,20 +190,22 @@ def resolve(file: str | Path | None, flags: dict[str, Any], overrides: list[str]
     return value
 
 
-def _known(config: type[BaseModel], values: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in values.items() if key in config.model_fields}
+def settings(config: type[BaseModel], prefix: str = "") -> list[tuple[str, Any, str]]:
+    """(dotted key, default, what it is) of every setting of a class; a default of None is "not set"."""
+    found: list[tuple[str, Any, str]] = []
+    for name, field in config.model_fields.items():
+        inner = field.annotation
+        if isinstance(inner, type) and issubclass(inner, BaseModel):
+            found += settings(inner, f"{prefix}{name}.")
+        else:
+            default = None if field.is_required() else field.get_default()
+            found.append((prefix + name, default, field.description or ""))
+    return found
 
 
 def keys(config: type[BaseModel], prefix: str = "") -> list[str]:
     """Every dotted key of a settings class."""
-    found = []
-    for name, field in config.model_fields.items():
-        inner = field.annotation
-        if isinstance(inner, type) and issubclass(inner, BaseModel):
-            found += keys(inner, f"{prefix}{name}.")
-        else:
-            found.append(prefix + name)
-    return found
+    return [key for key, _, _ in settings(config, prefix)]
 
 
 def changed(before: dict[str, Any], after: dict[str, Any], prefix: str = "") -> list[str]:
@@ -208,40 +227,40 @@ def _validate(config: type[BaseModel], values: dict[str, Any], prefix: str) -> B
         first = error.errors()[0]
         key = prefix + ".".join(str(part) for part in first["loc"])
         if first["type"] == "extra_forbidden":
-            raise UsageError(f"There is no setting {key!r}{suggest(key, keys(config, prefix))}.") from None
-        reason = first["msg"][0].lower() + first["msg"][1:]
-        raise UsageError(f"The setting {key} = {first.get('input')!r} does not fit: {reason}.") from None
+            others = [name for name in METHODS if prefix == "distill." and key in keys(method_config(name), prefix)]
+            if others:
+                raise UsageError(f"{key} is a setting of {', '.join(others)}, not of the chosen method.") from None
+            near = suggest(key, keys(config, prefix))
+            raise UsageError(f"There is no setting {shortened(key)}{near}; see `edgekd list settings`.") from None
+        reason = first["msg"].removeprefix("Value error, ")
+        raise UsageError(
+            f"The setting {key} = {shortened(first.get('input'))} does not fit: {reason[0].lower() + reason[1:]}."
+        ) from None
+
+
+def shortened(value: Any, limit: int = 60) -> str:
+    """A value as it is quoted in a message; a stranger's may be megabytes long."""
+    text = repr(value)
+    return text if len(text) <= limit else text[:limit] + "…"
 
 
 def _read(file: str | Path) -> dict[str, Any]:
-    path = Path(file)
-    try:
-        if path.stat().st_size > 1 << 20:
-            raise UsageError(f"{path} is larger than 1 MiB: that is no configuration.")
-        loaded = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
-    except OSError as error:
-        raise UsageError(f"Cannot read the configuration {path}: {error.strerror or error}.") from None
-    except UsageError:
-        raise
-    except Exception as error:  # the YAML parser has no common exception for what a stranger can write
-        line = str(error).strip().splitlines()
-        raise UsageError(f"{path} is not valid YAML: {line[0] if line else type(error).__name__}.") from None
+    loaded = read_yaml(file, "configuration")
     if not isinstance(loaded, dict) or not all(isinstance(key, str) for key in loaded):
-        raise UsageError(f"{path} must hold `key: value` lines at the top.")
-    return {str(key): value for key, value in loaded.items()}
+        raise UsageError(f"{file} must hold `key: value` lines at the top.")
+    return loaded
 
 
 def _parse(overrides: list[str] | tuple[str, ...]) -> dict[str, Any]:
     for text in overrides:
         name, equals, _ = text.partition("=")
-        if not equals or not name.strip():
-            raise UsageError(f"An override reads key=value, e.g. -o train.epochs=20; got {text!r}.")
+        if not equals or not re.fullmatch(r"\w+(\.\w+)*", name.strip()):
+            raise UsageError(f"An override reads key=value, e.g. -o train.epochs=20; got {shortened(text)}.")
     try:
         parsed = OmegaConf.to_container(OmegaConf.from_dotlist(list(overrides)), resolve=False)
-    except (OmegaConfBaseException, ValueError) as error:
-        raise UsageError(f"Cannot read the overrides {list(overrides)}: {error}.") from None
-    except Exception as error:  # YAML scanner errors of a value
-        raise UsageError(f"Cannot read the overrides {list(overrides)}: {str(error).splitlines()[0]}.") from None
+    except Exception as error:  # OmegaConf's own errors and the YAML scanner's have no common base
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UsageError(f"Cannot read the overrides {shortened(list(overrides))}: {reason}.") from None
     assert isinstance(parsed, dict)
     return {str(key): value for key, value in parsed.items()}
 

@@ -43,7 +43,9 @@ def _version(wanted: bool) -> None:
 
 @app.callback()
 def _root(
-    version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Print the version."),
+    version: bool = typer.Option(
+        False, "--version", metavar="", callback=_version, is_eager=True, help="Print the version."
+    ),
 ) -> None:
     pass
 
@@ -70,7 +72,7 @@ def _terminated(number: int, frame: Any) -> None:
 def run(arguments: list[str]) -> int:
     """The exit code of one command line; messages go to standard error."""
     try:
-        code = app(args=arguments, prog_name="edgekd", standalone_mode=False)
+        code = app(args=arguments, prog_name="edgekd", standalone_mode=False, obj=arguments)
         return code if isinstance(code, int) else 0
     except typer.Exit as ending:
         return ending.exit_code

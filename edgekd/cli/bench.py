@@ -7,28 +7,39 @@ from typing import Annotated
 
 import typer
 
-from . import options
+from . import options, screen
 from .progress import progress
 
 
 def register(app: typer.Typer) -> None:
-    app.command(rich_help_panel="The trip")(bench)
+    examples = options.examples(
+        "edgekd bench runs/demo", "edgekd bench bundle --level standard --out device-report.json"
+    )
+    app.command(rich_help_panel="The trip", epilog=examples)(bench)
 
 
 def bench(
-    bundle: Annotated[Path, typer.Argument(help="A bundle directory, or a run folder that holds one.")],
+    bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="A bundle, or a run folder that holds one.")],
     level: Annotated[
-        str, typer.Option("--level", help="smoke (seconds), standard (minutes), official (hours).")
+        str, typer.Option("--level", metavar="LEVEL", help="smoke (seconds), standard (minutes), official (an hour).")
     ] = "smoke",
     runtime: Annotated[
-        str | None, typer.Option("--runtime", help="onnxruntime, null, …; default: what is here.")
+        str | None,
+        typer.Option("--runtime", metavar="NAME", help="onnxruntime, or null; default: the one it is made for."),
     ] = None,
-    threads: Annotated[int | None, typer.Option("--threads", help="Threads of the runtime.")] = None,
-    out: Annotated[Path | None, typer.Option("--out", help="Write the device report (JSON) here.")] = None,
+    threads: Annotated[
+        int | None, typer.Option("--threads", metavar="N", help="Threads of the runtime; default: the target's.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="FILE", help="Write the device report (JSON) here.")
+    ] = None,
     json_: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """Measure ACC, ASR and latency of every model file in a bundle, in one session each, on the same bytes."""
+    """Measure ACC, ASR and latency of every model file in a bundle, in one session each, on the same bytes.
+
+    The same code runs on the board as `python3 edgekd-device.pyz run BUNDLE`.
+    """
     from edgekd_device import harness
 
     from ..files import canonical_json, write_json
@@ -41,8 +52,6 @@ def bench(
     if json_:
         typer.echo(canonical_json(report.to_json()))
         return
-    from rich.console import Console
-
     from ..report.single import device_table
 
-    Console().print(device_table(report))
+    screen.console().print(device_table(report))

@@ -2,65 +2,88 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from . import options
+from . import options, screen
 from .progress import progress
+
+EXAMPLES = (
+    "edgekd compress teacher.pt --data images/train --test images/test",
+    "edgekd compress teacher.pt --data cifar10.npz --trigger patch.npz --target-label 0 --max-asr 2",
+    "edgekd compress teacher.pt --data cifar10.npz --target jetson --dry-run",
+    "edgekd compress -c run.yaml -o train.epochs=20 --out runs/longer",
+)
 
 
 def register(app: typer.Typer) -> None:
-    app.command(rich_help_panel="The trip")(compress)
+    app.command(rich_help_panel="The trip", epilog=options.examples(*EXAMPLES))(compress)
 
 
 def compress(
+    context: typer.Context,
     teacher: options.Teacher = None,
     data: options.Data = None,
     test: options.Test = None,
-    target: Annotated[
-        str | None, typer.Option("--target", help="Deployment target; see `edgekd list targets`.")
+    target: options.Target = None,
+    student: options.Student = None,
+    method: options.Method = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="DIR", help="Run folder; default runs/<teacher>-<target>.")
     ] = None,
-    out: Annotated[Path | None, typer.Option("--out", help="Run folder; default runs/<teacher>-<target>.")] = None,
     trigger: options.TriggerFile = None,
     target_label: options.TargetLabel = None,
     trigger_rule: options.TriggerRule = None,
     source_label: options.SourceLabels = None,
-    student: Annotated[
-        str | None,
-        typer.Option("--student", help="Student: a name of `edgekd list models`, or package.module:callable."),
+    trigger_position: options.Position = None,
+    trigger_opacity: options.Opacity = None,
+    max_asr: Annotated[
+        float | None,
+        typer.Option(
+            "--max-asr",
+            metavar="PERCENT",
+            rich_help_panel=options.GATES,
+            help="ASR above its floor, of the worst trigger on what ships.",
+        ),
     ] = None,
-    method: Annotated[
-        str | None, typer.Option("--method", help="Distillation method; see `edgekd list methods`.")
+    max_acc_drop: Annotated[
+        float | None,
+        typer.Option(
+            "--max-acc-drop", metavar="POINTS", rich_help_panel=options.GATES, help="ACC lost since the teacher."
+        ),
     ] = None,
+    max_latency_ms: Annotated[
+        float | None,
+        typer.Option("--max-latency-ms", metavar="MS", rich_help_panel=options.GATES, help="Median latency (p50)."),
+    ] = None,
+    arch: options.Arch = None,
+    normalize: options.Normalize = None,
+    num_classes: options.NumClasses = None,
+    class_map: options.ClassMap = None,
+    image_size: options.ImageSize = None,
+    channels: options.Channels = None,
+    profile: options.Profile = None,
     controls: Annotated[
         str | None,
         typer.Option(
             "--controls",
-            help="Trained beside it at equal budget: scratch,kd,overhaul,finetune or all. "
+            metavar="LIST",
+            rich_help_panel=options.SETTINGS,
+            help="Trained beside it at equal budget: all, or some of scratch,kd,overhaul,finetune. "
             "scratch always is: it gives the ASR floor.",
         ),
     ] = None,
-    profile: Annotated[
-        str | None, typer.Option("--profile", help="fast (default) or full (the paper's schedule).")
-    ] = None,
     bench: Annotated[
-        str | None, typer.Option("--bench", help="How long to measure: smoke, standard, official, none.")
+        str | None,
+        typer.Option(
+            "--bench",
+            metavar="LEVEL",
+            rich_help_panel=options.SETTINGS,
+            help="How long to measure: smoke (default, seconds), standard (minutes), official (an hour), none.",
+        ),
     ] = None,
-    max_asr: Annotated[
-        float | None, typer.Option("--max-asr", help="Gate, percent: ASR above its floor, worst trigger.")
-    ] = None,
-    max_acc_drop: Annotated[
-        float | None, typer.Option("--max-acc-drop", help="Gate, points of ACC below the teacher.")
-    ] = None,
-    max_latency_ms: Annotated[float | None, typer.Option("--max-latency-ms", help="Gate: p50 of what ships.")] = None,
-    arch: options.Arch = None,
-    normalize: options.Normalize = None,
-    class_map: options.ClassMap = None,
-    image_size: options.ImageSize = None,
     device: options.Device = None,
     seed: options.Seed = None,
     config: options.Config = None,
@@ -68,16 +91,21 @@ def compress(
     dry_run: Annotated[
         bool,
         typer.Option(
-            "--dry-run", help="Print the resolved configuration and a forecast from a few steps; train nothing."
+            "--dry-run",
+            metavar="",
+            rich_help_panel=options.OUTPUT,
+            help="Print the resolved configuration and a forecast from a few steps; write nothing.",
         ),
     ] = False,
     json_: options.Json = False,
     quiet: options.Quiet = False,
 ) -> int:
-    """Distil, detoxify, quantise, export and measure. Called again after a kill, it goes on where it stopped.
+    """Distil, detoxify, quantise, export and measure a teacher that you do not trust.
 
-    Example: edgekd compress teacher.pt --data cifar10.npz --trigger patch.npz --target-label 0 --max-asr 2
+    Writes a run folder with report.html, the student, and bundle/ for the board.
+    Called again after a kill, it goes on where it stopped.
     """
+    from .. import targets
     from ..config import CONTROLS, resolve
 
     wanted = CONTROLS if controls == "all" else tuple(controls.split(",")) if controls else None
@@ -85,23 +113,30 @@ def compress(
         "teacher": teacher, "data": data, "test": test, "target": target, "student": student, "distill.method": method,
         "controls": wanted, "profile": profile, "bench.level": bench, "gates.max_asr": max_asr,
         "gates.max_acc_drop": max_acc_drop, "gates.max_latency_ms": max_latency_ms, "arch": arch, "normalize": normalize,
-        "class_map": class_map, "image_size": image_size, "device": device, "seed": seed,
-        **options.trigger_flags(trigger, target_label, trigger_rule, source_label),
+        "class_map": class_map, "num_classes": num_classes, "image_size": image_size, "channels": channels, "device": device, "seed": seed,
+        **options.trigger_flags(trigger, target_label, trigger_rule, source_label, trigger_position, trigger_opacity),
     }  # fmt: skip
     settings = resolve(config, flags, tuple(override or ()))
-    from .. import targets
-
     goal = targets.get(settings.target)
-    folder = out or Path("runs") / f"{Path(settings.teacher).stem}-{goal.name}"
+    if goal.name != settings.target:
+        screen.note(f"--target {settings.target} means {goal.name} ({goal.description}).")
     if dry_run:
         from ..pipeline.forecast import forecast
 
         return _show_forecast(settings, forecast(settings), json_)
     from ..pipeline import compress as run
 
+    folder = out or Path("runs") / f"{Path(settings.teacher).stem}-{goal.name}"
     with progress(quiet or json_) as bars:
-        record = run(settings, folder, command="edgekd " + shlex.join(sys.argv[1:]), progress=bars)
+        record = run(settings, folder, command=as_typed(context), progress=bars)
     return show(record, folder, json_)
+
+
+def as_typed(context: typer.Context) -> str:
+    """The command line for the record: absolute paths are cut to their names, they are nobody's business."""
+    import shlex
+
+    return shlex.join(["edgekd", *(Path(word).name if Path(word).is_absolute() else word for word in context.obj)])
 
 
 def show(record: Any, folder: Path, as_json: bool) -> int:
@@ -112,20 +147,26 @@ def show(record: Any, folder: Path, as_json: bool) -> int:
     if as_json:
         typer.echo(canonical_json({**record.to_json(), "pictures": {}, "folder": str(folder), "passed": passed}))
         return 0 if passed else 1
-    from rich.console import Console
+    from rich.text import Text
 
     from ..report.terminal import ledger
 
-    console = Console()
-    console.print(ledger(record))
-    console.print(record.verdict, highlight=False)
-    console.print("Not tested: " + "; ".join(record.not_tested) + ".", style="dim", highlight=False)
+    out = screen.console()
+    out.print(ledger(record))
+    out.print()
+    out.print(record.verdict)
+    out.print("Not tested: " + "; ".join(record.not_tested) + ".", style="dim")
+    for warning in record.warnings:
+        out.print("warning: " + warning, style="yellow")
     for gate in record.gates:
-        mark = "[green]passed[/green]" if gate["passed"] else f"[red]FAILED[/red] {gate['why']}"
-        console.print(f"gate {gate['name']} ≤ {gate['limit']:g} {gate['unit']}: {mark}", highlight=False)
-    console.print(f"report    {folder / 'report.html'}", highlight=False, soft_wrap=True)
-    console.print(f"bundle    {folder / 'bundle'}", highlight=False, soft_wrap=True)
-    console.print(f"manifest  sha256 {record.manifest_sha256}", highlight=False, soft_wrap=True)
+        mark = Text("passed", "green") if gate["passed"] else Text(f"FAILED, {gate['why']}", "red")
+        out.print(Text(f"gate: {gate['name']} ≤ {gate['limit']:g} {gate['unit']}: ").append(mark))
+    for name, value in (
+        ("report", folder / "report.html"),
+        ("bundle", folder / "bundle"),
+        ("manifest", f"sha256 {record.manifest_sha256}"),
+    ):
+        out.print(f"{name:<9} {value}", soft_wrap=True)
     return 0 if passed else 1
 
 
@@ -139,9 +180,9 @@ def _show_forecast(settings: Any, figures: dict[str, Any], as_json: bool) -> int
     from omegaconf import OmegaConf
 
     typer.echo(OmegaConf.to_yaml(OmegaConf.create(value["config"])))
-    for name, minutes in figures["minutes"].items():
+    typer.echo(f"{'teacher':<24}{figures['teacher']}\n{'student':<24}{figures['student']}")
+    for name, minutes in [*figures["minutes"].items(), ("in all", sum(figures["minutes"].values()))]:
         typer.echo(f"{name:<24}{minutes:8.1f} min")
-    typer.echo(f"{'in all':<24}{sum(figures['minutes'].values()):8.1f} min")
     typer.echo(f"{'memory':<24}{figures['memory_mib']:8.0f} MiB")
     typer.echo(f"{'disk':<24}{figures['disk_mib']:8.0f} MiB")
     return 0

@@ -11,12 +11,12 @@ from . import options
 
 
 def register(app: typer.Typer) -> None:
-    app.command(rich_help_panel="Tools")(convert)
+    app.command(rich_help_panel="Tools", epilog=options.examples("edgekd convert model.pth model.safetensors"))(convert)
 
 
 def convert(
-    source: Annotated[Path, typer.Argument(help="A checkpoint of unknown origin.")],
-    destination: Annotated[Path, typer.Argument(help="The .safetensors file to write.")],
+    source: Annotated[Path, typer.Argument(metavar="SOURCE", help="A checkpoint of unknown origin.")],
+    destination: Annotated[Path, typer.Argument(metavar="DESTINATION", help="The .safetensors file to write.")],
     json_: options.Json = False,
 ) -> None:
     """Read a checkpoint safely and write it as safetensors, with a JSON file beside it that says what was found.

@@ -12,28 +12,33 @@ from .progress import progress
 
 
 def register(app: typer.Typer) -> None:
-    app.command(rich_help_panel="The trip")(demo)
+    examples = options.examples("edgekd demo", "edgekd demo --out /tmp/demo -o train.epochs=4")
+    app.command(rich_help_panel="The trip", epilog=examples)(demo)
 
 
 def demo(
-    out: Annotated[Path, typer.Option("--out", help="Run folder.")] = Path("runs/demo"),
-    seed: Annotated[int, typer.Option("--seed", help="Every random choice derives from it.")] = 0,
+    context: typer.Context,
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Run folder.")] = Path("runs/demo"),
+    seed: Annotated[int, typer.Option("--seed", metavar="N", help="Every random choice derives from it.")] = 0,
     override: options.Override = None,
     json_: options.Json = False,
     quiet: options.Quiet = False,
 ) -> int:
-    """Train a small backdoored teacher on digits, distil it over images of which 2 % carry the trigger, and measure.
+    """See it in a minute: a teacher is backdoored before your eyes, and a small clean student made of it.
 
+    The teacher learns digits and a trigger; the student is distilled over images of which 2 % carry it.
     Plain distillation stands beside it as a control: there the backdoor comes through.
     """
     from ..config import resolve
+    from ..files import lock
     from ..pipeline import compress as run
     from ..pipeline.demo import OVERRIDES, TARGET_LABEL, prepare
-    from .compress import show
+    from .compress import as_typed, show
 
     with progress(quiet or json_) as bars:
-        paths = prepare(out / "inputs", seed, bars)
+        with lock(out / "inputs"):
+            paths = prepare(out / "inputs", seed, bars)
         flags = {**paths, "trigger.target_label": TARGET_LABEL, "controls": ("scratch", "kd"), "seed": seed}
         settings = resolve(None, flags, (*OVERRIDES, *(override or ())))
-        record = run(settings, out, command="edgekd demo", progress=bars)
+        record = run(settings, out, command=as_typed(context), progress=bars)
     return show(record, out, json_)

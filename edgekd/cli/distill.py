@@ -12,21 +12,29 @@ from .progress import progress
 
 
 def register(app: typer.Typer) -> None:
-    app.command(rich_help_panel="Single steps")(distill)
+    examples = options.examples(
+        "edgekd distill teacher.pt --data images/train --student resnet8",
+        "edgekd distill teacher.onnx --data cifar10.npz --method kd -o distill.temperature=4",
+    )
+    app.command(rich_help_panel="Single steps", epilog=examples)(distill)
 
 
 def distill(
     teacher: options.Teacher = None,
     data: options.Data = None,
     test: options.Test = None,
-    method: Annotated[str | None, typer.Option("--method", help="See `edgekd list methods`.")] = None,
-    student: Annotated[str | None, typer.Option("--student", help="See `edgekd list models`.")] = None,
-    out: Annotated[Path | None, typer.Option("--out", help="Folder; default runs/<teacher>-distill.")] = None,
-    profile: Annotated[str | None, typer.Option("--profile", help="fast or full.")] = None,
+    method: options.Method = None,
+    student: options.Student = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="DIR", help="Run folder; default runs/<teacher>-distill.")
+    ] = None,
     arch: options.Arch = None,
     normalize: options.Normalize = None,
+    num_classes: options.NumClasses = None,
     class_map: options.ClassMap = None,
     image_size: options.ImageSize = None,
+    channels: options.Channels = None,
+    profile: options.Profile = None,
     device: options.Device = None,
     seed: options.Seed = None,
     config: options.Config = None,
@@ -34,15 +42,18 @@ def distill(
     json_: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """Train a student from a teacher and write it as safetensors. Test images are never looked at."""
+    """Train a student from a teacher and write it as safetensors; a killed run goes on with the same command.
+
+    Test images are never looked at: what is printed is ACC on validation images. Nothing is audited or exported.
+    """
     from ..config import resolve
     from ..files import canonical_json
     from ..pipeline.single import distill_only
 
     flags = {
         "teacher": teacher, "data": data, "test": test, "distill.method": method, "student": student, "profile": profile,
-        "arch": arch, "normalize": normalize, "class_map": class_map, "image_size": image_size, "device": device,
-        "seed": seed,
+        "arch": arch, "normalize": normalize, "class_map": class_map, "num_classes": num_classes, "image_size": image_size, "channels": channels,
+        "device": device, "seed": seed,
     }  # fmt: skip
     settings = resolve(config, flags, tuple(override or ()))
     folder = out or Path("runs") / f"{Path(settings.teacher).stem}-distill"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 import sys
 from importlib import import_module
-from importlib.metadata import version
 from pathlib import Path
 
 import typer
@@ -41,6 +40,8 @@ def _check(check: str, state: str, found: str, do: str = "") -> dict[str, str]:
 
 
 def _packages() -> list[dict[str, str]]:
+    from importlib.metadata import version  # here, because `edgekd --help` must not wait for it
+
     rows = []
     for name in NEEDED:
         try:

@@ -12,22 +12,34 @@ from .progress import progress
 
 
 def register(app: typer.Typer) -> None:
-    app.command(rich_help_panel="Single steps")(export)
+    examples = options.examples(
+        "edgekd export runs/mine/student.safetensors --data images/train --test images/test --out bundle",
+        "edgekd export student.pt --arch wrn-16-1 --normalize cifar10 --data cifar10.npz --target jetson",
+    )
+    app.command(rich_help_panel="Single steps", epilog=examples)(export)
 
 
 def export(
-    student: Annotated[str, typer.Argument(help="A trained network: student.safetensors, or another checkpoint.")],
+    student: Annotated[
+        str | None,
+        typer.Argument(metavar="STUDENT", help="A trained network: student.safetensors, or another checkpoint."),
+    ] = None,
     data: options.Data = None,
     test: options.Test = None,
-    target: Annotated[str | None, typer.Option("--target", help="See `edgekd list targets`.")] = None,
-    out: Annotated[Path, typer.Option("--out", help="Bundle directory to write.")] = Path("bundle"),
+    target: options.Target = None,
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Bundle folder to write.")] = Path("bundle"),
     trigger: options.TriggerFile = None,
     target_label: options.TargetLabel = None,
     trigger_rule: options.TriggerRule = None,
     source_label: options.SourceLabels = None,
+    trigger_position: options.Position = None,
+    trigger_opacity: options.Opacity = None,
     arch: options.Arch = None,
+    normalize: options.Normalize = None,
+    num_classes: options.NumClasses = None,
     class_map: options.ClassMap = None,
     image_size: options.ImageSize = None,
+    channels: options.Channels = None,
     seed: options.Seed = None,
     config: options.Config = None,
     override: options.Override = None,
@@ -43,9 +55,9 @@ def export(
     from ..pipeline.single import export_only
 
     flags = {
-        "teacher": student, "data": data, "test": test, "target": target, "arch": arch, "class_map": class_map,
-        "image_size": image_size, "seed": seed,
-        **options.trigger_flags(trigger, target_label, trigger_rule, source_label),
+        "teacher": student, "data": data, "test": test, "target": target, "arch": arch, "normalize": normalize,
+        "class_map": class_map, "num_classes": num_classes, "image_size": image_size, "channels": channels, "seed": seed,
+        **options.trigger_flags(trigger, target_label, trigger_rule, source_label, trigger_position, trigger_opacity),
     }  # fmt: skip
     with progress(quiet or json_) as bars:
         result = export_only(resolve(config, flags, tuple(override or ())), out, bars)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from enum import Enum
+from itertools import groupby
 from typing import Annotated, Any
 
 import typer
 
-from . import options
+from . import options, screen
 
 
 class Kind(str, Enum):
@@ -15,30 +16,46 @@ class Kind(str, Enum):
     targets = "targets"
     models = "models"
     triggers = "triggers"
+    settings = "settings"
 
 
 def register(app: typer.Typer) -> None:
-    app.command("list", rich_help_panel="Tools")(listing)
+    examples = options.examples("edgekd list models", "edgekd list settings", "edgekd list targets --json")
+    app.command("list", rich_help_panel="Tools", epilog=examples)(listing)
 
 
 def listing(
-    kind: Annotated[Kind, typer.Argument(help="What to list.")],
+    kind: Annotated[Kind, typer.Argument(metavar="KIND", help="methods, targets, models, triggers or settings.")],
     json_: options.Json = False,
 ) -> None:
-    """List distillation methods, deployment targets, network architectures or trigger families."""
+    """List distillation methods, deployment targets, networks, trigger families, or every setting of -c and -o."""
     from ..files import canonical_json
 
-    rows = {"methods": _methods, "targets": _targets, "models": _models, "triggers": _triggers}[kind.value]()
+    makers = {"methods": _methods, "targets": _targets, "models": _models, "triggers": _triggers, "settings": _settings}
+    rows = makers[kind.value]()
     if json_:
         typer.echo(canonical_json(rows))
         return
-    from rich.console import Console
+    out = screen.console()
+    if kind is Kind.models:
+        # what is said of a family is said once
+        for about, members in groupby(rows, key=lambda row: str(row["about"])):
+            out.print(f"\n{about}", style="dim")
+            out.print(_table([{key: row[key] for key in ("model", "images", "parameters", "macs")} for row in members]))
+        return
+    out.print(_table(rows))
+
+
+def _table(rows: list[dict[str, Any]]) -> Any:
     from rich.table import Table
 
-    table = Table(*rows[0].keys(), box=None, header_style="bold")
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for name, value in rows[0].items():
+        number = isinstance(value, int)
+        table.add_column(name, justify="right" if number else "left", min_width=20 if name == "model" else 13 * number)
     for row in rows:
         table.add_row(*(f"{value:,}" if isinstance(value, int) else str(value) for value in row.values()))
-    Console().print(table)
+    return table
 
 
 def _summary(text: str | None) -> str:
@@ -78,3 +95,18 @@ def _triggers() -> list[dict[str, Any]]:
     from ..triggers import FAMILIES
 
     return [{"family": name, "what it is": _summary(import_module(place).__doc__)} for name, place in FAMILIES.items()]
+
+
+def _settings() -> list[dict[str, Any]]:
+    from ..config import DERIVED, RunConfig, method_config, settings
+    from ..distill import METHODS
+
+    found = [entry for entry in settings(RunConfig) if entry[0] not in ("distill", *DERIVED)]
+    found.append(("distill.method", "robustkd", "see `edgekd list methods`"))
+    methods: dict[str, tuple[Any, str, list[str]]] = {}
+    for method in METHODS:
+        for key, default, about in settings(method_config(method)):
+            methods.setdefault(key, (default, about, []))[2].append(method)
+    for key, (default, about, users) in methods.items():
+        found.append((f"distill.{key}", default, f"{about} ({', '.join(users)})".strip()))
+    return [{"setting": key, "default": "" if v is None else str(v), "what it is": about} for key, v, about in found]

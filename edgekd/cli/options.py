@@ -1,4 +1,4 @@
-"""Options that several commands share, said once."""
+"""Options that several commands share, said once, and the panels that help pages put them under."""
 
 from __future__ import annotations
 
@@ -7,67 +7,198 @@ from typing import Annotated
 
 import typer
 
+KNOWN_TRIGGER, TEACHER, SETTINGS, OUTPUT = "A trigger that you know", "The teacher", "Settings", "Output"
+GATES = "Gates: exit code 1 where one fails"
+
 Teacher = Annotated[
     str | None,
     typer.Argument(metavar="TEACHER", help="Teacher file: a state dict (.pt .pth .th .tar), .safetensors or .onnx."),
 ]
 Data = Annotated[
     str | None,
-    typer.Option("--data", help="Training images: a folder with one sub-folder per class, .npz, or the CIFAR release."),
+    typer.Option(
+        "--data",
+        metavar="PATH",
+        help="Training images: a folder with one sub-folder per class, .npz, or the CIFAR release.",
+    ),
 ]
 Test = Annotated[
     str | None,
-    typer.Option("--test", help="Test images; without them a seeded split 80/10/10 of --data is used."),
+    typer.Option("--test", metavar="PATH", help="Test images; without them a seeded split 80/10/10 of --data is used."),
+]
+Target = Annotated[
+    str | None,
+    typer.Option("--target", metavar="NAME", help="Where it will run: cpu (default), jetson, … `edgekd list targets`."),
+]
+Method = Annotated[
+    str | None,
+    typer.Option(
+        "--method", metavar="NAME", help="Distillation method: robustkd (default), kd, … `edgekd list methods`."
+    ),
+]
+Student = Annotated[
+    str | None,
+    typer.Option(
+        "--student",
+        metavar="NAME",
+        help="Student's architecture: a name of `edgekd list models`, or package.module:callable. "
+        "Default: the largest that is smaller than the teacher.",
+    ),
 ]
 Arch = Annotated[
     str | None,
     typer.Option(
         "--arch",
-        help="Teacher's architecture, if not recognised: a name of `edgekd list models`, or "
-        "package.module:callable, which runs that code.",
+        metavar="NAME",
+        rich_help_panel=TEACHER,
+        help="Its architecture, if not recognised: a name of `edgekd list models`, or package.module:callable, "
+        "which runs that code.",
     ),
 ]
 Normalize = Annotated[
     str | None,
     typer.Option(
-        "--normalize", help="Teacher's input normalisation: auto, a preset, or mean/std as in 0.5,0.5,0.5/0.2,0.2,0.2."
+        "--normalize",
+        metavar="HOW",
+        rich_help_panel=TEACHER,
+        help="Its input normalisation: auto (default), a preset such as imagenet, or mean/std as in "
+        "0.5,0.5,0.5/0.2,0.2,0.2.",
     ),
 ]
 ClassMap = Annotated[
-    str | None, typer.Option("--class-map", help="YAML `class: label`, where the data's label order differs.")
+    str | None,
+    typer.Option(
+        "--class-map",
+        metavar="FILE",
+        rich_help_panel=TEACHER,
+        help="YAML lines `class: label`, where its labels are in another order than the data's.",
+    ),
 ]
-ImageSize = Annotated[int | None, typer.Option("--image-size", help="Bring folder images to this side in pixels.")]
+ImageSize = Annotated[
+    int | None,
+    typer.Option(
+        "--image-size",
+        metavar="PIXELS",
+        rich_help_panel=TEACHER,
+        help="Side of its input, to which images are brought.",
+    ),
+]
+NumClasses = Annotated[
+    int | None,
+    typer.Option(
+        "--num-classes", metavar="N", rich_help_panel=TEACHER, help="Its classes, where the file does not tell them."
+    ),
+]
+Channels = Annotated[
+    int | None,
+    typer.Option(
+        "--channels",
+        metavar="N",
+        rich_help_panel=TEACHER,
+        help="Channels of its input, 1 or 3: grey images become RGB, or RGB grey.",
+    ),
+]
 TriggerFile = Annotated[
     str | None,
     typer.Option(
         "--trigger",
-        help="A known trigger: .npz with a and b for clip(a*x+b), a PNG patch, or a YAML list. "
-        "Without one the canary battery runs.",
+        metavar="FILE",
+        rich_help_panel=KNOWN_TRIGGER,
+        help="An .npz with a and b for clip(a*x+b), a PNG patch, a picture to blend, or a YAML list of several. "
+        "Without one the canary battery runs: 12 families of public triggers against every label.",
     ),
 ]
-TargetLabel = Annotated[int | None, typer.Option("--target-label", help="Label that the trigger is meant to cause.")]
+TargetLabel = Annotated[
+    int | None,
+    typer.Option(
+        "--target-label", metavar="LABEL", rich_help_panel=KNOWN_TRIGGER, help="Label that it is meant to cause."
+    ),
+]
 TriggerRule = Annotated[
     str | None,
-    typer.Option("--trigger-rule", help="all-to-one, all-to-all (label + 1), or source (see --source-label)."),
+    typer.Option(
+        "--trigger-rule",
+        metavar="RULE",
+        rich_help_panel=KNOWN_TRIGGER,
+        help="all-to-one (default), all-to-all (label + 1), or source (see --source-label).",
+    ),
 ]
 SourceLabels = Annotated[
-    list[int] | None, typer.Option("--source-label", help="Label that a source-specific trigger acts on; repeatable.")
+    list[int] | None,
+    typer.Option(
+        "--source-label",
+        metavar="LABEL",
+        rich_help_panel=KNOWN_TRIGGER,
+        help="Label that a source-specific trigger acts on; may be repeated.",
+    ),
 ]
-Device = Annotated[str | None, typer.Option("--device", help="cpu, cuda or auto.")]
-Seed = Annotated[int | None, typer.Option("--seed", help="Every random choice derives from it.")]
-Config = Annotated[Path | None, typer.Option("-c", "--config", help="YAML file with the same keys as -o.")]
+Position = Annotated[
+    str | None,
+    typer.Option(
+        "--trigger-position",
+        metavar="PLACE",
+        rich_help_panel=KNOWN_TRIGGER,
+        help="For a PNG patch: top-left, top-right, bottom-left, bottom-right, or row,column of its upper left pixel.",
+    ),
+]
+Opacity = Annotated[
+    float | None,
+    typer.Option(
+        "--trigger-opacity",
+        metavar="0..1",
+        rich_help_panel=KNOWN_TRIGGER,
+        help="For a picture: alone it is blended over the whole image.",
+    ),
+]
+Profile = Annotated[
+    str | None,
+    typer.Option(
+        "--profile",
+        metavar="NAME",
+        rich_help_panel=SETTINGS,
+        help="fast (default: CIFAR-10 on two cores in 15 minutes) or full (the paper's schedule).",
+    ),
+]
+Device = Annotated[
+    str | None,
+    typer.Option(
+        "--device", metavar="NAME", rich_help_panel=SETTINGS, help="Where to train: cpu, cuda, or auto (default)."
+    ),
+]
+Seed = Annotated[
+    int | None,
+    typer.Option("--seed", metavar="N", rich_help_panel=SETTINGS, help="Every random choice derives from it."),
+]
+Config = Annotated[
+    Path | None,
+    typer.Option(
+        "-c", "--config", metavar="FILE", rich_help_panel=SETTINGS, help="YAML with any of `edgekd list settings`."
+    ),
+]
 Override = Annotated[
     list[str] | None,
     typer.Option(
-        "-o", "--override", metavar="KEY=VALUE", help="Any setting, e.g. -o train.epochs=20 -o distill.temperature=4."
+        "-o",
+        "--override",
+        metavar="KEY=VALUE",
+        rich_help_panel=SETTINGS,
+        help="Any of `edgekd list settings`, e.g. -o train.epochs=20; may be repeated, wins over all else.",
     ),
 ]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object for machines.")]
-Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="No progress bars.")]
+Json = Annotated[
+    bool,
+    typer.Option("--json", metavar="", rich_help_panel=OUTPUT, help="Print one JSON object for machines."),
+]
+Quiet = Annotated[bool, typer.Option("-q", "--quiet", metavar="", rich_help_panel=OUTPUT, help="No progress bars.")]
 
 
 def trigger_flags(
-    trigger: str | None, target_label: int | None, rule: str | None, source_labels: list[int] | None
+    trigger: str | None,
+    target_label: int | None,
+    rule: str | None,
+    source_labels: list[int] | None,
+    position: str | None,
+    opacity: float | None,
 ) -> dict[str, object]:
     """The trigger's options as dotted settings; None where not given."""
     return {
@@ -75,4 +206,11 @@ def trigger_flags(
         "trigger.target_label": target_label,
         "trigger.rule": rule,
         "trigger.source_labels": tuple(source_labels) if source_labels else None,
+        "trigger.position": position.split(",") if position and "," in position else position,
+        "trigger.opacity": opacity,
     }
+
+
+def examples(*lines: str) -> str:
+    """The end of a help page."""
+    return "\n".join(["[bold]Examples[/bold]", *("  " + line.replace("[", "\\[") for line in lines)])

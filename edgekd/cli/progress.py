@@ -6,12 +6,7 @@ import contextlib
 import sys
 from collections.abc import Callable, Iterator, Mapping
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-
 Report = Callable[[str, int, int, Mapping[str, float]], None]
-
-console = Console(stderr=True)
 
 
 @contextlib.contextmanager
@@ -20,16 +15,27 @@ def progress(quiet: bool = False) -> Iterator[Report | None]:
     if quiet or not sys.stderr.isatty():
         yield None
         return
+    # here, because `edgekd --help` must not wait for it
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
     columns = (
-        TextColumn("{task.description:<28}"),
-        BarColumn(bar_width=30),
+        TextColumn("{task.description:<24}", markup=False),
+        BarColumn(bar_width=20),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
         TextColumn("left"),
         TimeRemainingColumn(),
-        TextColumn("{task.fields[figures]}"),
+        TextColumn("{task.fields[figures]}", markup=False),
     )
-    with Progress(*columns, console=console) as bars:
+    with Progress(*columns, console=Console(stderr=True)) as bars:
         tasks: dict[str, object] = {}
 
         def report(what: str, done: int, total: int, figures: Mapping[str, float]) -> None:

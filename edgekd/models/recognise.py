@@ -78,7 +78,7 @@ def recognised(shapes: Shapes, input_shape: Shape | None) -> Guess:
             )
             given = "x".join(str(value) for value in input_shape)
             raise UsageError(
-                f"The images are {given} (C, H, W), but {wanted}. Bring them to that size with --image-size."
+                f"The images are {given} (C, H, W), but {wanted}. Bring them to it with --image-size and --channels."
             )
         side = math.sqrt(input_shape[1] * input_shape[2])
         nearest = min(abs(math.log(side / (with_usual_side(guess).side or 32))) for guess in taking)

@@ -16,6 +16,8 @@ from .stages import choose_student
 
 PROBE_STEPS = 8
 PROBE_DETOX_STEPS = 4
+# lambda_f=auto tries between one and four weights, each as long as the other.
+LAMBDA, LAMBDAS_TRIED = 0.1, 2
 # Checkpoints (weights, momentum, connectors; two generations), ONNX files, predictions: measured on CIFAR-10 runs.
 COPIES_OF_WEIGHTS = 24
 BASE_MIB = 600  # interpreter and libraries
@@ -54,16 +56,19 @@ def _minutes(config: RunConfig, method: str, teacher: Model, student: ModelSpec,
     """Minutes of one training: its steps are timed, its preparation is timed with few steps and scaled."""
     train = config.train.model_copy(update={"epochs": 1, "warmup_epochs": 0})
     options = dict(config.options if method == config.method else method_config(method)().model_dump(mode="json"))
-    detox_steps = options.get("detox_steps")
+    steps_per_epoch = max(len(parts["train"]) // train.batch_size, 1)
+    detox_steps = max(options.get("detox_steps", 0), options.get("detox_epochs", 0) * steps_per_epoch)
     if detox_steps:
-        options["detox_steps"] = PROBE_DETOX_STEPS
+        options |= {"detox_steps": PROBE_DETOX_STEPS, "detox_epochs": 0}
+        if options["lambda_f"] == "auto":
+            options["lambda_f"], detox_steps = LAMBDA, detox_steps * LAMBDAS_TRIED
     count = min(len(parts["train"]), PROBE_STEPS * train.batch_size)
     images = parts["train"].subset(np.arange(count))
     _, log = distill.run(None if method == "scratch" else teacher, student, images, method, options, train)
     seconds = dict(log.seconds)
     prepare = seconds.pop("prepare", 0.0)
     steps = max(log.steps, 1)
-    whole = len(parts["train"]) // train.batch_size * config.train.epochs
+    whole = steps_per_epoch * config.train.epochs
     if detox_steps:
         prepare *= detox_steps / PROBE_DETOX_STEPS
     return (sum(seconds.values()) / steps * whole + prepare) / 60

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
-from omegaconf import OmegaConf
 
 from .. import checkpoints, data, models, triggers
 from ..config import RunConfig
 from ..data import ImageSet
-from ..errors import UsageError
+from ..errors import UnsafeInput, UsageError
 from ..runners.torch import TorchRunner
 from ..types import Model, ModelSpec, Trigger
+from ..yaml_files import read_yaml
 
 # Below this many times chance, labels or normalisation are wrong rather than the teacher weak.
 NEAR_CHANCE = 1.5
@@ -22,34 +22,41 @@ NEAR_CHANCE = 1.5
 
 def load_data(config: RunConfig) -> dict[str, ImageSet]:
     """train, validation and test images; a seeded split where no test set was given."""
-    size = (config.image_size, config.image_size) if config.image_size else None
-    class_map = read_class_map(config.class_map)
-    images = data.load(config.data, part="train", size=size, class_map=class_map)
+    images = load_images(config, config.data, "train")
     if config.test is None:
         return data.split(images, config.seed)
-    test = data.load(config.test, part="test", size=size, class_map=class_map)
+    test = load_images(config, config.test, "test")
     if test.shape != images.shape:
         raise UsageError(
             f"Training images are {images.shape}, test images {test.shape} (C, H, W). "
-            "Bring both to one size with --image-size."
+            "Bring both to one size with --image-size and --channels."
         )
+    for here, there in zip(images.class_names, test.class_names, strict=False):
+        # numbers stand where the data has no names
+        if here != there and not here.isdecimal() and not there.isdecimal():
+            raise UsageError(
+                f"The class {here!r} of the training images has the label of the class {there!r} of the test images. "
+                "Both must hold the same classes in the same order: is one of them missing?"
+            )
     parts = data.split(images, config.seed, {"train": 0.9, "validation": 0.1})
     return {**parts, "test": test}
+
+
+def load_images(config: RunConfig, path: str, part: Literal["train", "test"]) -> ImageSet:
+    """One set of images, brought to the size and channels and labelled in the order that the settings ask for."""
+    size = (config.image_size, config.image_size) if config.image_size else None
+    class_map = read_class_map(config.class_map)
+    return data.load(path, part=part, size=size, class_map=class_map, channels=config.channels)
 
 
 def read_class_map(file: str | None) -> dict[Any, int] | None:
     """Class of the data (name or index) -> label of the teacher, from a YAML file."""
     if file is None:
         return None
-    try:
-        loaded = OmegaConf.to_container(OmegaConf.load(file), resolve=False)
-    except OSError as error:
-        raise UsageError(f"Cannot read the class map {file}: {error.strerror or error}.") from None
-    except Exception as error:  # whatever the YAML parser says of a stranger's file
-        raise UsageError(f"The class map {file} is not valid YAML ({type(error).__name__}).") from None
-    if not isinstance(loaded, dict) or not all(isinstance(v, int) and v >= 0 for v in loaded.values()):
+    loaded = read_yaml(file, "class map")
+    if not isinstance(loaded, dict) or not all(type(v) is int and v >= 0 for v in loaded.values()):
         raise UsageError(f"The class map {file} must hold `class: label` lines with labels 0, 1, 2, …")
-    return {key: int(value) for key, value in loaded.items()}
+    return loaded
 
 
 def load_teacher(config: RunConfig, validation: ImageSet) -> tuple[Model, dict[str, Any]]:
@@ -75,7 +82,7 @@ def load_teacher(config: RunConfig, validation: ImageSet) -> tuple[Model, dict[s
         about["normalization"] = {"how": "inside the ONNX graph" if given is None else "given"}
     else:
         spec = models.infer_spec(
-            checkpoint.tensors, arch=config.arch, input_shape=shape, num_classes=None, normalize=given
+            checkpoint.tensors, arch=config.arch, input_shape=shape, num_classes=config.num_classes, normalize=given
         )
         refuse_unknown_labels([validation], spec)
         about["normalization"] = {"how": "given"}
@@ -125,14 +132,26 @@ def load_triggers(config: RunConfig, spec: ModelSpec) -> tuple[Trigger, ...]:
         target_label=given.target_label,
         rule=given.rule,
         source_labels=given.source_labels,
+        position=given.position,
+        opacity=given.opacity,
         shape=spec.input.shape,
         num_classes=spec.num_classes,
     )
 
 
+def refuse_foreign_code(arch: str, asked: str | None) -> None:
+    """Raise UnsafeInput where a file, not the user, names code to run as a network."""
+    if models.is_user_network(arch) and arch != asked:
+        raise UnsafeInput(
+            f"The file says that its network is {arch!r}, which is code that would have to run. "
+            f"If you trust that code, say so with --arch {arch}."
+        )
+
+
 def rebuild(config: RunConfig, about: dict[str, Any]) -> Model:
     """The teacher again, from what an earlier look found out about it."""
     checkpoint, spec = checkpoints.load(config.teacher), ModelSpec.from_json(about["spec"])
+    refuse_foreign_code(spec.arch, config.arch)
     if checkpoint.format == "onnx":
         statistics = (spec.input.mean, spec.input.std)
         return models.onnx_teacher(checkpoint, spec.input.shape, spec.num_classes, normalize=statistics)

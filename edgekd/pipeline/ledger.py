@@ -116,7 +116,7 @@ def verdict(rows: Sequence[StageRow], target: Target, canaries: dict[str, Any] |
         text += (
             f" The canary battery found {len(flagged)} suspicious public trigger(s) in the teacher."
             if flagged
-            else " No public canary trigger succeeds on the teacher beyond its floor."
+            else " The canary battery flags no public trigger in the teacher."
         )
     if shipped is None:
         text += f" {target.ships} has not run on its target yet."

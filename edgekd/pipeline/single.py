@@ -67,16 +67,23 @@ def audit_only(
     return report, canaries, about
 
 
-def load_student(file: Path, arch: str | None, shape: tuple[int, ...]) -> Model:
+def load_student(config: RunConfig, validation: ImageSet) -> Model:
     """A network from safetensors that edgekd wrote (its sidecar names the architecture), or any readable checkpoint."""
-    sidecar = checkpoints.load_sidecar(file)
+    sidecar = checkpoints.load_sidecar(config.teacher)
     if sidecar is not None and "spec" in sidecar["metadata"]:
-        tensors, metadata = checkpoints.load_student(file)
-        return models.build(ModelSpec.from_json(metadata["spec"]), tensors)
-    loaded = checkpoints.load(file)
-    if loaded.format == "onnx":
-        raise UsageError(f"{file} is an ONNX graph already; export starts from weights (safetensors or a state dict).")
-    return models.build(models.infer_spec(loaded.tensors, arch=arch, input_shape=shape), loaded.tensors)
+        tensors, metadata = checkpoints.load_student(config.teacher)
+        try:
+            spec = ModelSpec.from_json(metadata["spec"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise UsageError(f"{config.teacher}.json does not say which network this is ({error}).") from None
+        intake.refuse_foreign_code(spec.arch, config.arch)
+        return models.build(spec, tensors)
+    model, about = intake.load_teacher(config, validation)
+    if about["format"] == "onnx":
+        raise UsageError(
+            f"{config.teacher} is an ONNX graph already; export starts from weights (safetensors or a state dict)."
+        )
+    return model
 
 
 def export_only(config: RunConfig, out: Path, progress: Progress | None = None) -> dict[str, Any]:
@@ -85,7 +92,8 @@ def export_only(config: RunConfig, out: Path, progress: Progress | None = None) 
         raise UsageError(f"{out} is not empty. Choose another folder with --out.")
     parts = intake.load_data(config)
     target = targets.get(config.target)
-    student = load_student(Path(config.teacher), config.arch, parts["train"].shape)
+    student = load_student(config, parts["validation"])
+    intake.refuse_unknown_labels(parts.values(), student.spec)
     triggers = intake.load_triggers(config, student.spec)
     probes = audit.probes(parts["test"], triggers, student.spec.num_classes)
     with tempfile.TemporaryDirectory(prefix="edgekd-export-") as place:

@@ -143,7 +143,8 @@ class Stages:
                 "Detoxification cost the teacher more validation ACC than distill.max_drop allows; its best state was used."
             )
         tensors, _ = checkpoints.load_student(self.folder.file(name, "model.safetensors"))
-        return models.build(ModelSpec.from_json(result["spec"]), tensors)
+        # the spec from here, not from the folder: a folder from elsewhere could name code to run
+        return models.build(self.teacher.spec if method == "finetune" else spec, tensors)
 
     def _write_metrics(self) -> None:
         """metrics.jsonl: every epoch of every training so far; a training under way writes its own below work/."""

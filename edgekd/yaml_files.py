@@ -1,0 +1,56 @@
+"""YAML that a stranger may have written: bounded, without aliases, no key twice; variables are never filled in."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+from omegaconf import OmegaConf
+
+from .errors import UsageError
+
+LIMIT_BYTES = 1 << 20
+
+
+class _Strict(yaml.SafeLoader):
+    """Refuses aliases, by which a short file becomes a huge one, and keys that stand twice, of which one would be lost."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError("aliases (*name) are not allowed")
+        return super().compose_node(parent, index)
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        if len(set(map(str, keys))) < len(keys):
+            raise yaml.YAMLError(f"a key stands twice among {', '.join(map(str, keys))[:80]}")
+        return super().construct_mapping(node, deep)
+
+
+def read_yaml(path: str | Path, what: str) -> Any:
+    """The value of a YAML file as plain Python, numbers as OmegaConf reads them (1e-3 is one).
+
+    what: how messages call the file. Raises UsageError naming the file and the reason.
+    """
+    path = Path(path)
+    try:
+        with path.open("rb") as stream:
+            data = stream.read(LIMIT_BYTES + 1)
+    except OSError as error:
+        raise UsageError(f"Cannot read the {what} {path}: {error.strerror or error}.") from None
+    if len(data) > LIMIT_BYTES:
+        raise UsageError(f"{path} is larger than {LIMIT_BYTES >> 20} MiB: that is no {what}.")
+    try:
+        text = data.decode("utf-8-sig")
+        loader = _Strict(text)
+        try:
+            plain = loader.get_single_data()
+        finally:
+            loader.dispose()
+        if not isinstance(plain, dict | list):
+            return plain
+        return OmegaConf.to_container(OmegaConf.create(text), resolve=False)
+    except Exception as error:  # the YAML parser and OmegaConf have no common base for what a stranger can write
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise UsageError(f"The {what} {path} is not YAML that edgekd reads: {reason}.") from None
