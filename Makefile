@@ -21,11 +21,12 @@ lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/mypy benchmarks
 	$(BIN)/lint-imports
 
 test: setup lint
 	$(BIN)/python benchmarks/render.py --check
-	$(BIN)/pytest -q --cov --cov-report=term:skip-covered --cov-fail-under=85
+	$(BIN)/pytest -q -n 2 --dist loadfile --cov --cov-report=term:skip-covered --cov-fail-under=85
 
 slow: setup
 	$(BIN)/pytest -q -m slow
