@@ -72,7 +72,11 @@ def _terminated(number: int, frame: Any) -> None:
 def run(arguments: list[str]) -> int:
     """The exit code of one command line; messages go to standard error."""
     try:
-        code = app(args=arguments, prog_name="edgekd", standalone_mode=False, obj=arguments)
+        # not app(...), which has ideas of its own about interrupts and broken pipes
+        command = typer.main.get_command(app)
+        with command.make_context("edgekd", list(arguments), obj=arguments) as context:
+            code = command.invoke(context)
+        sys.stdout.flush()
         return code if isinstance(code, int) else 0
     except typer.Exit as ending:
         return ending.exit_code
@@ -85,8 +89,11 @@ def run(arguments: list[str]) -> int:
     except EdgekdError as error:
         return _say(str(error), error.exit_code)
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+        return _nobody_reads()
+    except SystemExit as ending:
+        if isinstance(ending.__context__, BrokenPipeError):  # how rich answers a reader that went away
+            return _nobody_reads()
+        return _say(f"Code that was run ended the process ({ending.code}). Look at what --arch or --student names.", 2)
     except MemoryError:
         return _say("Out of memory. Use fewer or smaller images, or -o train.batch_size=64.", 4)
     except Exception:
@@ -102,6 +109,12 @@ def _wrong(error: Any) -> int:
     place = "edgekd" if context is None else context.command_path
     message = error.format_message().replace("Value error, ", "").rstrip(".")
     return _say(f"{message}{'' if message.endswith('?') else '.'} See `{place} --help`.", 2)
+
+
+def _nobody_reads() -> int:
+    # no more output, and none when Python closes it
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 0
 
 
 def _say(message: str, code: int) -> int:

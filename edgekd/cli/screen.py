@@ -6,7 +6,7 @@ import os
 import sys
 from typing import Any
 
-PIPED_WIDTH = 240
+PIPED_WIDTH = 10_000
 
 
 def console() -> Any:
