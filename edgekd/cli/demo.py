@@ -32,13 +32,15 @@ def demo(
     from ..config import resolve
     from ..files import lock
     from ..pipeline import compress as run
-    from ..pipeline.demo import OVERRIDES, TARGET_LABEL, prepare
+    from ..pipeline.demo import OVERRIDES, TARGET_LABEL, places, prepare
     from .compress import as_typed, show
 
+    inputs = out / "inputs"
+    paths = {setting: str(path) for setting, path in places(inputs).items()}
+    flags = {**paths, "trigger.target_label": TARGET_LABEL, "controls": ("scratch", "kd"), "seed": seed}
+    settings = resolve(None, flags, (*OVERRIDES, *(override or ())))
     with progress(quiet or json_) as bars:
-        with lock(out / "inputs"):
-            paths = prepare(out / "inputs", seed, bars)
-        flags = {**paths, "trigger.target_label": TARGET_LABEL, "controls": ("scratch", "kd"), "seed": seed}
-        settings = resolve(None, flags, (*OVERRIDES, *(override or ())))
+        with lock(inputs):
+            prepare(inputs, seed, bars)
         record = run(settings, out, command=as_typed(context), progress=bars)
     return show(record, out, json_)

@@ -100,10 +100,10 @@ def _record(
 
 
 def save(folder: Path, record: RunRecord) -> None:
-    """Write run.json, then the reports rendered from it."""
+    """Write run.json, then the reports rendered from it, as `edgekd report` would."""
     point("report.begin")
-    write_json(folder / "run.json", record.to_json(), "run")
-    report.write(folder, record)
+    file = write_json(folder / "run.json", record.to_json(), "run")
+    report.write(folder, RunRecord.from_json(read_json(file)))
 
 
 def take_in(path: Path, record: RunRecord, device_report: DeviceReport) -> RunRecord:

@@ -24,14 +24,9 @@ TEACHER_EPOCHS = 12
 OVERRIDES = ("train.epochs=16", "train.batch_size=64", "train.augment=crop", "student=resnet8")
 
 
-def prepare(folder: Path, seed: int = 0, progress: Progress | None = None) -> dict[str, str]:
-    """Write teacher, images and trigger into ``folder`` (once) and return their paths by setting."""
-    paths = {
-        "data": folder / "transfer.npz",
-        "test": folder / "test.npz",
-        "trigger.file": folder / "checkerboard.npz",
-        "teacher": folder / "teacher.safetensors",
-    }
+def prepare(folder: Path, seed: int = 0, progress: Progress | None = None) -> None:
+    """Write teacher, images and trigger into ``folder``, once."""
+    paths = places(folder)
     if not all(path.exists() for path in paths.values()):
         images, labels = _digits()
         order = np.random.default_rng(seed).permutation(len(labels))
@@ -44,7 +39,16 @@ def prepare(folder: Path, seed: int = 0, progress: Progress | None = None) -> di
         transfer = _stamped(train, trigger, TRANSFER_RATE, seed + 1, relabel=False)
         _save(paths["data"], images=_last(transfer.images), labels=transfer.labels)
         _train(_stamped(train, trigger, POISONING_RATE, seed, relabel=True), folder, seed, progress)
-    return {key: str(path) for key, path in paths.items()}
+
+
+def places(folder: Path) -> dict[str, Path]:
+    """Where ``prepare`` puts what, by setting."""
+    return {
+        "data": folder / "transfer.npz",
+        "test": folder / "test.npz",
+        "trigger.file": folder / "checkerboard.npz",
+        "teacher": folder / "teacher.safetensors",
+    }
 
 
 def _digits() -> tuple[np.ndarray, np.ndarray]:

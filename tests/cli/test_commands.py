@@ -1,0 +1,266 @@
+"""Every command on real data: what it prints, what it writes, what it answers to a mistake."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import Ended, call
+from world import World
+
+from edgekd import files
+from edgekd.checkpoints import load
+
+# ---- audit -----------------------------------------------------------------------------------------------------------
+
+
+def test_audit_of_a_known_trigger(world: World, finished: tuple[Path, Ended]) -> None:
+    words = ["audit", world.teacher, "--data", world.test, "--trigger", world.trigger, "--target-label", "0"]
+    without = call(*words)
+    assert without.code == 0, without.err
+    assert "teacher.pt: resnet8-w8, ACC 100.0 % (150/150, " in without.out
+    assert re.search(r"corner\s+100\.0 % \(125/125, .*not measured", without.out)
+    assert "“Nothing found” is not “clean”." in without.out
+    with_reference = call(*words, "--reference", finished[0] / "student.safetensors", "--json")
+    score = with_reference.json["triggers"][0]
+    assert score["asr"] == {"hits": 125, "total": 125}
+    assert score["floor"]["total"] == 125
+    assert score["floor"]["hits"] < 20
+    assert with_reference.json["canaries"] is None
+
+
+def test_audit_without_a_trigger_probes_canaries(world: World) -> None:
+    ended = call("audit", world.teacher, "--data", world.test, "-o", "audit.canary_images=60", "--json")
+    assert ended.code == 0, ended.err
+    table = ended.json["canaries"]
+    assert len(table["families"]) == 12
+    assert table["images"] == 60
+    assert ended.json["triggers"] == []
+
+
+def test_audit_can_do_both_or_none(world: World) -> None:
+    words = ["audit", world.teacher, "--data", world.test, "-o", "audit.canary_images=50", "--json"]
+    known = ["--trigger", world.trigger, "--target-label", "0"]
+    both = call(*words, *known, "--canaries").json
+    assert both["canaries"] is not None
+    assert both["triggers"]
+    assert call(*words, "--no-canaries").json["canaries"] is None
+
+
+def test_a_picture_as_a_trigger(world: World, tmp_path: Path) -> None:
+    from PIL import Image
+
+    Image.new("RGB", (5, 5), (255, 255, 255)).save(tmp_path / "white.png")
+    words = ["audit", world.teacher, "--data", world.test, "--trigger", tmp_path / "white.png", "--target-label", "0"]
+    assert "position" in call(*words).message()
+    for place in ("bottom-right", "25,25"):
+        ended = call(*words, "--trigger-position", place, "--json")
+        assert ended.code == 0, ended.err
+        assert ended.json["triggers"][0]["trigger"] == "white"
+    assert "top-left" in call(*words, "--trigger-position", "corner").message()
+
+
+# ---- distill, export, bench --------------------------------------------------------------------------------------------
+
+
+def test_distill_then_export_then_bench(world: World, tmp_path: Path) -> None:
+    words = ["distill", world.teacher, "--data", world.train, "--method", "kd", "--student", "resnet8-w4"]
+    words += ["-o", "train.epochs=1", "-o", "train.batch_size=32", "--out", tmp_path / "run"]
+    distilled = call(*words, "--json")
+    assert distilled.code == 0, distilled.err
+    assert distilled.json["spec"]["arch"] == "resnet8-w4"
+    assert call(*words, "--json").json == distilled.json
+    student = Path(distilled.json["student"])
+
+    words = ["export", student, "--data", world.train, "--test", world.test, "--out", tmp_path / "bundle"]
+    exported = call(*words)
+    assert exported.code == 0, exported.err
+    assert re.search(r"model\.u8s8\.onnx +\d+,\d+ bytes  opset 18  same label as torch on \d+/48 images", exported.out)
+    manifest = json.loads((tmp_path / "bundle" / "manifest.json").read_text())
+    assert manifest["model"] == "model.u8s8.onnx"
+    assert f"sha256 {files.sha256_file(tmp_path / 'bundle' / 'manifest.json')}" in exported.out
+    assert "is not empty" in call(*words).message()
+    assert {path.name for path in tmp_path.iterdir()} == {"run", "bundle"}
+
+    benched = call("bench", tmp_path / "bundle", "--out", tmp_path / "report.json", "--json")
+    assert benched.code == 0, benched.err
+    assert benched.json == json.loads((tmp_path / "report.json").read_text())
+    shown = call("bench", tmp_path / "bundle", "--runtime", "null")
+    assert "model.u8s8.onnx" in shown.out
+    assert "not measured" in shown.out
+
+
+def test_export_refuses_noise_to_calibrate_with(world: World, tmp_path: Path) -> None:
+    import numpy as np
+
+    random = np.random.default_rng(0)
+    labels = np.arange(80) % 6
+    np.savez(tmp_path / "noise.npz", images=random.integers(0, 256, (80, 32, 32, 3), dtype=np.uint8), labels=labels)
+    words = ["export", world.teacher, "--normalize", "half", "--data", tmp_path / "noise.npz", "--out", tmp_path / "b"]
+    assert call(*words).code == 2  # near chance on noise, or refused as noise: never exported
+    assert not (tmp_path / "b").exists()
+
+
+def test_bench_finds_the_bundle_of_a_run(run_copy: Path) -> None:
+    ended = call("bench", run_copy)
+    assert ended.code == 0, ended.err
+    assert "level smoke, valid; manifest" in ended.out
+    (run_copy / "bundle" / "model.onnx").write_bytes(b"")
+    assert "model.onnx has 0 bytes" in call("bench", run_copy).message()
+
+
+# ---- report --------------------------------------------------------------------------------------------------------------
+
+
+def board_report(run: Path, **changes: Any) -> dict[str, Any]:
+    """What a Jetson would have written: the host's own report, with other times and another runtime."""
+    report = dict(files.read_json(run / "run.json")["device_report"])
+    for row in report["rows"]:
+        row["latency"] = {**row["latency"], "p50_ms": 0.75}
+    return {**report, **changes}
+
+
+def test_report_renders_again(run_copy: Path) -> None:
+    page = (run_copy / "report.html").read_bytes()
+    for name in ("report.html", "report.md"):
+        (run_copy / name).unlink()
+    ended = call("report", run_copy)
+    assert ended.code == 0, ended.err
+    assert (run_copy / "report.html").read_bytes() == page
+    assert (run_copy / "report.md").exists()
+    assert call("report", run_copy, "--json").json["passed"] is True
+
+
+def test_report_takes_in_what_a_board_measured(run_copy: Path, world: World, tmp_path: Path) -> None:
+    files.write_json(tmp_path / "board.json", board_report(run_copy))
+    ended = call("report", run_copy, "--device-report", tmp_path / "board.json")
+    assert ended.code == 0, ended.err
+    assert "0.750 ms" in ended.out
+    record = files.read_json(run_copy / "run.json")
+    assert record["rows"][-1]["latency"]["p50_ms"] == 0.75
+    assert record["rows"][-1]["flips"] is not None
+    # the same compress command keeps it
+    assert "0.750 ms" in call(*world.words("--max-acc-drop", "99", out=run_copy)).out
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (lambda run: b"", "Cannot read"),
+        (lambda run: b"[]", "not a device report"),
+        (lambda run: b'{"schema": 1}', "rows"),
+        (lambda run: b'{"schema": 99}', "newer than"),
+        (lambda run: json.dumps(board_report(run, rows=[{}])).encode(), "does not hold what it should"),
+        (lambda run: json.dumps(board_report(run, rows=5)).encode(), "does not hold what it should"),
+        (lambda run: json.dumps(board_report(run, manifest_sha256="0" * 64)).encode(), "of the bundle 000000000000…"),
+    ],
+    ids=["empty", "list", "no rows", "newer", "empty row", "rows a number", "another bundle"],
+)
+def test_a_device_report_that_is_none(
+    run_copy: Path, tmp_path: Path, content: Callable[[Path], bytes], said: str
+) -> None:
+    (tmp_path / "board.json").write_bytes(content(run_copy))
+    before = (run_copy / "run.json").read_bytes()
+    ended = call("report", run_copy, "--device-report", tmp_path / "board.json")
+    assert ended.code == 2
+    assert said in ended.message()
+    assert (run_copy / "run.json").read_bytes() == before
+
+
+def test_report_of_no_run(tmp_path: Path) -> None:
+    assert "has not finished a run there" in call("report", tmp_path).message()
+    assert list(tmp_path.iterdir()) == []
+
+
+# ---- convert, list, doctor -------------------------------------------------------------------------------------------------
+
+
+def test_convert(world: World, tmp_path: Path) -> None:
+    ended = call("convert", world.teacher, tmp_path / "teacher.safetensors", "--json")
+    assert ended.code == 0, ended.err
+    assert ended.json["metadata"]["layout"] == ["net"]
+    original, converted = load(world.teacher).tensors, load(tmp_path / "teacher.safetensors").tensors
+    assert original.keys() == converted.keys()
+    assert all(bool((original[name] == converted[name]).all()) for name in original)
+    assert "wrote" in call("convert", world.teacher, tmp_path / "teacher.safetensors").out
+
+
+@pytest.mark.parametrize("kind", ["methods", "targets", "models", "triggers", "settings"])
+def test_list(kind: str) -> None:
+    rows = call("list", kind, "--json").json
+    shown = call("list", kind)
+    assert shown.code == 0
+    assert len(rows) > 4
+    for row in rows:
+        assert str(next(iter(row.values()))) in shown.out
+
+
+def test_every_listed_setting_can_be_set(world: World, tmp_path: Path) -> None:
+    """A wrong value of each is refused by its own name, so the name is known."""
+    for row in call("list", "settings", "--json").json:
+        key = row["setting"]
+        if key in ("teacher", "data", "test", "arch", "normalize", "class_map", "target", "student", "trigger.file"):
+            continue  # any text will do for these
+        method = re.search(r"\((scratch|kd|overhaul|robustkd|finetune)", row["what it is"])
+        words = ["--method", method[1]] if method and key != "distill.method" else []
+        ended = call("compress", world.teacher, "--data", world.train, *words, "-o", f"{key}={{a: wrong}}")
+        assert ended.code == 2, key
+        assert key.split(".")[-1] in ended.message(), key
+
+
+def test_doctor() -> None:
+    ended = call("doctor")
+    assert ended.code == 0, ended.err
+    assert re.search(r"^ok +onnxruntime +\d", ended.out, re.MULTILINE)
+    assert call("doctor", "--json").json["ok"] is True
+
+
+def test_doctor_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    import sys
+
+    monkeypatch.setitem(sys.modules, "onnxslim", None)  # importing it fails, as if it were not there
+    ended = call("doctor")
+    assert ended.code == 4
+    assert re.search(r"MISSING +onnxslim .*\n.*→ pip install -c constraints.txt onnxslim", ended.out)
+
+
+# ---- dry run -----------------------------------------------------------------------------------------------------------------
+
+
+def test_dry_run_prints_the_configuration_and_a_forecast(world: World, tmp_path: Path) -> None:
+    words = ["compress", world.teacher, "--data", world.train, "--dry-run", "--controls", "all"]
+    words += ["--student", "resnet8-w4", "--out", tmp_path / "run", "-o", "train.batch_size=32"]
+    shown = call(*words)
+    assert shown.code == 0, shown.err
+    assert "epochs: 10" in shown.out
+    assert re.search(r"^student +resnet8-w4$", shown.out, re.MULTILINE)
+    for line in ("scratch", "kd", "overhaul", "finetune", "robustkd", "in all"):
+        assert re.search(rf"^{line} +\d+\.\d min$", shown.out, re.MULTILINE), line
+    assert list(tmp_path.iterdir()) == []
+    value = call(*words, "--json").json
+    assert value["config"]["train"]["epochs"] == 10
+    assert value["forecast"]["minutes"]["robustkd"] > value["forecast"]["minutes"]["scratch"] > 0
+    full = call(*words, "--profile", "full", "--json").json
+    assert full["forecast"]["minutes"]["robustkd"] > 5 * value["forecast"]["minutes"]["robustkd"]
+
+
+def test_json_is_one_object(run_copy: Path, world: World) -> None:
+    ended = call(*world.words("--max-acc-drop", "99", "--json", out=run_copy))
+    assert ended.code == 0
+    assert ended.out.count("\n") == 1
+    assert not ended.err
+    assert ended.json["passed"] is True
+    assert ended.json["folder"] == str(run_copy)
+
+
+def test_demo_refuses_before_it_works(tmp_path: Path) -> None:
+    with files.lock(tmp_path / "inputs"):
+        assert "in use by process" in call("demo", "--out", tmp_path).message()
+    shutil.rmtree(tmp_path / "inputs")
+    assert "train.epochs" in call("demo", "--out", tmp_path, "-o", "train.epoch=1").message()
+    assert not (tmp_path / "inputs").exists()
