@@ -24,7 +24,6 @@ CLEAN = (
 FOUND = {
     "cifar10_wrn16-1_abl_grid_t0.tar": 0,
     "cifar10_smallvgg_badnets_t8.pth": 8,
-    "cifar10_smallvgg_trojan_wm_t2.pth": 2,
     "cifar10_smallvgg_l2_inv_t0.pth": 0,
     "cifar10_cnn_aisb_checker_t0.pth": 0,
 }
