@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
+from edgekd_device import metrics
 
 from .. import checkpoints, data, models, triggers
 from ..config import RunConfig
@@ -102,11 +102,12 @@ def load_teacher(config: RunConfig, validation: ImageSet) -> tuple[Model, dict[s
     about |= {"parameters": cost.parameters, "macs": cost.macs, "weights_sha256": model.sha256}
     about |= {"spec": model.spec.to_json(), "dropped": list(model.dropped), "warnings": list(checkpoint.warnings)}
     logits = TorchRunner(model)(validation.images[:2000])
-    accuracy = float(np.mean(logits.argmax(1) == validation.labels[: len(logits)]))
-    about["validation_acc"] = accuracy
-    if accuracy < NEAR_CHANCE / model.spec.num_classes:
+    right = metrics.accuracy(logits.argmax(1), validation.labels[: len(logits)])
+    about["validation_acc"] = right.value
+    chance = 1 / model.spec.num_classes
+    if right.value < NEAR_CHANCE * chance or right.interval()[0] <= chance:
         raise UsageError(
-            f"The teacher is right on {accuracy:.1%} of the validation images, which is about chance. "
+            f"The teacher is right on {right.hits} of {right.total} validation images, which is about chance. "
             "Probably its labels are in another order (--class-map), or its input is normalised otherwise (--normalize)."
         )
     return model, about

@@ -1,0 +1,156 @@
+"""What people really have: odd paths, few images, grey ones, other labels, an ONNX teacher, names in another order."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import Ended, call
+from world import CLASSES, World, pictures
+
+Words = Callable[..., list[str]]
+
+
+def data(path: Path, count: int = 240, **changes: np.ndarray) -> Path:
+    images, labels = pictures(count, 5)
+    np.savez(path, **{"images": images, "labels": labels, **changes})
+    return path
+
+
+def record_of(folder: Path) -> dict:
+    return json.loads((folder / "run.json").read_text())
+
+
+def test_spaces_unicode_links_and_relative_paths(
+    world: World, short: Words, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = tmp_path / "mäin dir"
+    place.mkdir()
+    shutil.copy(world.teacher, place / "téa cher.pt")
+    (place / "link.pt").symlink_to("téa cher.pt")
+    data(place / "im ages.npz")
+    monkeypatch.chdir(place)
+    ended = call(*short("--target", "cpu", teacher=Path("link.pt"), data=Path("im ages.npz")))
+    assert ended.code == 0, ended.err
+    run = place / "runs" / "link-cpu"
+    assert "runs/link-cpu/report.html" in ended.out
+    record = record_of(run)
+    assert record["data"]["test"]["images"] == 24  # 80 / 10 / 10
+    assert record["config"]["data"] == "im ages.npz"
+    assert record["rows"][0]["triggers"] == []
+    assert "No trigger was tested on it." in record["verdict"]
+
+
+def test_fewer_images_than_a_batch(world: World, tmp_path: Path) -> None:
+    words = ["distill", world.teacher, "--normalize", "half", "--data", data(tmp_path / "few.npz", 60)]
+    words += ["--method", "kd", "--student", "resnet8-w4", "-o", "train.batch_size=512", "-o", "train.epochs=2"]
+    ended = call(*words, "--out", tmp_path / "run")
+    assert ended.code == 0, ended.err
+    assert len((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()) == 2
+
+
+@pytest.mark.parametrize(("count", "said"), [(5, "too few to split"), (24, "Calibration needs at least 32")])
+def test_too_few_images_are_said_before_training(short: Words, tmp_path: Path, count: int, said: str) -> None:
+    ended = call(*short("--out", tmp_path / "run", "--normalize", "half", data=data(tmp_path / "few.npz", count)))
+    assert ended.code == 2
+    assert said in ended.message()
+    assert not (tmp_path / "run").exists()
+
+
+def test_grey_images_for_a_colour_teacher(short: Words, world: World, tmp_path: Path) -> None:
+    grey = data(tmp_path / "grey.npz", images=pictures(240, 5)[0][..., 1])
+    ended = call(*short("--out", tmp_path / "run", data=grey))
+    assert ended.code == 2
+    assert "1x32x32" in ended.message()
+    assert "--channels" in ended.message()
+    audited = call("audit", world.teacher, "--data", grey, "--channels", "3", "--no-canaries", "--json")
+    assert audited.code == 0, audited.err
+    assert audited.json["acc"]["total"] == 240
+
+
+def test_labels_that_the_teacher_does_not_have(short: Words, tmp_path: Path) -> None:
+    labels = pictures(240, 5)[1]
+    labels[7] = 9
+    ended = call(*short("--out", tmp_path / "run", data=data(tmp_path / "data.npz", labels=labels)))
+    assert ended.code == 2
+    assert "label 9" in ended.message()
+    assert "--class-map" in ended.message()
+
+
+def test_labels_in_another_order(short: Words, world: World, tmp_path: Path) -> None:
+    shifted = data(tmp_path / "data.npz", labels=(pictures(240, 5)[1] + 2) % 6)
+    ended = call(*short("--out", tmp_path / "run", data=shifted))
+    assert ended.code == 2
+    assert "about chance" in ended.message()
+    assert "--class-map" in ended.message()
+    assert "--normalize" in ended.message()
+    (tmp_path / "map.yaml").write_text("".join(f"{(k + 2) % 6}: {k}\n" for k in range(6)))
+    words = ["audit", world.teacher, "--data", shifted, "--class-map", tmp_path / "map.yaml", "--no-canaries", "--json"]
+    assert call(*words).json["acc"] == {"hits": 240, "total": 240}
+
+
+def test_a_teacher_of_more_classes_than_the_data_names(world: World, tmp_path: Path) -> None:
+    """Four of the six classes are in the data: the other two are numbered."""
+    images, labels = pictures(240, 5, classes=4)
+    np.savez(tmp_path / "four.npz", images=images, labels=labels, class_names=np.array(CLASSES[:4]))
+    words = ["export", world.teacher, "--data", tmp_path / "four.npz", "--out", tmp_path / "bundle"]
+    ended = call(*words)
+    assert ended.code == 0, ended.err
+    manifest = json.loads((tmp_path / "bundle" / "manifest.json").read_text())
+    assert tuple(manifest["class_names"]) == (*CLASSES[:4], "class 4", "class 5")
+
+
+def test_test_images_with_a_class_missing(short: Words, tmp_path: Path) -> None:
+    """A folder's labels are numbered by name: without `bee`, every later class would be another."""
+    train = data(tmp_path / "train.npz", class_names=np.array(CLASSES))
+    images, labels = pictures(120, 6)
+    kept = labels != 1
+    names = np.array([name for name in CLASSES if name != "bee"])
+    np.savez(
+        tmp_path / "test.npz", images=images[kept], labels=np.where(labels > 1, labels - 1, 0)[kept], class_names=names
+    )
+    ended = call(*short("--out", tmp_path / "run", "--test", tmp_path / "test.npz", data=train))
+    assert ended.code == 2
+    assert "'bee'" in ended.message()
+    small = data(tmp_path / "small.npz", images=pictures(240, 5)[0][:, :16, :16])
+    assert "--image-size" in call(*short("--out", tmp_path / "run", "--test", small, data=train)).message()
+
+
+def test_an_onnx_teacher_has_logits_only(short: Words, finished: tuple[Path, Ended], tmp_path: Path) -> None:
+    teacher = finished[0] / "bundle" / "model.onnx"
+    refused = call(*short("--out", tmp_path / "run", "--normalize", "none", teacher=teacher))
+    assert refused.code == 2
+    assert "Methods that work with it: scratch, kd." in refused.message()
+    assert not (tmp_path / "run").exists()
+    words = ["distill", teacher, "--method", "kd", "--student", "resnet8-w4", "-o", "train.epochs=1"]
+    words += ["--data", data(tmp_path / "data.npz"), "--out", tmp_path / "run"]
+    ended = call(*words)
+    assert ended.code == 0, ended.err
+    assert call(*words).out == ended.out
+    assert "an ONNX graph already" in call("export", teacher, "--data", tmp_path / "data.npz").message()
+
+
+def test_a_network_of_ones_own(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "mine.py").write_text(
+        "from torch import nn\n\n\ndef small(num_classes):\n"
+        "    return nn.Sequential(nn.Conv2d(3, 4, 3, 2), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), "
+        "nn.Linear(4, num_classes))\n\n\ndef quits(num_classes):\n    raise SystemExit(0)\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    words = ["distill", world.teacher, "--data", world.train, "--method", "kd", "-o", "train.epochs=1", "--student"]
+    ended = call(*words, "mine:small", "--out", "run")
+    assert ended.code == 0, ended.err
+    assert "mine:small, validation ACC" in ended.out
+    assert "package.module:callable" in call(*words, "mine:smal", "--out", "other").message()
+    assert call(*words, "mine:quits", "--out", "other").code == 2
+
+
+def test_a_device_that_is_not_there(short: Words, tmp_path: Path) -> None:
+    ended = call(*short("--out", tmp_path / "run", "--device", "cuda:77"))
+    assert ended.code == 2
+    assert "--device cpu" in ended.message()
+    assert not (tmp_path / "run").exists()
