@@ -110,6 +110,9 @@ def _header(stream: IO[bytes], name: str) -> tuple[tuple[int, ...], bool, Any]:
             f"the array {name!r} holds Python objects, which only a pickle can carry. "
             "Save it again with a plain dtype, such as uint8 or int64."
         )
+    # numbers, truth values and text; an item of no width would take memory where its size says none
+    if dtype.kind not in "biufcSU" or not dtype.itemsize:
+        raise ValueError(f"{name!r} is of the type {dtype}, which is not plain numbers or text")
     if any(extent < 0 for extent in shape):
         raise ValueError(f"{name!r} has the shape {shape}")
     return shape, fortran, dtype

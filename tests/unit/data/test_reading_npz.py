@@ -112,8 +112,8 @@ def _zip(path: Path, members: dict[str, bytes]) -> None:
             archive.writestr(name, content)
 
 
-def _npy(shape: tuple[int, ...], payload: bytes, version: tuple[int, int] = (1, 0)) -> bytes:
-    header = repr({"descr": "|u1", "fortran_order": False, "shape": shape}).encode()
+def _npy(shape: tuple[int, ...], payload: bytes, version: tuple[int, int] = (1, 0), kind: object = "|u1") -> bytes:
+    header = repr({"descr": kind, "fortran_order": False, "shape": shape}).encode()
     return b"\x93NUMPY" + bytes(version) + len(header).to_bytes(2, "little") + header + payload
 
 
@@ -128,6 +128,12 @@ def _npy(shape: tuple[int, ...], payload: bytes, version: tuple[int, int] = (1, 
         (_npy((3,), b"abcd"), "more bytes than its header"),
         (_npy((-3,), b""), "shape"),
         (b"\x93NUMPY\x01\x00\x03\x00{{{", "damaged"),
+        # numpy makes items of no width one wide: 10 GB where the header says none
+        (_npy((10**10,), b"", kind="|S0"), "not plain numbers or text"),
+        (_npy((10**10,), b"", kind="<U0"), "not plain numbers or text"),
+        (_npy((10**10,), b"", kind="|V0"), "not plain numbers or text"),
+        (_npy((2,), b"abcdefgh", kind=[("field", "<i4")]), "not plain numbers or text"),
+        (_npy((1,), b"abcdefgh", kind="<M8[s]"), "not plain numbers or text"),
     ],
 )
 def test_reader_refuses_damaged_members(tmp_path: Path, member: bytes, word: str) -> None:
