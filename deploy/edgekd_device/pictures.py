@@ -46,14 +46,22 @@ def decode(path: str | Path) -> Any:
             raise UsageError(f"The picture {path} is damaged ({error}). Replace or remove it.") from error
 
 
-def resize(picture: Any, height: int, width: int) -> Any:
-    """Scale so that ``height`` x ``width`` is covered (bilinear), then cut out the centre."""
+def resize(picture: Any, height: int, width: int, name: object = "") -> Any:
+    """Scale so that ``height`` x ``width`` is covered (bilinear), then cut out the centre.
+
+    Raises UsageError, by the picture's ``name``, for one so long and thin that its scaled form would be huge.
+    """
     from PIL import Image
 
     if picture.size == (width, height):
         return picture
     scale = max(height / picture.height, width / picture.width)
     wide, high = max(width, round(picture.width * scale)), max(height, round(picture.height * scale))
+    if wide * high > MAX_PIXELS:
+        raise UsageError(
+            f"The picture {name} is {picture.width} x {picture.height}: scaled to cover {width} x {height} it would "
+            f"have more than {MAX_PIXELS} pixels. Cut it to a usual shape first."
+        )
     left, top = (wide - width) // 2, (high - height) // 2
     scaled = picture.resize((wide, high), Image.Resampling.BILINEAR)
     return scaled.crop((left, top, left + width, top + height))

@@ -93,6 +93,16 @@ def test_resize_scales_the_short_side_and_cuts_the_centre(tmp_path: Path) -> Non
     assert data.load(root, size=(20, 10)).shape == (3, 20, 10)
 
 
+def test_a_long_thin_picture_is_not_scaled_into_a_bomb(tmp_path: Path) -> None:
+    """1 x 100,000 pixels are few; covering 64 x 64 with them takes 400 million."""
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    Image.new("L", (100_000, 1)).save(tmp_path / "a" / "thin.png")
+    Image.new("L", (64, 64)).save(tmp_path / "b" / "usual.png")
+    with pytest.raises(UsageError, match=r"thin\.png is 100000 x 1: scaled"):
+        data.load(tmp_path, size=(64, 64))
+
+
 def test_more_pictures_than_memory_are_refused_before_decoding(tmp_path: Path) -> None:
     root = write(tmp_path / "all", a=[PIXELS[0]], b=[PIXELS[1]])
     with pytest.raises(UsageError, match="need 0 MiB"):
