@@ -35,6 +35,8 @@ def read_yaml(path: str | Path, what: str) -> Any:
     """
     path = Path(path)
     try:
+        if path.exists() and not path.is_file():
+            raise UsageError(f"The {what} {path} is not a file.")  # a pipe would be waited for without end
         with path.open("rb") as stream:
             data = stream.read(LIMIT_BYTES + 1)
     except OSError as error:
