@@ -13,6 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from edgekd.errors import UsageError
 from edgekd.types import Rate
+from edgekd_device.runtime.ort import DISABLED
 
 _BATCH = 100
 
@@ -32,10 +33,7 @@ def session(data: bytes, threads: int = 0) -> onnxruntime.InferenceSession:
     options.log_severity_level = 3
     options.intra_op_num_threads = threads or torch.get_num_threads()
     options.inter_op_num_threads = 1
-    # onnxruntime 1.31 makes int32 biases out of float ones at a scale that underflows in FP16, and the logits are noise
-    # then; files that want integer biases bring their own
-    disabled = ["WeightBiasQuantization"]
-    return onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"], disabled_optimizers=disabled)
+    return onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"], disabled_optimizers=DISABLED)
 
 
 class _Largest(TorchDispatchMode):

@@ -17,6 +17,7 @@ from torch import nn
 from edgekd.errors import EdgekdError, EnvironmentFault, UsageError
 from edgekd.export.onnx import FLAVOURS, export
 from edgekd.quantize import PtqConfig, ptq
+from edgekd.runners.onnx import OnnxRunner
 from edgekd.types import InputSpec, Model, ModelSpec, OnnxFile
 
 
@@ -171,6 +172,7 @@ from edgekd import models
 from edgekd.data import ImageSet
 from edgekd.export.onnx import FLAVOURS, export
 from edgekd.quantize import PtqConfig, ptq
+from edgekd.runners.onnx import OnnxRunner
 from edgekd.types import InputSpec, ModelSpec
 
 def export_all(out, images):
@@ -265,6 +267,23 @@ def test_activations_beyond_half_precision_are_reported(tmp_path):
 def test_logits_that_are_not_finite_are_reported(tmp_path):
     with pytest.raises(EdgekdError, match="not finite"):
         export(own(lambda x: torch.log(x * 0)), tmp_path / "model.onnx", "fp32", SMALL)
+
+
+def test_the_runtime_that_measures_keeps_float_biases(pictures, tmp_path):
+    """At the products' scale of small weights an FP16 bias underflows; onnxruntime must not make integers of it."""
+    random = torch.Generator().manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 30 * 30, 10)).eval()
+    with torch.no_grad():
+        net[0].weight.copy_(1e-4 * torch.randn(net[0].weight.shape, generator=random))
+        net[0].bias.copy_(torch.rand(8, generator=random))
+    model = Model(ModelSpec("test:own", 10, InputSpec(3, 32, 32, (0.0,) * 3, (1.0,) * 3)), net)
+    twin = ptq(model, pictures, PtqConfig(flavour="s8", calibrator="max"))
+    file = export(twin, tmp_path / "model.onnx", "s8-fp16", pictures.images)
+    with torch.no_grad():
+        expected = twin.module(torch.from_numpy(pictures.images).float() / 255).numpy()
+    found = OnnxRunner((tmp_path / "model.onnx").read_bytes())(pictures.images)
+    assert np.abs(found - expected).max() == pytest.approx(file.max_abs_logit_difference, rel=1e-3)
+    assert file.max_abs_logit_difference < 0.05 * np.abs(expected).max()
 
 
 def test_parity_needs_images(tmp_path):
