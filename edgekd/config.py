@@ -230,11 +230,15 @@ def _validate(config: type[BaseModel], values: dict[str, Any], prefix: str) -> B
             others = [name for name in METHODS if prefix == "distill." and key in keys(method_config(name), prefix)]
             if others:
                 raise UsageError(f"{key} is a setting of {', '.join(others)}, not of the chosen method.") from None
-            near = suggest(key, keys(config, prefix))
+            sections = {name.rpartition(".")[0] for name in keys(config, prefix) if "." in name}
+            near = suggest(key, [*keys(config, prefix), *sections])
             raise UsageError(f"There is no setting {shortened(key)}{near}; see `edgekd list settings`.") from None
         reason = first["msg"].removeprefix("Value error, ")
+        if not first["loc"]:
+            raise UsageError(f"The settings {prefix}* do not fit together: {reason}.") from None
         raise UsageError(
-            f"The setting {key} = {shortened(first.get('input'))} does not fit: {reason[0].lower() + reason[1:]}."
+            f"The setting {DERIVED.get(key, key)} = {shortened(first.get('input'))} does not fit: "
+            f"{reason[0].lower() + reason[1:]}."
         ) from None
 
 

@@ -54,5 +54,13 @@ def read_yaml(path: str | Path, what: str) -> Any:
             return plain
         return OmegaConf.to_container(OmegaConf.create(text), resolve=False)
     except Exception as error:  # the YAML parser and OmegaConf have no common base for what a stranger can write
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
-        raise UsageError(f"The {what} {path} is not YAML that edgekd reads: {reason}.") from None
+        raise UsageError(f"The {what} {path} is not YAML that edgekd reads: {_reason(error)}.") from None
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, RecursionError):
+        return "it is nested too deeply"
+    mark = getattr(error, "problem_mark", None)
+    if mark is not None:
+        return f"line {mark.line + 1}, column {mark.column + 1}: {getattr(error, 'problem', '')}"
+    return " ".join(str(error).split())[:200] or type(error).__name__

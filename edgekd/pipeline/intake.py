@@ -64,6 +64,9 @@ def load_teacher(config: RunConfig, validation: ImageSet) -> tuple[Model, dict[s
 
     Raises UsageError when its accuracy there is near chance.
     """
+    shape, classes = validation.shape, len(validation.class_names)
+    given = None if config.normalize == "auto" else parse_normalization(config.normalize)
+    models.normalization(given, shape[0])  # a bad one is said before a long read
     checkpoint = checkpoints.load(config.teacher)
     about: dict[str, Any] = {
         "file": Path(config.teacher).name,
@@ -73,8 +76,6 @@ def load_teacher(config: RunConfig, validation: ImageSet) -> tuple[Model, dict[s
         "metadata": checkpoint.metadata,
         "bytes": Path(config.teacher).stat().st_size,
     }
-    shape, classes = validation.shape, len(validation.class_names)
-    given = None if config.normalize == "auto" else parse_normalization(config.normalize)
     if checkpoint.format == "onnx":
         model = models.onnx_teacher(checkpoint, shape, classes, normalize=given)
         refuse_unknown_labels([validation], model.spec)
