@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import time
+from collections.abc import Iterator
 
 import numpy as np
 import torch
@@ -16,8 +18,8 @@ from edgekd_device import latency as timing
 class TorchRunner:
     """uint8 images [N, C, H, W] -> float32 logits [N, K] in FP32, inference mode, channels_last, a batch at a time.
 
-    The module is used as it is: not moved, not switched to eval, so that what is measured is what was handed over.
-    Raises UsageError for images that do not fit the model's input.
+    The module is used as it is, not switched to eval, so that what is measured is what was handed over; it stays on the
+    device only while it is used. Raises UsageError for images that do not fit the model's input.
     """
 
     def __init__(self, model: Model, device: str | torch.device = "cpu", batch_size: int = 500) -> None:
@@ -33,7 +35,7 @@ class TorchRunner:
                 f"{list(images.shape[1:])}. Read the data with size={expected[1:]}."
             )
         found = np.empty((len(images), self.model.spec.num_classes), np.float32)
-        with torch.inference_mode(), self._full_precision():
+        with self._placed(), torch.inference_mode(), self._full_precision():
             for start in range(0, len(images), self.batch_size):
                 pixels = self._pixels(images[start : start + self.batch_size])
                 found[start : start + self.batch_size] = self._infer(pixels)
@@ -48,7 +50,7 @@ class TorchRunner:
         torch.set_num_threads(threads)
         inputs = [self._pixels(images[index : index + 1]) for index in range(min(len(images), level.inputs))]
         try:
-            with torch.inference_mode(), self._full_precision():
+            with self._placed(), torch.inference_mode(), self._full_precision():
                 steady = timing.warm_up(self._infer, inputs, level, time.perf_counter_ns)
                 block = timing.timed_block(self._infer, inputs, level.seconds, level.samples, time.perf_counter_ns)
         finally:
@@ -62,6 +64,21 @@ class TorchRunner:
     def _pixels(self, images: np.ndarray) -> torch.Tensor:
         part = torch.from_numpy(np.ascontiguousarray(images)).to(self.device)
         return part.to(torch.float32, memory_format=torch.channels_last).div_(255)
+
+    @contextlib.contextmanager
+    def _placed(self) -> Iterator[None]:
+        """The module on the runner's device, then back where it was."""
+        module = self.model.module
+        tensor = next(itertools.chain(module.parameters(), module.buffers()), None)
+        home = self.device if tensor is None else tensor.device
+        if home.type == self.device.type and self.device.index in (None, home.index):
+            yield
+            return
+        module.to(self.device)
+        try:
+            yield
+        finally:
+            module.to(home)
 
     def _full_precision(self) -> contextlib.AbstractContextManager[None]:
         """On CUDA: no TF32 in convolutions, so that FP32 means FP32."""

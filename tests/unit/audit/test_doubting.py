@@ -108,6 +108,6 @@ def test_torch_runner_refuses_other_images() -> None:
 def test_torch_runner_on_a_gpu_agrees_with_the_cpu() -> None:
     runner = network(torch.nn.BatchNorm2d(8))
     on_cpu = runner(IMAGES.images)
-    runner.model.module.cuda()
     on_gpu = TorchRunner(runner.model, "cuda")(IMAGES.images)
+    assert {tensor.device.type for tensor in runner.model.module.state_dict().values()} == {"cpu"}
     assert np.abs(on_cpu - on_gpu).max() < 1e-3 * np.abs(on_cpu).max()
