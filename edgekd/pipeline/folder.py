@@ -81,6 +81,8 @@ class RunFolder:
         before = {str(key): value for key, value in stored.items()}
         differing = [key for key in changed(before, self._wanted) if not _harmless(key, before, self._wanted)]
         differing = [key for key in differing if DERIVED.get(key) not in differing]
+        if "distill.method" in differing:  # whose settings are others then
+            differing = [key for key in differing if key == "distill.method" or not key.startswith("distill.")]
         if differing:
             raise UsageError(
                 f"{self.path} holds a run with another {', '.join(differing[:5])}. "

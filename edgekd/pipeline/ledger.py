@@ -55,6 +55,7 @@ def gates(limits: GateSection, rows: Sequence[StageRow], target: Target) -> tupl
 
     def gate(name: str, unit: str, limit: float | None, value: float | None, why: str) -> None:
         if limit is not None:
+            value = None if value is None else round(value, 9)  # 100 * (0.9 - 0.89) is more than 1
             passed = value is not None and value <= limit
             found.append(
                 {

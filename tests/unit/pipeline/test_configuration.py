@@ -1,0 +1,97 @@
+"""The run's configuration: who wins, what is derived, what is refused (the table of bad ones is in tests/contract)."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from edgekd import config
+from edgekd.config import RunConfig, resolve
+from edgekd.errors import UsageError
+
+BASE = {"teacher": "teacher.pt", "data": "data.npz"}
+
+
+def test_later_sources_win(tmp_path: Path) -> None:
+    file = tmp_path / "run.yaml"
+    file.write_text(
+        "teacher: a.pt\ndata: images\nseed: 3\ntrain: {epochs: 5, lr: 1e-3}\ndistill: {method: kd, alpha: 0.5}\n"
+    )
+    found = resolve(
+        file, {"teacher": "b.pt", "seed": None, "train.epochs": 6}, ["train.epochs=7", "distill.temperature=2"]
+    )
+    assert (found.teacher, found.data, found.seed) == ("b.pt", "images", 3)
+    assert (found.train.epochs, found.train.lr) == (7, 0.001)
+    assert found.method == "kd"
+    assert found.options["alpha"] == 0.5
+    assert found.options["temperature"] == 2
+
+
+def test_a_profile_is_beaten_by_everything_else() -> None:
+    assert resolve(None, BASE).train.epochs == config.PROFILES["fast"]["train"]["epochs"]
+    assert resolve(None, {**BASE, "profile": "full"}).train.epochs == config.PROFILES["full"]["train"]["epochs"]
+    assert resolve(None, {**BASE, "profile": "full"}, ["train.epochs=2"]).train.epochs == 2
+
+
+def test_a_method_may_be_one_word(tmp_path: Path) -> None:
+    (tmp_path / "run.yaml").write_text("teacher: a.pt\ndata: b\ndistill: kd\n")
+    assert resolve(tmp_path / "run.yaml", {}).method == "kd"
+    assert resolve(tmp_path / "run.yaml", {}, ["distill.temperature=2"]).options["temperature"] == 2
+    assert resolve(tmp_path / "run.yaml", {"distill.method": "overhaul"}).method == "overhaul"
+
+
+def test_scratch_is_always_a_control() -> None:
+    assert resolve(None, {**BASE, "controls": ("kd",)}).controls == ("scratch", "kd")
+    assert resolve(None, {**BASE, "controls": ("kd", "scratch")}).controls == ("kd", "scratch")
+
+
+def test_seed_and_device_are_the_whole_runs() -> None:
+    found = resolve(None, {**BASE, "seed": 5, "device": "cpu"})
+    assert (found.train.seed, found.train.device) == (5, "cpu")
+    for key, source in config.DERIVED.items():
+        with pytest.raises(UsageError, match=f"set {source} instead"):
+            resolve(None, BASE, [f"{key}=1"])
+
+
+def test_a_stored_configuration_gives_itself(tmp_path: Path) -> None:
+    first = resolve(None, {**BASE, "seed": 5, "trigger.file": "t.npz", "trigger.source_labels": (1, 2)})
+    (tmp_path / "config.yaml").write_text(json.dumps(first.model_dump(mode="json")))  # JSON is YAML
+    assert resolve(tmp_path / "config.yaml", {}) == first
+
+
+@pytest.mark.parametrize("missing", ["teacher", "data"])
+def test_what_must_be_named(missing: str) -> None:
+    with pytest.raises(UsageError, match=f"No {missing} was given"):
+        resolve(None, {key: value for key, value in BASE.items() if key != missing})
+
+
+def test_it_is_frozen_and_holds_no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EDGEKD_SECRET", "hunter2")
+    found = resolve(None, BASE)
+    with pytest.raises(Exception, match="frozen"):
+        found.seed = 1  # type: ignore[misc]
+    with pytest.raises(UsageError, match="does not read variables"):
+        resolve(None, {**BASE, "student": "${oc.env:EDGEKD_SECRET}"})
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "keys"),
+    [
+        ({"a": 1}, {"a": 1}, []),
+        ({"a": 1}, {"a": 2, "b": 3}, ["a", "b"]),
+        ({"a": {"b": 1, "c": 2}}, {"a": {"b": 1, "c": 3}}, ["a.c"]),
+        ({"a": {"b": 1}}, {"a": 1}, ["a"]),
+        ({"a": None}, {}, []),
+    ],
+)
+def test_what_changed(before: dict[str, Any], after: dict[str, Any], keys: list[str]) -> None:
+    assert config.changed(before, after) == keys
+
+
+def test_every_setting_of_the_run_is_listed() -> None:
+    listed = config.keys(RunConfig)
+    assert {"train.epochs", "gates.max_asr", "trigger.file", "audit.canaries", "quantize.images"} <= set(listed)
+    assert len(set(listed)) == len(listed)

@@ -1,0 +1,87 @@
+"""Pictures, stored audits, environment, class names, normalisation words."""
+
+from __future__ import annotations
+
+import base64
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from edgekd.errors import UnsafeInput, UsageError
+from edgekd.pipeline import environment, intake, pictures
+from edgekd.pipeline.predictions import load_audit, save_audit
+from edgekd.pipeline.stages import padded
+from edgekd.types import AuditReport, InputSpec, ModelSpec, Rate, TriggerScore
+
+
+@pytest.mark.parametrize(
+    ("shape", "size"),
+    [((3, 8, 8), (128, 128)), ((1, 28, 28), (112, 112)), ((3, 300, 200), (85, 128)), ((3, 100, 80), (80, 100))],
+)
+def test_pictures_are_enlarged_without_smoothing_or_made_smaller(
+    shape: tuple[int, int, int], size: tuple[int, int]
+) -> None:
+    image = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+    with Image.open(io.BytesIO(base64.b64decode(pictures.png(image)))) as made:
+        assert made.size == size
+        if size[0] % shape[2] == 0 and size[0] > shape[2]:
+            factor = size[0] // shape[2]
+            pixels = np.asarray(made)[::factor, ::factor]
+            assert np.array_equal(pixels, image[0] if shape[0] == 1 else image.transpose(1, 2, 0))
+
+
+def test_a_stored_audit_comes_back_whole(tmp_path: Path) -> None:
+    score = TriggerScore("a", "known", Rate(3, 4), Rate(1, 4), Rate(0, 4), Rate(1, 4))
+    other = TriggerScore("b", "canary", Rate(0, 4), Rate(4, 4))
+    triggered = {"b": np.array([1, 2]), "a": np.array([3])}
+    report = AuditReport(Rate(5, 6), (score, other), "f" * 64, np.array([0, 1, 2]), triggered, warnings=("odd",))
+    back = load_audit(tmp_path, save_audit(tmp_path, report))
+    assert (back.acc, back.triggers, back.probe_sha256, back.warnings) == (
+        report.acc,
+        report.triggers,
+        "f" * 64,
+        ("odd",),
+    )
+    assert back.predictions is not None
+    assert back.predictions.tolist() == [0, 1, 2]
+    assert {name: values.tolist() for name, values in back.triggered_predictions.items()} == {"b": [1, 2], "a": [3]}
+
+
+def test_the_environment_names_versions_and_nobody() -> None:
+    found = environment.describe()
+    assert found["torch"]
+    assert found["onnxruntime"]
+    text = str(found)
+    assert str(Path.home()) not in text or str(Path.home()) == "/"
+    assert not {"hostname", "user", "path"} & set(found)
+
+
+def test_the_commit_is_empty_outside_a_checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert len(environment.commit()) >= 7
+    monkeypatch.setattr(environment, "__file__", str(tmp_path / "a" / "b" / "c.py"))
+    assert environment.commit() == ""
+
+
+def test_class_names_for_every_output() -> None:
+    assert padded(("ant", "bee"), 4) == ("ant", "bee", "class 2", "class 3")
+    assert padded(("ant", "bee"), 2) == ("ant", "bee")
+
+
+def test_normalisation_in_words() -> None:
+    assert intake.parse_normalization("imagenet") == "imagenet"
+    assert intake.parse_normalization("0.5,0.5,0.5/0.25,0.25,0.25") == ((0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
+    for text in ("a/b", "1/2/3", "0.5/"):
+        with pytest.raises(UsageError, match="nor mean/std"):
+            intake.parse_normalization(text)
+
+
+def test_a_file_does_not_choose_which_code_runs() -> None:
+    intake.refuse_foreign_code("resnet8", None)
+    intake.refuse_foreign_code("mine:net", "mine:net")
+    for asked in (None, "resnet8", "mine:other"):
+        with pytest.raises(UnsafeInput, match="--arch mine:net"):
+            intake.refuse_foreign_code("mine:net", asked)
+    assert ModelSpec("mine:net", 2, InputSpec(1, 8, 8, (0.0,), (1.0,))).arch == "mine:net"
