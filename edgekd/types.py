@@ -68,9 +68,7 @@ class InputSpec:
 
     @staticmethod
     def from_json(value: dict[str, Any]) -> InputSpec:
-        return InputSpec(
-            value["channels"], value["height"], value["width"], tuple(value["mean"]), tuple(value["std"])
-        )
+        return InputSpec(value["channels"], value["height"], value["width"], tuple(value["mean"]), tuple(value["std"]))
 
 
 @dataclass(frozen=True)
