@@ -5,8 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from edgekd.errors import UsageError
 from edgekd.triggers import rules, single
 from edgekd.triggers.battery import made
@@ -14,14 +12,14 @@ from edgekd.triggers.drawings import Shape
 from edgekd.triggers.options import did_you_mean, known_only
 from edgekd.triggers.stamp import FAMILIES
 from edgekd.types import Trigger
+from edgekd.yaml_files import read_yaml
 
-_YAML_LIMIT = 1 << 20
 _COMMON = ("name", "target_label", "rule", "source_labels")
 
 
 def read(path: Path, shape: Shape, defaults: dict[str, Any], num_classes: int | None) -> tuple[Trigger, ...]:
     """Every trigger of the list; what an entry does not set it takes from ``defaults``. Raises UsageError."""
-    entries = _parse(path)
+    entries = read_yaml(path, "list of triggers")
     if isinstance(entries, dict) and set(entries) == {"triggers"}:
         entries = entries["triggers"]
     if not isinstance(entries, list) or not entries or not all(isinstance(entry, dict) for entry in entries):
@@ -64,33 +62,3 @@ def _entry(
         raise UsageError(f"{what.capitalize()} has the unknown family {family!r}.{did_you_mean(family, names)}")
     options = {key: value for key, value in entry.items() if key not in (*_COMMON, "family")}
     return made(single.plain_name(entry.get("name", f"{family}-{number}")), family, options, shape, **fields)
-
-
-class _Loader(yaml.SafeLoader):
-    """Safe YAML that refuses a key standing twice, and aliases, which a short file can use to become a huge one."""
-
-    def compose_node(self, parent: Any, index: Any) -> Any:
-        if self.check_event(yaml.AliasEvent):
-            raise yaml.YAMLError("aliases (*name) are not allowed")
-        return super().compose_node(parent, index)
-
-    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        if len(set(map(str, keys))) < len(keys):
-            raise yaml.YAMLError(f"a key stands twice among {', '.join(map(str, keys))}")
-        return super().construct_mapping(node, deep)
-
-
-def _parse(path: Path) -> Any:
-    data = path.read_bytes()[: _YAML_LIMIT + 1]
-    if len(data) > _YAML_LIMIT:
-        raise UsageError(f"{path} is larger than {_YAML_LIMIT} bytes: not a list of triggers.")
-    try:
-        loader = _Loader(data.decode("utf-8-sig"))
-        try:
-            return loader.get_single_data()
-        finally:
-            loader.dispose()
-    except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:
-        reason = " ".join(str(error).split())
-        raise UsageError(f"{path} is not YAML that edgekd reads: {reason}.") from error

@@ -122,3 +122,10 @@ def test_options_of_a_place(tmp_path: Path) -> None:
     (tmp_path / "l.yaml").write_text("- family: patch\n  position: [7, 7]\n")
     with pytest.raises(UsageError, match="leaves the images"):
         triggers.load(tmp_path / "l.yaml", shape=SHAPE, target_label=1)
+
+
+def test_numbers_of_a_list_read_as_in_the_configuration(tmp_path: Path) -> None:
+    """YAML 1.1 alone takes 1e-1 for text."""
+    (tmp_path / "l.yaml").write_text("- family: blend\n  opacity: 1e-1\n")
+    (trigger,) = triggers.load(tmp_path / "l.yaml", shape=SHAPE, target_label=1)
+    assert trigger.params["opacity"] == 0.1
