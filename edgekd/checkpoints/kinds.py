@@ -66,12 +66,7 @@ def _by_content(data: bytes) -> str | None:
         return "torch-legacy"
     if len(data) > 9 and data[8:9] == b"{" and data[4:8] == b"\0\0\0\0":
         return "safetensors"
-    if (
-        len(data) > 3
-        and data[0] == 0x08
-        and 0 < data[1] < 0x20
-        and data[2] in (0x12, 0x1A, 0x22, 0x2A, 0x32, 0x3A, 0x42)
-    ):
+    if len(data) > 3 and data[0] == 0x08 and 0 < data[1] < 0x20 and data[2] in _ONNX_SECOND_FIELD:
         return "onnx"  # field 1, the format's version, then one of the fields that may follow it
     return None
 
