@@ -36,10 +36,10 @@ def session(data: bytes, threads: int = 0) -> onnxruntime.InferenceSession:
     return onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"], disabled_optimizers=DISABLED)
 
 
-class _Largest(TorchDispatchMode):
+class _Largest(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Remembers the largest magnitude that any operator returned."""
 
-    value = 0.0
+    value: float = 0.0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
@@ -56,9 +56,9 @@ def largest_activation(module: nn.Module, images: np.ndarray) -> float:
     """
     device = next((p.device for p in module.parameters()), torch.device("cpu"))
     pixels = torch.from_numpy(images[:_BATCH]).to(device).float() / 255
-    with torch.no_grad(), _Largest() as seen:
+    with torch.no_grad(), _Largest() as seen:  # type: ignore[no-untyped-call]
         module(pixels)
-    return seen.value
+    return float(seen.value)
 
 
 def compare(module: nn.Module, data: bytes, images: np.ndarray) -> Parity:
