@@ -53,17 +53,17 @@ class Section(BaseModel):
 
 
 class TriggerSection(Section):
-    """A trigger that the user knows; without one the canary battery runs."""
+    """A trigger that the user knows; without one the canary battery runs. The triggers' own reader judges the values."""
 
     file: str | None = Field(None, description="trigger file: .npz with a and b, PNG patch, picture, or YAML list")
-    target_label: int | None = Field(None, ge=0, description="label that the trigger is meant to cause")
-    rule: Literal["all-to-one", "all-to-all", "source"] = Field("all-to-one", description="which labels change, how")
+    target_label: int | None = Field(None, description="label that the trigger is meant to cause")
+    rule: str = Field("all-to-one", description="which labels change, how: all-to-one, all-to-all or source")
     source_labels: tuple[int, ...] = Field((), description="labels that a source-specific trigger acts on")
-    position: str | tuple[int, int] | None = Field(
+    position: str | tuple[int, ...] | None = Field(
         None, description="of a picture as a patch: [row, column] or a corner"
     )
     opacity: float | None = Field(
-        None, gt=0, le=1, description="of a picture: alone it is blended over the whole image"
+        None, allow_inf_nan=True, description="of a picture: alone it is blended over the whole image"
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated
 
@@ -206,7 +207,7 @@ def trigger_flags(
         "trigger.target_label": target_label,
         "trigger.rule": rule,
         "trigger.source_labels": tuple(source_labels) if source_labels else None,
-        "trigger.position": position.split(",") if position and "," in position else position,
+        "trigger.position": position.split(",") if position and re.fullmatch(r"-?\d+(,-?\d+)*", position) else position,
         "trigger.opacity": opacity,
     }
 

@@ -134,7 +134,7 @@ def load_triggers(config: RunConfig, spec: ModelSpec) -> tuple[Trigger, ...]:
         target_label=given.target_label,
         rule=given.rule,
         source_labels=given.source_labels,
-        position=given.position,
+        position=given.position,  # type: ignore[arg-type]  # a tuple of any length, which the reader counts
         opacity=given.opacity,
         shape=spec.input.shape,
         num_classes=spec.num_classes,
