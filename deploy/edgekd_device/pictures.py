@@ -46,6 +46,14 @@ def decode(path: str | Path) -> Any:
             raise UsageError(f"The picture {path} is damaged ({error}). Replace or remove it.") from error
 
 
+def decode_opaque(path: str | Path) -> Any:
+    """``decode``, but transparent pixels are refused: what lies under them is not what a viewer sees."""
+    picture = decode(path)
+    if picture.mode == "RGBA":
+        raise UsageError(f"The picture {path} has transparent pixels. Put it on a background of your choice first.")
+    return picture
+
+
 def resize(picture: Any, height: int, width: int, name: object = "") -> Any:
     """Scale so that ``height`` x ``width`` is covered (bilinear), then cut out the centre.
 

@@ -33,7 +33,8 @@ def predict(
     contents = bundle.read(path)
     manifest = contents.manifest
     channels, height, width = manifest.input_shape
-    decoded = pictures.resize(pictures.decode(picture), height, width, picture).convert("L" if channels == 1 else "RGB")
+    decoded = pictures.resize(pictures.decode_opaque(picture), height, width, picture)
+    decoded = decoded.convert("L" if channels == 1 else "RGB")
     pixels = np.asarray(decoded, np.uint8).reshape(height, width, channels).transpose(2, 0, 1)
     runner = base.make(runtime or manifest.runtime)
     runner.open(contents.model(manifest.model), manifest.threads if threads is None else threads)

@@ -96,9 +96,7 @@ def _common_shape(files: list[Path], size: tuple[int, int] | None) -> tuple[int,
 
 
 def _decoded(file: Path, height: int, width: int, grey: bool) -> np.ndarray:
-    picture = pictures.decode(file)
-    if picture.mode == "RGBA":
-        raise UsageError(f"The picture {file} has transparent pixels. Put it on a background of your choice first.")
+    picture = pictures.decode_opaque(file)
     picture = pictures.resize(picture if grey else picture.convert("RGB"), height, width, file)
     decoded: np.ndarray = pictures.pixels(picture).transpose(2, 0, 1)
     return decoded

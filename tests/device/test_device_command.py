@@ -171,6 +171,9 @@ def test_mistakes_in_predict(pristine, tiny_bundle, picture, tmp_path, capsys):
     Image.new("L", (4_000_000, 1)).save(tmp_path / "thin.png")
     assert main(["predict", str(pristine), str(tmp_path / "thin.png")]) == 2
     assert "thin.png is 4000000 x 1" in one_line(capsys)
+    Image.new("RGBA", (20, 30), (0, 200, 0, 0)).save(tmp_path / "clear.png")
+    assert main(["predict", str(pristine), str(tmp_path / "clear.png")]) == 2
+    assert "clear.png has transparent pixels" in one_line(capsys)
     replace_file(tiny_bundle, "model.u8s8.onnx", graph(classes=2))
     assert main(["predict", str(tiny_bundle), picture]) == 2
     assert "no finite value per class" in one_line(capsys)
