@@ -47,6 +47,7 @@ def read(path: Path, part: str, size: tuple[int, int] | None, limit_bytes: int) 
     Raises UsageError for a file of another length or damaged, UnsafeInput for a batch that holds more than arrays.
     """
     if path.is_file():
+        _refuse_huge([path], limit_bytes)
         return _joined([_read_batch(path, _label_bytes(path))], None)
     found = _find(path)
     if found is None:
@@ -56,6 +57,7 @@ def read(path: Path, part: str, size: tuple[int, int] | None, limit_bytes: int) 
     if len(files) < len(layout.files[part]):
         absent = ", ".join(name for name in layout.files[part] if not (folder / name).is_file())
         raise UsageError(f"{folder} lacks {absent}: the CIFAR release there is not whole.")
+    _refuse_huge(files, limit_bytes)
     batches = [_read_batch(file, layout.label_bytes) for file in files]
     return _joined(batches, folder / layout.names if layout.names else None)
 
@@ -70,6 +72,14 @@ def _find(path: Path) -> tuple[Path, _Layout] | None:
 
 def _files(folder: Path, names: tuple[str, ...]) -> list[Path]:
     return [folder / name for name in names if (folder / name).is_file()]
+
+
+def _refuse_huge(files: list[Path], limit_bytes: int) -> None:
+    size = sum(file.stat().st_size for file in files)
+    if size > limit_bytes:
+        raise UsageError(
+            f"{files[0].parent} needs {size >> 20} MiB, more than this machine's {limit_bytes >> 20} MiB: no CIFAR release."
+        )
 
 
 def _label_bytes(path: Path) -> int:

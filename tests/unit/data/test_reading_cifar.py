@@ -6,8 +6,11 @@ import pickle
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from edgekd import data
+from edgekd.data import cifar
+from edgekd.errors import UsageError
 
 RANDOM = np.random.RandomState(3)
 
@@ -77,3 +80,12 @@ def test_cifar100_python_release_has_numbers_for_names(tmp_path: Path) -> None:
     found = data.load(tmp_path)
     assert found.num_classes == 100
     assert found.class_names[99] == "99"
+
+
+def test_more_than_memory_is_refused_before_reading(tmp_path: Path) -> None:
+    for n in range(1, 6):
+        binary(tmp_path / f"data_batch_{n}.bin", 20)
+    for path in (tmp_path, tmp_path / "data_batch_1.bin"):
+        with pytest.raises(UsageError, match="more than this machine's 0 MiB"):
+            cifar.read(path, "train", None, limit_bytes=20 * 3073 - 1)
+    assert len(cifar.read(tmp_path / "data_batch_1.bin", "train", None, limit_bytes=20 * 3073)[0]) == 20
