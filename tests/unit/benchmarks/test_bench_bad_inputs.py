@@ -1,0 +1,61 @@
+"""The bad-inputs benchmark: its judgement, and one area of it for real."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from benchmarks import bad_inputs
+from benchmarks.bad_inputs import Case
+
+
+def case(code: int = 2, said: str = "edgekd: the cause.\n", shown: str = "", write: str = "") -> Case:
+    def run(words: list[str]) -> int:
+        print(said, end="", file=sys.stderr)
+        print(shown, end="")
+        if write:
+            (Path(words[0]) / write).write_text("half")
+        return code
+
+    return Case("name", lambda folder: [str(folder)], 2, "the cause", run)
+
+
+def test_what_is_met() -> None:
+    row = bad_inputs.judged(case())
+    assert row["met"] is True
+    assert row["message"] == "edgekd: the cause."
+    assert bad_inputs.judged(case(write=".lock"))["met"] is True
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        case(code=5),
+        case(said="edgekd: something else.\n"),
+        case(said="edgekd: the cause.\nand more\n"),
+        case(said="Traceback: the cause\n"),
+        case(said="edgekd: the cause \x1b[31m.\n"),
+        case(shown="the cause"),
+        case(write="student.safetensors"),
+    ],
+    ids=["code", "cause", "lines", "traceback", "control", "output", "written"],
+)
+def test_what_is_not_met(wrong: Case) -> None:
+    assert bad_inputs.judged(wrong)["met"] is False
+
+
+def test_messages_do_not_name_the_machines_folders() -> None:
+    def run(words: list[str]) -> int:
+        print(f"edgekd: {words[0]}/bad.pt: the cause.", file=sys.stderr)
+        return 2
+
+    row = bad_inputs.judged(Case("name", lambda folder: [str(folder)], 2, "the cause", run))
+    assert row["message"] == "edgekd: bad.pt: the cause."
+
+
+def test_every_bad_data_set_is_met_through_the_command_line(tmp_path: Path) -> None:
+    result = bad_inputs.run({"area": "data"}, tmp_path)
+    assert result["cases"] >= 14
+    assert [row["case"] for row in result["rows"] if not row["met"]] == []
