@@ -120,11 +120,20 @@ def ends_in_softmax(graph: onnx.ModelProto) -> bool:
     return any(node.op_type == "Softmax" and wanted in node.output for node in graph.graph.node)
 
 
-def onnx_cost(checkpoint: Checkpoint) -> Cost:
-    """Float initialisers, and multiply-adds of Conv, Gemm and MatMul with constant weights, for one image."""
+def onnx_cost(checkpoint: Checkpoint, input_shape: tuple[int, int, int] | None = None) -> Cost:
+    """Float initialisers, and multiply-adds of Conv, Gemm and MatMul with constant weights, for one image.
+
+    input_shape: (C, H, W) of the images; without it a graph that leaves its image size free has no multiply-adds.
+    """
     import onnx
 
-    graph = onnx.shape_inference.infer_shapes(onnx.load_model_from_string(checkpoint.onnx)).graph
+    model = onnx.load_model_from_string(checkpoint.onnx)
+    if input_shape is not None:
+        constants = {weight.name for weight in model.graph.initializer}
+        entry = next(entry for entry in model.graph.input if entry.name not in constants)
+        for size, wanted in zip(entry.type.tensor_type.shape.dim[1:], input_shape, strict=False):
+            size.dim_value = wanted
+    graph = onnx.shape_inference.infer_shapes(model).graph
     floats = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE)
     weights = {weight.name: tuple(weight.dims) for weight in graph.initializer if weight.data_type in floats}
     shapes = {

@@ -76,7 +76,15 @@ def test_no_sites() -> None:
 
 
 def test_cost_by_hand() -> None:
-    assert models.onnx_cost(graph()) == models.Cost(5 * 27 + 20, 64 * 5 * 27 + 20)
+    wanted = models.Cost(5 * 27 + 20, 64 * 5 * 27 + 20)
+    assert models.onnx_cost(graph()) == models.onnx_cost(graph(), (3, 8, 8)) == wanted
+    free = onnx.load_model_from_string(graph().onnx)
+    for axis, name in ((2, "H"), (3, "W")):
+        free.graph.input[0].type.tensor_type.shape.dim[axis].dim_param = name
+    written = onnx.shape_inference.infer_shapes(free)  # as exporters leave it: free sizes all the way down
+    for model in (free, written):
+        checkpoint = Checkpoint("teacher.onnx", "0" * 64, "onnx", onnx=model.SerializeToString())
+        assert models.onnx_cost(checkpoint, (3, 8, 8)) == wanted
 
 
 def test_graphs_that_are_no_teacher() -> None:
