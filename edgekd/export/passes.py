@@ -53,8 +53,10 @@ def global_pooling(proto: onnx.ModelProto) -> None:
         else:
             pooled = node.output[0] + ".pooled"
             pool = helper.make_node("GlobalAveragePool", node.input[:1], [pooled], node.name)
-            flatten = helper.make_node("Flatten", [pooled], node.output, node.name + ".flatten", axis=1)
-            _replace(proto, node, pool, flatten)
+            # a constant shape: from Flatten, TensorRT's parser makes a chain that computes the shape
+            shape = _add(proto, node.output[0] + ".shape", np.array([0, -1], np.int64))
+            reshape = helper.make_node("Reshape", [pooled, shape], node.output, node.name + ".reshape")
+            _replace(proto, node, pool, reshape)
     _drop_unused(proto)
 
 

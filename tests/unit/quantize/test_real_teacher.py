@@ -1,0 +1,84 @@
+"""A ResNet-20 that others trained: what INT8 costs it, beside onnxruntime's own quantiser."""
+
+import logging
+import warnings
+
+import numpy as np
+import pytest
+
+from edgekd import checkpoints, models
+from edgekd.export import parity
+from edgekd.export.onnx import export
+from edgekd.quantize import CALIBRATORS, PtqConfig, ptq
+
+NORMALIZATION = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+
+
+@pytest.fixture(scope="module")
+def teacher(shared):
+    tensors = checkpoints.load(shared / "checkpoints" / "cifar10_resnet20-12fca82f.th").tensors
+    return models.build(models.infer_spec(tensors, input_shape=(3, 32, 32), normalize=NORMALIZATION), tensors)
+
+
+def logits(path, images: np.ndarray) -> np.ndarray:
+    session = parity.session(path.read_bytes(), threads=1)
+    batches = (images[i : i + 250].astype(np.float32) / 255 for i in range(0, len(images), 250))
+    return np.concatenate([session.run(None, {"input": batch})[0] for batch in batches])
+
+
+def decibels(exact: np.ndarray, rounded: np.ndarray) -> float:
+    return float(10 * np.log10(np.square(exact).sum() / np.square(exact - rounded).sum()))
+
+
+class Reader:
+    def __init__(self, images: np.ndarray) -> None:
+        self.batches = iter([{"input": image[None].astype(np.float32) / 255} for image in images])
+
+    def get_next(self):
+        return next(self.batches, None)
+
+
+def test_no_worse_than_onnxruntimes_own_quantiser(teacher, cifar_test, tmp_path):
+    from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
+
+    calibration, held_out = cifar_test.subset(np.arange(250)), cifar_test.subset(np.arange(250, 500))
+    export(teacher, tmp_path / "model.onnx", "fp32", calibration.images[:8])
+    export(ptq(teacher, calibration, PtqConfig()), tmp_path / "ours.onnx", "u8s8", calibration.images[:8])
+    logging.disable(logging.WARNING)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # onnxruntime's quantiser: deprecations of its own making
+        quantize_static(
+            str(tmp_path / "model.onnx"),
+            str(tmp_path / "theirs.onnx"),
+            Reader(calibration.images),
+            quant_format=QuantFormat.QDQ,
+            per_channel=True,
+            activation_type=QuantType.QUInt8,
+            weight_type=QuantType.QInt8,
+        )
+    logging.disable(logging.NOTSET)
+    exact, ours, theirs = (logits(tmp_path / f"{n}.onnx", held_out.images) for n in ("model", "ours", "theirs"))
+    assert decibels(exact, ours) > max(decibels(exact, theirs) - 0.5, 25)
+    acc, acc_ours, acc_theirs = (float((v.argmax(1) == held_out.labels).mean()) for v in (exact, ours, theirs))
+    assert acc_ours >= acc - 0.01
+    assert acc_ours >= acc_theirs - 0.01
+    assert (tmp_path / "ours.onnx").stat().st_size < 1.1 * (tmp_path / "theirs.onnx").stat().st_size
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("calibrator", CALIBRATORS)
+@pytest.mark.parametrize("flavour", ["s8", "u8s8"])
+def test_int8_costs_at_most_half_a_point_on_all_of_cifar10(flavour, calibrator, teacher, shared, tmp_path):
+    from edgekd.data import ImageSet
+
+    def pack(name: str) -> ImageSet:
+        stored = np.load(shared / "data" / name)
+        green, red, blue = np.cumsum(np.cumsum(stored["d"], 2, dtype=np.uint8), 3, dtype=np.uint8)
+        images = np.ascontiguousarray(np.stack([red + green, green, blue + green], 1))
+        return ImageSet(images, stored["y"].astype(np.int64), tuple("0123456789"), name)
+
+    test = pack("cifar10_test.npz")
+    twin = ptq(teacher, pack("cifar10_train_p0.npz"), PtqConfig(flavour=flavour, calibrator=calibrator))
+    export(twin, tmp_path / "model.onnx", flavour, test.images[:8])
+    accuracy = float((logits(tmp_path / "model.onnx", test.images).argmax(1) == test.labels).mean())
+    assert accuracy >= 0.9173 - 0.005
