@@ -21,11 +21,12 @@ NEAR_CHANCE = 1.5
 
 
 def load_data(config: RunConfig) -> dict[str, ImageSet]:
-    """train, validation and test images; a seeded split where no test set was given."""
+    """train, validation and test images; a seeded split where there is no test set, given or beside the training images."""
     images = load_images(config, config.data, "train")
-    if config.test is None:
+    held_out = config.test or (config.data if "test" in data.parts(config.data) else None)
+    if held_out is None:
         return data.split(images, config.seed)
-    test = load_images(config, config.test, "test")
+    test = load_images(config, held_out, "test")
     if test.shape != images.shape:
         raise UsageError(
             f"Training images are {images.shape}, test images {test.shape} (C, H, W). "
@@ -79,7 +80,7 @@ def load_teacher(config: RunConfig, validation: ImageSet) -> tuple[Model, dict[s
     if checkpoint.format == "onnx":
         model = models.onnx_teacher(checkpoint, shape, classes, normalize=given)
         refuse_unknown_labels([validation], model.spec)
-        cost = models.onnx_cost(checkpoint)
+        cost = models.onnx_cost(checkpoint, shape)
         about["normalization"] = {"how": "inside the ONNX graph" if given is None else "given"}
     else:
         spec = models.infer_spec(

@@ -13,9 +13,7 @@ import torch
 from edgekd_device import harness
 from edgekd_device.bundle import MANIFEST, PACKAGE, PROBES
 
-from .. import audit, quantize
-from ..config import RunConfig
-from ..data import ImageSet
+from .. import audit
 from ..export import bundle as bundle_writer
 from ..export import onnx as onnx_writer
 from ..files import canonical_json, sha256_bytes, write_bytes
@@ -24,10 +22,9 @@ from ..runners.torch import TorchRunner
 from ..training import Progress
 from ..types import DeviceReport, Model, OnnxFile, StageRow, Target
 from . import ledger
+from .calibration import quantiser
 from .measures import Measures
-from .stages import Stages
-
-PARITY_IMAGES = 512
+from .stages import PARITY_IMAGES, Stages
 
 
 class Shipment:
@@ -36,12 +33,14 @@ class Shipment:
     def __init__(self, stages: Stages, measures: Measures, student: Model) -> None:
         self.stages, self.measures, self.student = stages, measures, student
         self.folder, self.target = stages.folder, stages.target
-        self.twin = quantiser(student, stages.parts["train"], stages.config)
+        calibration = stages.calibration()
+        self.twin = quantiser(student, calibration, stages.parts["validation"], stages.config)
         self.files: tuple[OnnxFile, ...] = ()
         self.quantized_from = {
             "student": student.sha256,
             "quantize": stages.config.quantize.model_dump(mode="json"),
-            "calibration": stages.parts["train"].sha256,
+            "calibration": calibration.sha256,
+            "validation": stages.parts["validation"].sha256,
         }
 
     def export(self) -> tuple[OnnxFile, ...]:
@@ -153,18 +152,6 @@ class Shipment:
             dataclasses.replace(benched[row.stage], flips=row.flips) if row.stage in benched else row
             for row in self.reference_rows()
         ]
-
-
-def quantiser(student: Model, images: ImageSet, config: RunConfig) -> Callable[[str], Model]:
-    """flavour -> the student's fake-quantised twin, calibrated on ``images``; each is made once, when asked for."""
-    twins: dict[str, Model] = {}
-
-    def twin(flavour: str) -> Model:
-        if flavour not in twins:
-            twins[flavour] = quantize.ptq(student, images, config.quantize.model_copy(update={"flavour": flavour}))
-        return twins[flavour]
-
-    return twin
 
 
 def wanted(target: Target) -> list[str]:

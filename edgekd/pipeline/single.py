@@ -16,8 +16,9 @@ from ..runners.torch import TorchRunner
 from ..training import Progress
 from ..types import AuditReport, Model, ModelSpec, Rate
 from . import intake
+from .calibration import quantiser, trusted
 from .folder import RunFolder
-from .shipment import export, quantiser
+from .shipment import export
 from .stages import Stages, padded
 
 
@@ -97,7 +98,9 @@ def export_only(config: RunConfig, out: Path, progress: Progress | None = None) 
     triggers = intake.load_triggers(config, student.spec)
     probes = audit.probes(parts["test"], triggers, student.spec.num_classes)
     with tempfile.TemporaryDirectory(prefix="edgekd-export-") as place:
-        twin = quantiser(student, parts["train"], config)
+        settings = config.quantize
+        calibration = trusted(parts["train"], TorchRunner(student), settings.images, settings.seed)
+        twin = quantiser(student, calibration, parts["validation"], config)
         files = export(student, twin, target, parts["validation"].images, Path(place), progress)
         path, manifest = bundle_writer.write(
             out,

@@ -23,6 +23,7 @@ from ..types import (
     Trigger,
 )
 from . import intake, pictures
+from .calibration import accuracy_on, trusted
 from .folder import RunFolder
 
 PARITY_IMAGES = 512
@@ -110,7 +111,7 @@ class Stages:
             "data": self.parts["train"].sha256,
             "teacher": "" if method == "scratch" else self.teacher.sha256,
         }
-        name = f"train-{method}"
+        name, accuracy = f"train-{method}", accuracy_on(self.parts["validation"], self.device)
 
         def make(folder: Path) -> dict[str, Any]:
             model, log = distill.run(
@@ -121,8 +122,8 @@ class Stages:
                 options,
                 config,
                 folder=folder,
-                validate=lambda module: {"acc": self._accuracy(module)},
-                accuracy=self._accuracy,
+                validate=lambda module: {"acc": accuracy(module)},
+                accuracy=accuracy,
                 progress=self.progress,
             )
             sha256 = checkpoints.save(
@@ -159,17 +160,10 @@ class Stages:
         """The run's own settings for its method, the defaults for every control."""
         return self.config.options if method == self.config.method else method_config(method)().model_dump(mode="json")
 
-    def _accuracy(self, predict: Any) -> float:
-        """ACC of a module or function (float images -> logits) on the validation images."""
-        validation = self.parts["validation"]
-        with torch.inference_mode():
-            hits = 0
-            for start in range(0, len(validation), 500):
-                images = torch.from_numpy(validation.images[start : start + 500]).to(self.device)
-                logits = predict(images.float().div(255).to(memory_format=torch.channels_last))
-                labels = torch.from_numpy(validation.labels[start : start + 500]).to(self.device)
-                hits += int((logits.argmax(1) == labels).sum())
-        return hits / max(len(validation), 1)
+    def calibration(self) -> ImageSet:
+        """Training images that set the scales: those whose label the teacher shares."""
+        settings = self.config.quantize
+        return trusted(self.parts["train"], TorchRunner(self.teacher, self.device), settings.images, settings.seed)
 
     # ---- what the record says ---------------------------------------------------------------------------------------
 
