@@ -2,7 +2,8 @@
 
     python -m benchmarks.loop_time
 
-Overhead = data and augmentation + bookkeeping, over the whole step; bar: 10 %. Run it on an idle machine.
+Overhead = data and augmentation + bookkeeping (rates, loss check, sums, progress), over the whole step; bar: 10 %. Run
+it on an idle machine.
 """
 
 from __future__ import annotations

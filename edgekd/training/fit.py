@@ -154,15 +154,20 @@ class _Loop:
         for index, batch in enumerate(self.batches.epoch(number)):
             watch.lap("data")
             rate = self._set_rate(number * self.batches.steps + index)
+            watch.lap("bookkeeping")
             self.wrapped.zero_grad(set_to_none=True)
             watch.lap("optimiser")
             terms = self.forward(batch)
             loss = torch.stack(list(terms.values())).sum()
             watch.lap("step")
             self.backward(loss)
+            look = (index + 1) % self.check_every == 0 or index + 1 == self.batches.steps
+            if look and self.device.type == "cuda":
+                torch.cuda.synchronize(self.device)  # looking waits for the device: its work is no bookkeeping
             watch.lap("backward")
-            if (index + 1) % self.check_every == 0 or index + 1 == self.batches.steps:
+            if look:
                 self._refuse_broken_loss(terms, sums, number, index)
+            watch.lap("bookkeeping")
             self.wrapped.step()
             watch.lap("optimiser")
             with torch.no_grad():

@@ -1,6 +1,7 @@
 """The loop: it learns, logs, times itself, stops on broken numbers and is a function of its seed."""
 
 import json
+import time
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from torch import nn
 from edgekd.data import Batches
 from edgekd.errors import EdgekdError, UsageError
 from edgekd.training import TrainConfig, fit
+from edgekd.training.fit import _Loop
 from edgekd.types import TrainLog
 
 
@@ -37,6 +39,20 @@ def test_seconds_cover_the_whole_run_by_part(batches, config):
     assert {"prepare", "setup", "data", "step", "backward", "optimiser", "bookkeeping"} <= log.seconds.keys()
     loop = sum(log.seconds[part] for part in ("data", "step", "backward", "optimiser", "bookkeeping"))
     assert loop == pytest.approx(sum(entry["seconds"] for entry in log.history), rel=0.02, abs=0.01)
+
+
+@pytest.mark.parametrize("own", ["_set_rate", "_refuse_broken_loss"])
+def test_what_the_loop_does_for_itself_is_its_own_share(own, batches, config, monkeypatch):
+    original = getattr(_Loop, own)
+
+    def slow(*arguments):
+        time.sleep(0.05)
+        return original(*arguments)
+
+    monkeypatch.setattr(_Loop, own, slow)
+    log = fit(network(), Labels(), batches, config.model_copy(update={"epochs": 1}))
+    assert log.seconds["bookkeeping"] >= 0.05 * log.steps
+    assert log.seconds["optimiser"] < 0.05 * log.steps
 
 
 def test_the_seed_decides_and_the_callers_generator_is_left_alone(batches, config):
