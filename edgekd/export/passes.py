@@ -10,8 +10,6 @@ from onnx import TensorProto, helper, numpy_helper
 
 from edgekd.errors import UsageError
 
-_INTEGERS = {TensorProto.INT8: (-128, 127), TensorProto.UINT8: (0, 255)}
-
 
 def _constants(proto: onnx.ModelProto) -> dict[str, np.ndarray]:
     return {tensor.name: numpy_helper.to_array(tensor) for tensor in proto.graph.initializer}
