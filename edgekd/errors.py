@@ -1,5 +1,5 @@
 """The exception tree; its home is the device package, which must stand alone."""
 
-from edgekd_device.errors import EdgekdError, EnvironmentFault, GateFailed, UnsafeInput, UsageError
+from edgekd_device.errors import EdgekdError, EnvironmentFault, GateFailed, UnsafeInput, UsageError, did_you_mean
 
-__all__ = ["EdgekdError", "EnvironmentFault", "GateFailed", "UnsafeInput", "UsageError"]
+__all__ = ["EdgekdError", "EnvironmentFault", "GateFailed", "UnsafeInput", "UsageError", "did_you_mean"]

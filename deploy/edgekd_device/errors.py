@@ -9,6 +9,11 @@ EdgekdError                5  something broke inside edgekd
 A user's mistake is one message that says what to do next and is printed without a traceback.
 """
 
+from __future__ import annotations
+
+import difflib
+from typing import Iterable
+
 
 class EdgekdError(Exception):
     exit_code = 5
@@ -28,3 +33,14 @@ class UnsafeInput(EdgekdError):
 
 class EnvironmentFault(EdgekdError):
     exit_code = 4
+
+
+def did_you_mean(word: object, known: Iterable[str]) -> str:
+    """`` Did you mean 'x'?`` for the nearest known word, or nothing; case, ``-`` and ``_`` are no difference."""
+    spelt = {_plain(name): name for name in known}
+    near = difflib.get_close_matches(_plain(str(word)), spelt, n=1, cutoff=0.5)
+    return f" Did you mean {spelt[near[0]]!r}?" if near else ""
+
+
+def _plain(word: str) -> str:
+    return word.lower().replace("_", "-")

@@ -5,7 +5,6 @@ The clock is a function that returns nanoseconds, so that tests bring their own.
 
 from __future__ import annotations
 
-import difflib
 import gc
 from array import array
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from typing import Any, Callable, Iterator, Sequence
 
 import numpy as np
 
-from .errors import UsageError
+from .errors import UsageError, did_you_mean
 from .metrics import percentile
 from .records import Latency
 
@@ -57,9 +56,8 @@ LEVELS: dict[str, Level] = {
 def level_named(name: str) -> Level:
     """The level called ``name``; raises UsageError with the nearest name."""
     if name not in LEVELS:
-        close = difflib.get_close_matches(name, LEVELS, 1)
-        hint = f"did you mean {close[0]}?" if close else "choose one of: {}.".format(", ".join(LEVELS))
-        raise UsageError(f"There is no level {name!r}; {hint}")
+        hint = did_you_mean(name, LEVELS) or " Choose one of: {}.".format(", ".join(LEVELS))
+        raise UsageError(f"There is no level {name!r}.{hint}")
     return LEVELS[name]
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 from collections.abc import Mapping
 from importlib import import_module
@@ -13,7 +12,7 @@ from typing import Literal
 import numpy as np
 
 from edgekd.data.images import ImageSet
-from edgekd.errors import UsageError
+from edgekd.errors import UsageError, did_you_mean
 from edgekd_device import pictures
 
 # the first row that finds a part at the path reads it
@@ -126,12 +125,7 @@ def _class_index(names: tuple[str, ...], key: str | int) -> int:
         return names.index(str(key))
     if str(key).isdecimal() and int(key) < len(names):
         return int(key)
-    near = difflib.get_close_matches(str(key), names, n=1)
-    hint = (
-        f" Did you mean {near[0]!r}?"
-        if near
-        else f" It has {', '.join(names[:10])}{' ...' if len(names) > 10 else ''}."
-    )
+    hint = did_you_mean(key, names) or f" It has {', '.join(names[:10])}{' ...' if len(names) > 10 else ''}."
     raise UsageError(f"The class map names {key!r}, which the data does not have.{hint}")
 
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import difflib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +14,7 @@ from pydantic import ValidationError
 from torch import nn
 
 from ..data import Batches
-from ..errors import EdgekdError, UsageError
+from ..errors import EdgekdError, UsageError, did_you_mean
 from ..models import build, weights_sha256
 from ..training import Progress, TrainConfig, fit
 from ..training.device import place, resolve_device
@@ -110,7 +109,9 @@ def _untouched(teacher: nn.Module | None, device: torch.device, method: str) -> 
 def method_class(name: str) -> type[Distiller]:
     """The class of a row of the table; raises UsageError with the nearest name for one that is not there."""
     if name not in METHODS:
-        raise UsageError(f"There is no method {name!r}{_near(name, METHODS)}. The methods are {', '.join(METHODS)}.")
+        raise UsageError(
+            f"There is no method {name!r}.{did_you_mean(name, METHODS)} The methods are {', '.join(METHODS)}."
+        )
     module, _, attribute = METHODS[name].partition(":")
     kind: type[Distiller] = getattr(import_module(module), attribute)
     return kind
@@ -123,16 +124,11 @@ def _settings(kind: type[Distiller], method: str, options: Mapping[str, Any]) ->
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])
         if first["type"] == "extra_forbidden":
-            near = _near(key, kind.Config.model_fields)
-            raise UsageError(f"The method {method!r} has no setting {key!r}{near}.") from None
+            near = did_you_mean(key, kind.Config.model_fields)
+            raise UsageError(f"The method {method!r} has no setting {key!r}.{near}") from None
         where = f"setting {key} = {first.get('input')!r}" if key else "settings"
         reason = first["msg"].removeprefix("Value error, ")
         raise UsageError(f"The {where} of the method {method!r} cannot be: {reason}.") from None
-
-
-def _near(word: str, known: Iterable[str]) -> str:
-    found = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
-    return f" (did you mean {found[0]!r}?)" if found else ""
 
 
 def _refuse_misfits(

@@ -5,7 +5,6 @@ A new architecture is one file with ``network``, ``recognise`` and ``KEYS``, and
 
 from __future__ import annotations
 
-import difflib
 import math
 import re
 from collections.abc import Callable, Mapping
@@ -15,7 +14,7 @@ from typing import Any, NamedTuple
 
 from torch import nn
 
-from ..errors import UsageError
+from ..errors import UsageError, did_you_mean
 from ..types import InputSpec
 
 Shapes = Mapping[str, tuple[int, ...]]  # tensor name -> shape
@@ -144,11 +143,9 @@ def resolve(name: str) -> Architecture:
         if match:
             parts = tuple((key, value) for key, value in match.groupdict().items() if value)
             return Architecture(name, family, parts)
-    near = difflib.get_close_matches(name, list(ARCHITECTURES), n=1, cutoff=0.5)
-    hint = f" (did you mean {near[0]!r}?)" if near else ""
     raise UsageError(
-        f"There is no architecture {name!r}{hint}. `edgekd list models` shows them all; a network of your own is named "
-        "as package.module:callable."
+        f"There is no architecture {name!r}.{did_you_mean(name, ARCHITECTURES)} `edgekd list models` shows them all; "
+        "a network of your own is named as package.module:callable."
     )
 
 

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from difflib import get_close_matches
 
-from edgekd.errors import UsageError
+from edgekd.errors import UsageError, did_you_mean
 from edgekd.types import Target
 
 # largest first; networks that normalise in front of their layers are left out: nothing to fold those norms into
@@ -57,6 +56,4 @@ def get(name: str) -> Target:
     """The target of that name; raises UsageError naming the nearest one there is."""
     if name in TARGETS:
         return TARGETS[name]
-    near = get_close_matches(name.lower().replace("_", "-"), TARGETS, n=1, cutoff=0.4)
-    hint = f"Did you mean {near[0]!r}? " if near else ""
-    raise UsageError(f"There is no target {name!r}. {hint}There are {', '.join(TARGETS)}.")
+    raise UsageError(f"There is no target {name!r}.{did_you_mean(name, TARGETS)} There are {', '.join(TARGETS)}.")

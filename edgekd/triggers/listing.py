@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from edgekd.errors import UsageError
+from edgekd.errors import UsageError, did_you_mean
 from edgekd.triggers import rules, single
 from edgekd.triggers.battery import made
 from edgekd.triggers.drawings import Shape
-from edgekd.triggers.options import did_you_mean, known_only
+from edgekd.triggers.options import known_only
 from edgekd.triggers.stamp import FAMILIES
 from edgekd.types import Trigger
 from edgekd.yaml_files import read_yaml

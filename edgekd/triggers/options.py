@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from edgekd.errors import UsageError
+from edgekd.errors import UsageError, did_you_mean
 
 CORNERS = ("top-left", "top-right", "bottom-left", "bottom-right")
 
@@ -95,10 +94,3 @@ def known_only(what: str, given: Iterable[Any], known: Iterable[str], kind: str 
             raise UsageError(
                 f"{what} has an unknown {kind} {key!r}; known are {', '.join(known)}.{did_you_mean(key, known)}"
             )
-
-
-def did_you_mean(word: Any, names: Iterable[str]) -> str:
-    """' Did you mean ...?' or nothing."""
-    spelt = {name.lower(): name for name in names}
-    near = difflib.get_close_matches(str(word).lower(), spelt, n=1)
-    return f" Did you mean {spelt[near[0]]!r}?" if near else ""

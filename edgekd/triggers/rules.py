@@ -6,8 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from edgekd.errors import UsageError
-from edgekd.triggers.options import did_you_mean
+from edgekd.errors import UsageError, did_you_mean
 from edgekd.types import Trigger
 
 RULES = ("all-to-one", "all-to-all", "source")

@@ -120,7 +120,7 @@ def test_a_report_that_cannot_be_written(tiny_bundle, capsys):
 @pytest.mark.parametrize(
     ("options", "code", "words"),
     [
-        (["--level", "smok"], 2, "did you mean smoke"),
+        (["--level", "smok"], 2, "Did you mean 'smoke'"),
         (["--runtime", "tensorrt"], 4, "not part of this version"),
         (["--runtime", "cuda"], 2, "no runtime 'cuda'"),
         (["--threads", "0"], 2, "--threads must be 1 or more"),

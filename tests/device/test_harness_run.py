@@ -126,7 +126,7 @@ def test_a_chosen_file_alone_has_no_flips_without_its_reference(pristine):
 def test_unknown_file_and_level_and_runtime(pristine):
     with pytest.raises(UsageError, match=r"it holds: model\.u8s8\.onnx, model\.onnx"):
         run(pristine, files=["model.fp16.onnx"])
-    with pytest.raises(UsageError, match="did you mean smoke"):
+    with pytest.raises(UsageError, match="Did you mean 'smoke'"):
         run(pristine, level="smok")
     with pytest.raises(UsageError, match="no runtime"):
         run(pristine, runtime="coral")

@@ -186,7 +186,7 @@ def test_levels_say_what_they_are_good_for():
 
 
 def test_unknown_level_gets_the_nearest_name():
-    with pytest.raises(UsageError, match="did you mean standard"):
+    with pytest.raises(UsageError, match="Did you mean 'standard'"):
         latency.level_named("standart")
     with pytest.raises(UsageError, match="smoke, standard, official"):
         latency.level_named("zzz")

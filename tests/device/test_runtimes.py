@@ -10,7 +10,7 @@ import pytest
 from bundles import graph
 from onnx import TensorProto, helper, numpy_helper
 
-from edgekd_device.errors import EnvironmentFault, UnsafeInput, UsageError
+from edgekd_device.errors import EnvironmentFault, UnsafeInput, UsageError, did_you_mean
 from edgekd_device.runtime import base
 
 
@@ -93,12 +93,18 @@ def test_no_thread_at_all():
         base.make("onnxruntime").open(graph(), 0)
 
 
+def test_the_nearest_name_is_found_whatever_its_case_and_dashes():
+    known = ("Top-Left", "smoke")
+    assert did_you_mean("top_lef", known) == " Did you mean 'Top-Left'?"
+    assert did_you_mean(7, known) == did_you_mean("smoke", ()) == ""
+
+
 def test_names():
     with pytest.raises(EnvironmentFault, match="--runtime onnxruntime"):
         base.make("tensorrt")
-    with pytest.raises(UsageError, match="did you mean onnxruntime"):
+    with pytest.raises(UsageError, match="Did you mean 'onnxruntime'"):
         base.make("onxruntime")
-    with pytest.raises(UsageError, match="choose one of: onnxruntime, null"):
+    with pytest.raises(UsageError, match="Choose one of: onnxruntime, null"):
         base.make("coral")
 
 

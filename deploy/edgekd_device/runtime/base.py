@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
 from typing import TYPE_CHECKING, Protocol
 
-from ..errors import EnvironmentFault, UsageError
+from ..errors import EnvironmentFault, UsageError, did_you_mean
 
 if TYPE_CHECKING:
     import numpy as np
@@ -43,9 +42,8 @@ def make(name: str) -> Runner:
             "machine's CPU with --runtime onnxruntime."
         )
     if name not in RUNTIMES:
-        close = difflib.get_close_matches(name, RUNTIMES, 1)
-        hint = f"did you mean {close[0]}?" if close else "choose one of: {}.".format(", ".join(RUNTIMES))
-        raise UsageError(f"There is no runtime {name!r}; {hint}")
+        hint = did_you_mean(name, RUNTIMES) or " Choose one of: {}.".format(", ".join(RUNTIMES))
+        raise UsageError(f"There is no runtime {name!r}.{hint}")
     module, kind = RUNTIMES[name]
     runner: Runner = getattr(importlib.import_module(module), kind)()
     return runner

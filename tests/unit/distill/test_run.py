@@ -87,8 +87,8 @@ def test_a_teacher_of_logits_alone_works_where_it_can(tiny_images):
 
 
 REFUSED = [
-    ("robustk", {}, "no method .* .did you mean 'robustkd'"),
-    ("kd", {"temprature": 2}, "no setting 'temprature' .did you mean 'temperature'"),
+    ("robustk", {}, "no method .*Did you mean 'robustkd'"),
+    ("kd", {"temprature": 2}, "no setting 'temprature'. Did you mean 'temperature'"),
     ("kd", {"alpha": 2}, "alpha = 2 .* less than or equal to 1"),
     ("robustkd", {"variance_mode": "sample"}, "settings of the method 'robustkd' cannot be: variance_mode sample"),
     ("robustkd", {"lambda_f": "auto", **QUICK}, "give it a number"),

@@ -114,7 +114,7 @@ def test_strangers_are_told_what_is_near_and_the_way_out() -> None:
 
 
 def test_unknown_names_get_a_suggestion() -> None:
-    with pytest.raises(UsageError, match=r"no architecture 'resent20' \(did you mean 'resnet20'\?\).*list models"):
+    with pytest.raises(UsageError, match=r"no architecture 'resent20'\. Did you mean 'resnet20'\?.*list models"):
         models.infer_spec(tensors_of("resnet8"), arch="resent20")
     with pytest.raises(UsageError, match=r"depth 6n \+ 2.*resnet20"):
         models.build(ModelSpec("resnet21", 10, RGB))
