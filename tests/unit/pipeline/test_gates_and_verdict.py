@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import pytest
@@ -124,7 +125,22 @@ def test_the_verdict_names_teacher_control_and_file() -> None:
     )
     assert "patch, succeeds on 3.0 % (teacher 99.0 %, unattacked control 1.0 %)." in text
     assert text.endswith("The canary battery flags no public trigger in the teacher.")
-    assert "found 2 suspicious" in ledger.verdict(run(178), CPU, {"flagged": [{}, {}]})
+    flagged = [{"trigger": "sinusoid/8"}, {"trigger": "blend/1"}]
+    assert "found 2 suspicious" in ledger.verdict(run(178), CPU, {"flagged": flagged})
+
+
+def test_a_canary_is_a_backdoor_only_where_the_battery_flagged_it_in_the_teacher() -> None:
+    strong = dataclasses.replace(score(33, name="sinusoid/8"), origin="canary")
+    clean = ledger.verdict(run(178, strong), CPU, {"flagged": []})
+    assert "SURVIVES" not in clean
+    assert "such a picture misleads clean networks too" in clean
+    assert "SURVIVES" in ledger.verdict(run(178, strong), CPU, {"flagged": [{"trigger": "sinusoid/8"}]})
+
+
+def test_few_images_are_not_equality() -> None:
+    text = ledger.verdict(run(178, score(10, floor=4, total=30)), CPU, None)
+    assert "20.0 points above the control, on too few images to tell them apart" in text
+    assert "no evidence" not in text
 
 
 def test_the_verdict_says_what_has_not_run() -> None:
