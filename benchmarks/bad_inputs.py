@@ -109,8 +109,8 @@ def listed(folder: Path) -> set[Path]:
 
 
 def checkpoints(folder: Path) -> Iterator[Case]:
-    from bad_checkpoints import ROWS  # type: ignore[import-not-found]
-    from bad_graphs import GRAPHS  # type: ignore[import-not-found]
+    from bad_checkpoints import ROWS
+    from bad_graphs import GRAPHS
 
     data = good_data(folder)
     for row in (*ROWS, *GRAPHS):
@@ -126,7 +126,7 @@ def checkpoints(folder: Path) -> Iterator[Case]:
 
 
 def data_sets(folder: Path) -> Iterator[Case]:
-    from bad_data import BAD_DATA  # type: ignore[import-not-found]
+    from bad_data import BAD_DATA
 
     good = good_data(folder)
     for row in BAD_DATA:
@@ -146,7 +146,7 @@ def data_sets(folder: Path) -> Iterator[Case]:
 
 
 def triggers(folder: Path) -> Iterator[Case]:
-    from bad_triggers import BAD_TRIGGERS  # type: ignore[import-not-found]
+    from bad_triggers import BAD_TRIGGERS
 
     teacher, data = good_teacher(folder), good_data(folder)
     names = {"rule": "--trigger-rule", "opacity": "--trigger-opacity"}
@@ -177,7 +177,7 @@ def triggers(folder: Path) -> Iterator[Case]:
 
 
 def configs(folder: Path) -> Iterator[Case]:
-    from bad_configs import ROWS, inputs  # type: ignore[import-not-found]
+    from bad_configs import ROWS, inputs
 
     for row in ROWS:
 
@@ -188,8 +188,8 @@ def configs(folder: Path) -> Iterator[Case]:
 
 
 def bundles(folder: Path) -> Iterator[Case]:
-    from bad_bundles import BAD  # type: ignore[import-not-found]
-    from bundles import write_bundle  # type: ignore[import-not-found]
+    from bad_bundles import BAD
+    from bundles import write_bundle
 
     for (name, (spoil, code, word)), (command, entry) in itertools.product(
         BAD.items(), (("check", device), ("bench", edgekd))

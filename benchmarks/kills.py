@@ -207,7 +207,7 @@ def run(config: Config, folder: Path) -> dict[str, Any]:
 
 
 def forecast(config: Config) -> float:
-    return 0.4 * (len(config["points"]) + config["random"])
+    return 0.4 * float(len(config["points"]) + config["random"])
 
 
 if __name__ == "__main__":
