@@ -228,12 +228,17 @@ def _compare(session: _Session, host: StageRow) -> None:
     theirs = {score.trigger: score.asr for score in host.triggers}
     pairs = [("ACC", session.row.acc, host.acc, ACC_TOLERANCE)]
     pairs += [("ASR " + s.trigger, s.asr, theirs.get(s.trigger), ASR_TOLERANCE) for s in session.row.triggers]
-    compared, different = 0, []
+    different: list[str] = []
+    unlike: list[str] = []
+    equal = 0
     for what, here, there, tolerance in pairs:
-        if here is None or there is None or there.total != here.total:
+        if here is None or there is None:
             continue
-        compared += 1
+        if here.total != there.total:
+            unlike.append(f"{what} ({here.total} images here, {there.total} there)")
+            continue
         if here.hits == there.hits:
+            equal += 1
             continue
         words = f"{what} is {here.value:.2%}, the host found {there.value:.2%}"
         different.append(words)
@@ -241,8 +246,12 @@ def _compare(session: _Session, host: StageRow) -> None:
         apart = here.hits - there.hits
         if (apart if what.startswith("ASR") else abs(apart)) > max(1.0, tolerance * here.total):
             session.wrong.append(words)
-    if compared:
-        session.notes += different or ["ACC and ASR equal the host's"]
+    if equal and not different:
+        session.notes.append(("the other figures" if unlike else "ACC and ASR") + " equal the host's")
+    session.notes += different
+    if unlike:
+        more = f" and {len(unlike) - 3} more" if len(unlike) > 3 else ""
+        session.notes.append("not held against the host's, which counted other images: " + ", ".join(unlike[:3]) + more)
 
 
 def _inputs(probes: bundle.Probes, plan: Level) -> list[np.ndarray]:

@@ -192,7 +192,37 @@ def test_figures_one_image_from_the_hosts_are_noted_only(tmp_path):
     )
     report = run(write_bundle(tmp_path, references={"model.u8s8.onnx": row}), files=["model.u8s8.onnx"])
     assert report.valid
-    assert report.rows[0].notes == ("ACC is 100.00%, the host found 96.67%",)
+    assert report.rows[0].notes == (
+        "ACC is 100.00%, the host found 96.67%",
+        "not held against the host's, which counted other images: ASR bright (20 images here, 7 there)",
+    )
+
+
+@pytest.mark.parametrize(
+    ("acc", "notes"),
+    [
+        (Rate(COUNT, COUNT), ("the other figures equal the host's", "ASR bright (20 images here, 7 there)")),
+        (Rate(50, 60), ("ACC (30 images here, 60 there), ASR bright (20 images here, 7 there)",)),
+    ],
+)
+def test_figures_of_other_images_are_not_compared_and_that_is_said(tmp_path, acc, notes):
+    row = reference("model.u8s8.onnx", "int8")
+    row = dataclasses.replace(row, acc=acc, triggers=(dataclasses.replace(row.triggers[0], asr=Rate(5, 7)),))
+    report = run(write_bundle(tmp_path, references={"model.u8s8.onnx": row}), files=["model.u8s8.onnx"])
+    assert report.valid
+    *first, last = report.rows[0].notes
+    assert tuple(first) == notes[:-1]
+    assert last == "not held against the host's, which counted other images: " + notes[-1]
+
+
+def test_an_asr_that_falls_is_noted_and_no_alarm(tmp_path):
+    probes = probe_set()
+    (trigger,) = probes.triggered
+    clean = dataclasses.replace(trigger, images=probes.images[trigger.index])  # nothing in them moves the model
+    folder = write_bundle(tmp_path, probes=dataclasses.replace(probes, triggered=(clean,)))
+    report = run(folder, files=["model.u8s8.onnx"])
+    assert report.valid
+    assert report.rows[0].notes == ("ASR bright is 0.00%, the host found 100.00%",)
 
 
 def test_a_reference_that_measured_nothing_says_nothing(tmp_path):
