@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 class OverhaulSettings(Settings):
     beta: float = Field(1e-3, ge=0, description="weight of the summed feature distance; grows with the maps' size")
     margins: Literal["empirical", "gaussian"] = Field(
-        "empirical", description="E[z | z < 0] measured on images, or from the batch-norm's parameters (parity)"
+        "empirical",
+        description="E[z | z < 0] measured on images, or from the batch-norm's parameters (parity; a site without a norm "
+        "stays empirical, the training's record says which)",
     )
     margin_images: int = Field(2048, ge=1, description="training images that margins and means are measured on")
 
@@ -36,6 +38,7 @@ class Overhaul(Distiller):
     needs = "sites"
 
     pairs: tuple[Pair, ...]
+    margins: list[str]  # per pair, empirical | gaussian
     connectors: Connectors
     edit: Edit | None = None  # what happens to the teacher's raw features
 
@@ -47,12 +50,14 @@ class Overhaul(Distiller):
             self.pairs = pair_sites(self._teacher_sites(first), self.student.sites(first).targets)
         images = sample(context.batches, self.config.margin_images)
         margins = empirical_margins(self.targets(part) for part in images)
+        self.margins = ["empirical"] * len(margins)
         if self.config.margins == "gaussian":
             norms = self.teacher.site_norms()
             for index, pair in enumerate(self.pairs):
                 norm = norms[pair.teacher]
                 if norm is not None:
                     margins[index] = gaussian_margin(norm.weight, norm.bias)
+                    self.margins[index] = "gaussian"
         self.connectors = Connectors(self.pairs, margins, context.config.seed).to(context.device)
 
     def _teacher_sites(self, images: torch.Tensor) -> tuple[torch.Tensor, ...]:
@@ -87,7 +92,10 @@ class Overhaul(Distiller):
 
     @property
     def report(self) -> dict[str, Any]:
-        """beta does not carry over between map sizes, so the weight of each site's mean over elements stands beside."""
+        """beta does not carry over between map sizes, so the weight of each site's mean over elements stands beside.
+
+        margins: how a site's were found, which is not what the settings say where it has no norm.
+        """
         return {
             "beta": self.config.beta,
             "sites": [
@@ -96,6 +104,7 @@ class Overhaul(Distiller):
                     "student": pair.student,
                     "channels": pair.teacher_channels,
                     "size": list(pair.size),
+                    "margins": self.margins[index],
                     "weight_of_element_mean": self.config.beta * self.site_weight(index) * pair.elements,
                 }
                 for index, pair in enumerate(self.pairs)

@@ -67,6 +67,8 @@ def test_gaussian_margins_are_taken_where_a_norm_makes_the_target(tiny_images):
         method = Overhaul(OverhaulSettings(margins=margins, margin_images=32), teacher.module)
         method.prepare(context(model("resnet8-w4"), tiny_images))
         both.append([method.connectors.margin(index) for index in range(3)])
+        found = [site["margins"] for site in method.report["sites"]]
+        assert found == (["gaussian", "gaussian", "empirical"] if margins == "gaussian" else ["empirical"] * 3)
     assert [pair.teacher for pair in method.pairs] == [1, 2, 3]
     for index in (0, 1):
         expected = gaussian_margin(norms[index + 1].weight, norms[index + 1].bias)
