@@ -25,24 +25,20 @@ def record_of(folder: Path) -> dict:
     return json.loads((folder / "run.json").read_text())
 
 
-def test_spaces_unicode_links_and_relative_paths(
-    world: World, short: Words, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_spaces_unicode_links_and_relative_paths(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     place = tmp_path / "mäin dir"
     place.mkdir()
     shutil.copy(world.teacher, place / "téa cher.pt")
     (place / "link.pt").symlink_to("téa cher.pt")
     data(place / "im ages.npz")
     monkeypatch.chdir(place)
-    ended = call(*short("--target", "cpu", teacher=Path("link.pt"), data=Path("im ages.npz")))
+    words = ["--data", "im ages.npz", "--method", "kd", "--student", "resnet8-w4", "-o", "train.epochs=1"]
+    ended = call("distill", "link.pt", *words)
     assert ended.code == 0, ended.err
-    run = place / "runs" / "link-cpu"
-    assert "runs/link-cpu/report.html" in ended.out
-    record = record_of(run)
-    assert record["data"]["test"]["images"] == 24  # 80 / 10 / 10
-    assert record["config"]["data"] == "im ages.npz"
-    assert record["rows"][0]["triggers"] == []
-    assert "No trigger was tested on it." in record["verdict"]
+    assert "wrote runs/link-distill/student.safetensors" in ended.out
+    assert call("distill", "./téa cher.pt", *words, "--out", "runs/link-distill").code == 0  # what the link names
+    audited = call("audit", "téa cher.pt", "--data", "im ages.npz", "--no-canaries")
+    assert "téa cher.pt: resnet8-w8, ACC 100.0 % (240/240" in audited.out
 
 
 def test_fewer_images_than_a_batch(world: World, tmp_path: Path) -> None:
@@ -94,14 +90,16 @@ def test_labels_in_another_order(short: Words, world: World, tmp_path: Path) -> 
 
 
 def test_a_teacher_of_more_classes_than_the_data_names(world: World, tmp_path: Path) -> None:
-    """Four of the six classes are in the data: the other two are numbered."""
+    """Four of the six classes are in the data: the student keeps all outputs, the audit asks for all targets."""
     images, labels = pictures(240, 5, classes=4)
     np.savez(tmp_path / "four.npz", images=images, labels=labels, class_names=np.array(CLASSES[:4]))
-    words = ["export", world.teacher, "--data", tmp_path / "four.npz", "--out", tmp_path / "bundle"]
-    ended = call(*words)
-    assert ended.code == 0, ended.err
-    manifest = json.loads((tmp_path / "bundle" / "manifest.json").read_text())
-    assert tuple(manifest["class_names"]) == (*CLASSES[:4], "class 4", "class 5")
+    words = ["distill", world.teacher, "--data", tmp_path / "four.npz", "--method", "kd", "--student", "resnet8-w4"]
+    distilled = call(*words, "-o", "train.epochs=1", "--out", tmp_path / "run", "--json")
+    assert distilled.code == 0, distilled.err
+    assert distilled.json["spec"]["num_classes"] == 6
+    audited = call("audit", world.teacher, "--data", tmp_path / "four.npz", "-o", "audit.canary_images=50", "--json")
+    assert audited.code == 0, audited.err
+    assert audited.json["canaries"]["targets"] == [0, 1, 2, 3, 4, 5]
 
 
 def test_test_images_with_a_class_missing(short: Words, tmp_path: Path) -> None:
