@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import subprocess
+import sys
 
 import numpy as np
 import onnx
@@ -94,3 +96,8 @@ def test_graphs_that_are_no_teacher() -> None:
         models.onnx_teacher(graph(second_input=True), (3, 8, 8))
     with pytest.raises(UsageError, match=r"returns \[1, 4\] for one image, expected logits \[1, 10\]"):
         models.onnx_teacher(graph(), (3, 8, 8), 10)
+
+
+def test_training_and_distillation_load_no_onnx() -> None:
+    code = "import sys, edgekd.models, edgekd.distill; print([name for name in sys.modules if name.startswith('onnx')])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
