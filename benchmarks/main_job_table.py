@@ -18,7 +18,16 @@ Record = dict[str, Any]
 Pick = Callable[[RunRecord], StageRow | None]
 
 BARS = "ACC ≥ teacher − 2, ACC ≥ scratch − 0.5, excess ASR ≤ 2, drop from FP32 to INT8 ≤ 0.5 (points)"
-_SUMMARY = ("ACC %", "INT8 ACC %", "ASR %", "plain KD ASR %", "INT8 ASR %", "floor %")
+# control -> what it is: plain distillations; RobustKD stands on the second
+PLAIN = {"kd": "Hinton KD", "overhaul": "overhaul KD, the base of RobustKD"}
+SEEDS = 3  # a claim needs them
+_SUMMARY = ("ACC %", "INT8 ACC %", "ASR %", "plain KD ASR %", "plain overhaul ASR %", "INT8 ASR %", "floor %")
+_TRANSFER = (
+    f"Transferable: plain distillation of that kind ({'; '.join(f'{k}: {what}' for k, what in PLAIN.items())}) carries "
+    "the backdoor over, at a mean ASR of at least 50 % and 30 points above scratch. NOT TRANSFERABLE: it loses it by "
+    "itself, so nothing is claimed for a defence on that base. A claim needs three seeds; where there are fewer, their "
+    "number stands beside."
+)
 COLUMNS = ("row", "ACC %", "ASR %", "floor %", "RA %", "label flips %", "size", "latency p50", "bars")
 
 
@@ -159,13 +168,17 @@ def row_line(name: str, rows: Sequence[StageRow], trigger: str | None, bars: str
     return line(cells)
 
 
-def transfer(entry: Entry) -> str:
-    """Whether plain distillation carries the backdoor at all: mean ASR ≥ 50 % and ≥ 30 points above scratch."""
-    rows, trigger = entry.rows(control("kd")), entry.trigger()
+def transfer(entry: Entry, kind: str) -> str:
+    """Whether a plain distillation carries the backdoor at all: mean ASR ≥ 50 % and ≥ 30 points above scratch.
+
+    kind: a key of PLAIN. Fewer than SEEDS seeds are said beside the verdict: they are no claim.
+    """
+    rows, trigger = entry.rows(control(kind)), entry.trigger()
     strength, above = mean(asr(r, trigger) for r in rows), mean(excess(r, trigger) for r in rows)
     if strength is None or above is None:
         return "transfer not measured"
-    return "NOT TRANSFERABLE" if strength < 50 or above < 30 else "transferable"
+    word, count = "NOT TRANSFERABLE" if strength < 50 or above < 30 else "transferable", len(set(entry.seeds))
+    return word if count >= SEEDS else f"{word} ({count} seed{'s' * (count != 1)})"
 
 
 def misses(entry: Entry) -> list[str]:
@@ -207,14 +220,11 @@ def tables(records: Sequence[Record]) -> str:
         about = f"target {run.target}, student {student}, seed {seeds}, {text.seconds(entry.seconds)} in all"
         lines += [f"**{text.markdown(entry.name)}** ({text.markdown(about)})", "", *head(COLUMNS)]
         for name, pick in picks(entry):
-            bars = {"onnx int8": verdict(entry), "control: kd": transfer(entry)}.get(name, "")
+            kind = name.removeprefix("control: ")
+            bars = verdict(entry) if name == "onnx int8" else transfer(entry, kind) if kind in PLAIN else ""
             lines.append(row_line(name, entry.rows(pick), entry.trigger(), bars))
         lines += ["", *(f"- {sentence}" for sentence in misses(entry)), ""]
-    lines.append(
-        f"Bars for the INT8 file: {BARS}. NOT TRANSFERABLE: plain distillation (kd) already loses the backdoor "
-        "(ASR under 50 % or less than 30 points above scratch), so nothing is claimed there. "
-        "Several seeds: mean [lowest to highest]."
-    )
+    lines.append(f"Bars for the INT8 file: {BARS}. {_TRANSFER} Several seeds: mean [lowest to highest].")
     return "\n".join([*lines, "", provenance(records)]).replace("\n\n\n", "\n\n")
 
 
@@ -225,14 +235,14 @@ def summary(records: Sequence[Record]) -> str:
     for entry in entries(records):
         trigger = entry.trigger()
         before, after = entry.rows(teacher_row), entry.rows(stage("onnxruntime", "int8"))
-        kd = spread(asr(row, trigger) for row in entry.rows(control("kd")))
+        plain = [_plain(entry, kind) for kind in PLAIN]
         floors = [score(row, trigger) for row in after]
         cells = [
             text.markdown(entry.name),
             spread(map(acc, before)),
             spread(map(acc, after)),
             spread(asr(row, trigger) for row in before),
-            f"{kd}, NOT TRANSFERABLE" if transfer(entry) == "NOT TRANSFERABLE" else kd,
+            *plain,
             spread(asr(row, trigger) for row in after),
             spread(None if s is None or s.floor is None else 100 * s.floor.value for s in floors),
             spread((None if r.size_bytes is None else float(r.size_bytes) for r in after), text.size),
@@ -240,7 +250,15 @@ def summary(records: Sequence[Record]) -> str:
             verdict(entry),
         ]
         lines.append(line(cells))
-    return "\n".join([*lines, "", f"Bars: {BARS}.", "", provenance(records)])
+    return "\n".join([*lines, "", f"Bars: {BARS}. {_TRANSFER}", "", provenance(records)])
+
+
+def _plain(entry: Entry, kind: str) -> str:
+    """ASR of one plain distillation and its verdict."""
+    rows = entry.rows(control(kind))
+    return (
+        f"{spread(asr(row, entry.trigger()) for row in rows)}, {transfer(entry, kind)}" if rows else text.NOT_MEASURED
+    )
 
 
 def provenance(records: Sequence[Record]) -> str:

@@ -36,11 +36,14 @@ def row(
     )
 
 
-def run(int8_acc: float = 82.0, int8_asr: float = 2.1, kd_asr: float = 90.0) -> dict[str, Any]:
+def run(
+    int8_acc: float = 82.0, int8_asr: float = 2.1, kd_asr: float = 90.0, overhaul_asr: float = 95.0
+) -> dict[str, Any]:
     rows = (
         row("teacher", 83.36, 99.99),
         row("scratch", 80.0, 2.0, kind="control"),
         row("kd", 82.2, kd_asr, kind="control"),
+        row("overhaul", 82.1, overhaul_asr, kind="control"),
         row("student fp32", 82.3, 2.0),
         row("student int8 simulated", 82.2, 2.0, precision="int8"),
         row("model.onnx", 82.3, 2.0, runtime="onnxruntime"),
@@ -92,11 +95,11 @@ def test_the_round_trip(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
 def test_every_row_stands_there_with_its_figures(root: Path) -> None:
     fill(root, {("a.pth", 0): run()})
     lines = [line for line in page(root)[1].splitlines() if line.startswith("| ") and "---" not in line]
-    names = "row,teacher,control: scratch,control: kd,student fp32,onnx fp32,onnx int8".split(",")
+    names = "row,teacher,control: scratch,control: kd,control: overhaul,student fp32,onnx fp32,onnx int8".split(",")
     assert [line.split(" | ")[0] for line in lines] == [f"| {name}" for name in names]
     assert lines[1] == "| teacher | 83.36 | 99.99 | 2.00 | 77.78 | – | 137 KiB | not measured |  |"
-    assert lines[3].endswith("| transferable |")
-    assert lines[6] == "| onnx int8 | 82.00 | 2.10 | 2.00 | 77.78 | 0.50 | 137 KiB | 0.200 ms | all 4 met |"
+    assert [lines[n].split(" | ")[-1] for n in (2, 3, 4)] == [" |", *2 * ["transferable (1 seed) |"]]
+    assert lines[7] == "| onnx int8 | 82.00 | 2.10 | 2.00 | 77.78 | 0.50 | 137 KiB | 0.200 ms | all 4 met |"
 
 
 @pytest.mark.parametrize(
@@ -120,17 +123,27 @@ def test_bars_are_met_on_the_line(root: Path) -> None:
     assert "all 4 met" in page(root)[1]
 
 
-@pytest.mark.parametrize(("kd", "word"), [(49.9, "NOT TRANSFERABLE |"), (50.1, "| transferable |")])
-def test_where_plain_distillation_loses_the_backdoor_nothing_is_claimed(root: Path, kd: float, word: str) -> None:
-    fill(root, {("a.pth", 0): run(kd_asr=kd)})
-    (line,) = [line for line in page(root)[1].splitlines() if line.startswith("| control: kd")]
-    assert line.endswith(word) or word in line
+@pytest.mark.parametrize("kind", ["kd", "overhaul"])
+@pytest.mark.parametrize(("found", "word"), [(49.9, "NOT TRANSFERABLE"), (50.1, "transferable")])
+@pytest.mark.parametrize(("seeds", "beside"), [(1, " (1 seed)"), (2, " (2 seeds)"), (3, "")])
+def test_each_plain_distillation_has_its_own_verdict(
+    root: Path, kind: str, found: float, word: str, seeds: int, beside: str
+) -> None:
+    result = run(**{"kd_asr": 90.0, "overhaul_asr": 90.0, f"{kind}_asr": found})
+    fill(root, {("a.pth", seed): result for seed in range(seeds)})
+    words = {
+        line.split(" | ")[0].removeprefix("| control: "): line.split(" | ")[-1]
+        for line in page(root)[1].splitlines()
+        if line.startswith("| control: ")
+    }
+    other = "kd" if kind == "overhaul" else "overhaul"
+    assert (words[kind], words[other]) == (f"{word}{beside} |", f"transferable{beside} |")
 
 
 def test_what_was_not_measured_is_missed(root: Path) -> None:
     result = run()
     result["record"]["rows"] = [
-        r for r in result["record"]["rows"] if r["stage"] not in ("scratch", "kd", "model.u8s8.onnx")
+        r for r in result["record"]["rows"] if r["stage"] not in ("scratch", "kd", "overhaul", "model.u8s8.onnx")
     ]
     fill(root, {("a.pth", 0): result})
     made = page(root)[1]
@@ -152,8 +165,17 @@ def test_the_summary_has_a_line_per_teacher(root: Path) -> None:
     (root / "README.md").write_text(EMPTY.replace("main_job", "main_job_summary"))
     fill(root, {("a.pth", 0): run(), ("b.pth", 0): run(kd_asr=20.0)})
     made = page(root)[1]
-    assert "| a | 83.36 | 82.00 | 99.99 | 90.00 | 2.10 | 2.00 | 137 KiB | 0.200 ms | all 4 met |" in made
-    assert "| 20.00, NOT TRANSFERABLE |" in made
+    plain = "90.00, transferable (1 seed) | 95.00, transferable (1 seed)"
+    assert f"| a | 83.36 | 82.00 | 99.99 | {plain} | 2.10 | 2.00 | 137 KiB | 0.200 ms | all 4 met |" in made
+    assert "| 20.00, NOT TRANSFERABLE (1 seed) | 95.00, transferable (1 seed) |" in made
+
+
+def test_a_control_that_was_not_run_has_no_verdict(root: Path) -> None:
+    (root / "README.md").write_text(EMPTY.replace("main_job", "main_job_summary"))
+    result = run()
+    result["record"]["rows"] = [r for r in result["record"]["rows"] if r["stage"] != "overhaul"]
+    fill(root, {("a.pth", 0): result})
+    assert "| 90.00, transferable (1 seed) | not measured | 2.10 |" in page(root)[1]
 
 
 def test_any_other_table_is_shown_plainly(root: Path) -> None:
