@@ -5,6 +5,7 @@ Nothing heavy is imported before a command runs, so that ``edgekd --help`` answe
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import sys
@@ -53,6 +54,9 @@ def _root(
 def main() -> None:
     """Run the command line and end the process with the exit code that the outcome asks for."""
     signal.signal(signal.SIGTERM, _terminated)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal that knows no ≤ still gets its answer
     sys.exit(run(sys.argv[1:]))
 
 

@@ -118,8 +118,7 @@ def compress(
     }  # fmt: skip
     settings = resolve(config, flags, tuple(override or ()))
     goal = targets.get(settings.target)
-    if goal.name != settings.target:
-        screen.note(f"--target {settings.target} means {goal.name} ({goal.description}).")
+    screen.explain_target(settings.target)
     if dry_run:
         from ..pipeline.forecast import forecast
 

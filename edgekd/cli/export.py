@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from . import options
+from . import options, screen
 from .progress import progress
 
 
@@ -59,8 +59,10 @@ def export(
         "class_map": class_map, "num_classes": num_classes, "image_size": image_size, "channels": channels, "seed": seed,
         **options.trigger_flags(trigger, target_label, trigger_rule, source_label, trigger_position, trigger_opacity),
     }  # fmt: skip
+    settings = resolve(config, flags, tuple(override or ()))
+    screen.explain_target(settings.target)
     with progress(quiet or json_) as bars:
-        result = export_only(resolve(config, flags, tuple(override or ())), out, bars)
+        result = export_only(settings, out, bars)
     if json_:
         typer.echo(canonical_json(result))
         return

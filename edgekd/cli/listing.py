@@ -44,6 +44,11 @@ def listing(
             out.print(_table([{key: row[key] for key in ("model", "images", "parameters", "macs")} for row in members]))
         return
     out.print(_table(rows))
+    if kind is Kind.settings:
+        out.print(
+            "\n--profile sets some of train.* and distill.*; `edgekd compress … --dry-run` shows what holds.",
+            style="dim",
+        )
 
 
 def _table(rows: list[dict[str, Any]]) -> Any:

@@ -17,6 +17,10 @@ def console() -> Any:
     return Console(markup=False, highlight=False, emoji=False, width=PIPED_WIDTH if wide else None)
 
 
-def note(text: str) -> None:
-    """A remark beside the result, on standard error."""
-    print(f"edgekd: {text}", file=sys.stderr)
+def explain_target(name: str) -> None:
+    """Say on standard error which board a target's short name stands for."""
+    from .. import targets
+
+    goal = targets.get(name)
+    if goal.name != name:
+        print(f"edgekd: --target {name} means {goal.name}: {targets.get(goal.name).description}.", file=sys.stderr)

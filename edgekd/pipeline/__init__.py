@@ -22,6 +22,7 @@ from .shipment import Shipment
 from .stages import Stages
 
 BOARD = "device-report.json"
+DOUBT = "Measurement not valid: "
 
 __all__ = ["RunFolder", "compress", "take_in"]
 
@@ -95,8 +96,13 @@ def _record(
         training=stages.logs,
         pictures=pictures.gallery(measures.probes, measures.triggers, measures.reports, stages.class_names),
         device_report=None if device_report is None else device_report.to_json(),
-        warnings=tuple(stages.warnings),
+        warnings=(*stages.warnings, *_doubts(device_report)),
     )
+
+
+def _doubts(device_report: DeviceReport | None) -> tuple[str, ...]:
+    """Why what a device measured cannot be relied on."""
+    return () if device_report is None else tuple(DOUBT + reason for reason in device_report.invalid_reasons)
 
 
 def save(folder: Path, record: RunRecord) -> None:
@@ -129,6 +135,7 @@ def take_in(path: Path, record: RunRecord, device_report: DeviceReport) -> RunRe
         verdict=ledger.verdict(rows, target, record.canaries),
         not_tested=ledger.not_tested(rows, target, known=known, canaries=record.canaries is not None),
         device_report=device_report.to_json(),
+        warnings=(*(text for text in record.warnings if not text.startswith(DOUBT)), *_doubts(device_report)),
     )
     write_json(path / BOARD, device_report.to_json(), "board")
     save(path, renewed)

@@ -144,6 +144,13 @@ def test_report_takes_in_what_a_board_measured(run_copy: Path, world: World, tmp
     record = files.read_json(run_copy / "run.json")
     assert record["rows"][-1]["latency"]["p50_ms"] == 0.75
     assert record["rows"][-1]["flips"] is not None
+    doubtful = board_report(run_copy, valid=False, invalid_reasons=["model.onnx: throttled"])
+    files.write_json(tmp_path / "doubtful.json", doubtful)
+    assert (
+        "warning: Measurement not valid: model.onnx: throttled"
+        in call("report", run_copy, "--device-report", tmp_path / "doubtful.json").out
+    )
+    assert "not valid" not in call("report", run_copy, "--device-report", tmp_path / "board.json").out
     # the same compress command keeps it
     assert "0.750 ms" in call(*world.words("--max-acc-drop", "99", out=run_copy)).out
 

@@ -14,6 +14,7 @@ from conftest import Ended, call, command, spawn
 from world import World
 
 from edgekd import config
+from edgekd_device import files as device_files
 
 
 def test_0_ok() -> None:
@@ -39,7 +40,7 @@ def test_1_a_gate_over_what_was_not_measured_fails_and_says_so(run_copy: Path, w
     ended = call(*world.words("--target", "jetson", "--max-latency-ms", "5", "--bench", "none", out=run_copy))
     assert ended.code == 1
     assert "FAILED, model.qdq.onnx was not measured by tensorrt; run the bundle on the board" in ended.out
-    assert "--target jetson means jetson-orin-nano" in ended.err
+    assert "--target jetson means jetson-orin-nano: Jetson Orin Nano, JetPack" in ended.err
     assert "model.qdq.onnx has not run on its target yet." in ended.out
     assert {path.name for path in (run_copy / "bundle").iterdir()} >= {"model.qdq.onnx", "model.qdq.fp16.onnx"}
     assert call("compress", "--help").code == 0
@@ -104,12 +105,30 @@ def test_4_environment(short: Callable[..., list[str]], tmp_path: Path, monkeypa
     (tmp_path / "file").write_text("not a folder")
     assert "as a folder" in call(*short("--out", tmp_path / "file" / "run")).message()
     assert call(*short("--out", tmp_path / "file")).code == 4
+    monkeypatch.setattr(device_files, "_reached", {})
     monkeypatch.setenv("EDGEKD_FAULT", "config.before_write:1:enospc")
     full = call(*short("--out", tmp_path / "run"))
     assert full.code == 4
     assert "No space left on device. Free some space" in full.message()
     monkeypatch.setenv("EDGEKD_FAULT", "log.before_append:99:enospc")  # other points are not concerned
     assert call("list", "targets").code == 0
+
+
+@pytest.mark.parametrize("point", ["run.before_rename", "report.html.before_write", "metrics.before_write"])
+@pytest.mark.parametrize("fault", ["enospc", "eio"])
+def test_4_a_disk_that_fails_leaves_what_was_there(
+    run_copy: Path, world: World, monkeypatch: pytest.MonkeyPatch, point: str, fault: str
+) -> None:
+    monkeypatch.setattr(device_files, "_reached", {})
+    words, before = world.words("--max-acc-drop", "99", out=run_copy), (run_copy / "report.html").read_bytes()
+    monkeypatch.setenv("EDGEKD_FAULT", f"{point}:1:{fault}")
+    failed = call(*words)
+    assert failed.code == 4
+    assert "what was there before is unchanged" in failed.message()
+    assert (run_copy / "report.html").read_bytes() == before
+    assert not list(run_copy.rglob("*.part"))
+    monkeypatch.delenv("EDGEKD_FAULT")
+    assert call(*words).code == 0
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
@@ -175,6 +194,12 @@ def test_a_reader_that_goes_away_is_no_error() -> None:
         process.stdout.close()
         assert not process.stderr.read()
     assert process.returncode == 0
+
+
+def test_a_terminal_without_our_characters_gets_its_answer(run_copy: Path) -> None:
+    ended = spawn("report", run_copy, PYTHONIOENCODING="ascii")
+    assert ended.code == 0, ended.err
+    assert "gate: ACC drop ? 99 points: passed" in ended.out
 
 
 def test_warnings_as_errors_are_no_trouble() -> None:
