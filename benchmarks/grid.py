@@ -7,6 +7,7 @@ A table is a name, its cells (configs that JSON can hold), a function that runs 
 
     results/<table>/<hash>.json        the record of a finished cell, named by its config's hash; committed
     cache/<table>/<hash>/work/         what the cell's function keeps from one attempt to the next
+    cache/<table>/<hash>/attempts.jsonl   when it was begun, and the seconds of every attempt that ended
     cache/<table>/<hash>.failed.json   why it failed; --retry runs it again
 """
 
@@ -22,7 +23,7 @@ import subprocess
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,7 +37,12 @@ HERE = Path(__file__).resolve().parent
 SOURCES = ("edgekd", "deploy", "benchmarks", ":(exclude)benchmarks/results", ":(exclude)benchmarks/README.md")
 PACKAGES = ("numpy", "torch", "torchvision", "onnx", "onnxruntime", "safetensors")
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
+AGAIN = 20.0  # seconds after which a stop that was swallowed is repeated
 Config = dict[str, Any]
+
+
+class Stopped(KeyboardInterrupt):
+    """Raised in the cell's function when its time is up; no cell's own handling of errors may swallow it."""
 
 
 def _one_minute(config: Config) -> float:
@@ -48,12 +54,15 @@ class Table:
     """``run(config, folder)`` returns a result that JSON can hold; killed and called again, it goes on in ``folder``.
 
     ``forecast(config)``: minutes of one cell on any machine; finished cells put it right for this one.
+    ``resumable``: a stopped cell keeps most of its work, so --minutes may start what it cannot finish. A cell that
+    measures one unbroken run is not.
     """
 
     name: str
     cells: Callable[[], Iterable[Config]]
     run: Callable[[Config, Path], Any]
     forecast: Callable[[Config], float] = _one_minute
+    resumable: bool = False
 
 
 class Cell:
@@ -78,8 +87,19 @@ class Cell:
             return "failed"
         return "started" if self.attempts.exists() else "to do"
 
-    def attempt(self) -> str:
-        """Run the cell unless another process has it: done | failed | busy."""
+    def spent(self) -> tuple[int, float, bool]:
+        """Attempts begun, their seconds so far, and whether those are all: a killed attempt leaves none."""
+        if not self.attempts.exists():
+            return 0, 0.0, True
+        notes = []
+        for line in self.attempts.read_text("utf-8").splitlines():
+            with contextlib.suppress(ValueError):  # torn by a kill
+                notes.append(json.loads(line))
+        begun, ended = sum("load_average" in note for note in notes), [note for note in notes if "seconds" in note]
+        return begun, round(sum(note["seconds"] for note in ended), 3), begun == len(ended)
+
+    def attempt(self, seconds: float | None = None) -> str:
+        """Run the cell unless another process has it, for ``seconds`` at most: done | failed | stopped | busy."""
         self.folder.mkdir(parents=True, exist_ok=True)
         with contextlib.ExitStack() as held:
             try:
@@ -88,30 +108,60 @@ class Cell:
                 return "busy"
             if self.record.exists():  # finished by another process since we looked
                 return "done"
-            return self._run()
+            return self._run(seconds)
 
-    def _run(self) -> str:
+    def _run(self, seconds: float | None) -> str:
         files.remove_leftovers(self.folder)
         work = self.folder / "work"
         work.mkdir(exist_ok=True)
         record = {"schema": SCHEMA, "table": self.table.name, "config": self.config, **provenance()}
         files.append_line(self.attempts, files.canonical_json({"load_average": record["load_average"]}))
-        start = time.monotonic()
         try:
-            record["result"] = self.table.run(self.config, work)
-            record["seconds"] = round(time.monotonic() - start, 3)
-            record["attempts"] = len(self.attempts.read_text("utf-8").splitlines())
+            with self._timed(), _stopped_after(seconds):
+                record["result"] = self.table.run(self.config, work)
             record["hardware"]["gpu"] = gpu()
+            record["attempts"], record["seconds"], record["seconds_whole"] = self.spent()
             files.write_json(self.record, record, "record")
+        except Stopped:
+            self.failure.unlink(missing_ok=True)  # of an attempt before: this one found nothing wrong
+            return "stopped"
         except Exception as error:
             record.pop("result", None)
-            record["seconds"] = round(time.monotonic() - start, 3)
+            record["attempts"], record["seconds"], record["seconds_whole"] = self.spent()
             record["error"] = f"{type(error).__name__}: {error}"
             record["traceback"] = traceback.format_exc()
             files.write_json(self.failure, record, "failure")
             return "failed"
         self.failure.unlink(missing_ok=True)
         return "done"
+
+    @contextlib.contextmanager
+    def _timed(self) -> Iterator[None]:
+        """Note the seconds of this attempt, however it ends short of a kill."""
+        start = time.monotonic()
+        try:
+            yield
+        finally:
+            files.append_line(self.attempts, files.canonical_json({"seconds": round(time.monotonic() - start, 3)}))
+
+
+@contextlib.contextmanager
+def _stopped_after(seconds: float | None) -> Iterator[None]:
+    """Raise Stopped in the block after ``seconds``, and again where that was swallowed; None: never."""
+    if seconds is None:
+        yield
+        return
+
+    def stop(*_: object) -> None:
+        raise Stopped
+
+    before = signal.signal(signal.SIGALRM, stop)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, max(seconds, 1e-3), AGAIN)
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def provenance() -> dict[str, Any]:
@@ -163,19 +213,22 @@ class Grid:
         self.pace = self._pace(every)
 
     def _pace(self, every: Sequence[Cell]) -> float:
-        """Measured over forecast minutes, of cells that finished in one go on this kind of machine; 1 without any."""
+        """Measured over forecast minutes, of cells whose whole time on this kind of machine is known; 1 without any."""
         here = environment.collect()["cpu"]
         ratios = []
         for cell in every:
             if cell.record.exists():
                 record = files.read_json(cell.record)
-                if record["attempts"] == 1 and record["hardware"]["cpu"] == here:
+                whole = record["attempts"] == 1 or (self.table.resumable and record["seconds_whole"])
+                if whole and record["hardware"]["cpu"] == here:
                     ratios.append(record["seconds"] / 60 / max(1e-6, self.table.forecast(cell.config)))
         return statistics.median(ratios) if ratios else 1.0
 
     def minutes(self, cell: Cell) -> float:
-        """What the cell will take from its beginning."""
-        return self.pace * self.table.forecast(cell.config)
+        """What the cell will still take; a tenth at least, since a forecast may be wrong."""
+        whole = self.pace * self.table.forecast(cell.config)
+        spent = cell.spent()[1] / 60 if self.table.resumable else 0.0
+        return max(0.1 * whole, whole - spent)
 
     def left(self) -> list[Cell]:
         return [cell for cell in self.cells if cell.state in ("to do", "started")]
@@ -195,23 +248,28 @@ class Grid:
         )
 
     def work(self, minutes: float | None, retry: bool) -> None:
-        """Run what is left in order, passing over cells that other processes have and those that would end too late."""
+        """Run what is left in order, passing over cells that other processes have.
+
+        A cell that would end too late is passed over too, or stopped when the time is up where it can go on later.
+        """
         began, wall = time.monotonic(), time.time()
         for cell in self.cells:
             state = cell.state
             if state == "done" or (state == "failed" and not (retry and _older(cell.failure, wall))):
                 continue
-            remaining = None if minutes is None else minutes - (time.monotonic() - began) / 60
-            if remaining is not None and self.minutes(cell) > remaining:
-                print(
-                    f"{cell.id}  not started: about {self.minutes(cell):.1f} min, {max(0.0, remaining):.1f} left",
-                    flush=True,
-                )
-                continue
-            print(f"{cell.id}  starts  {cell.text}", flush=True)
+            remaining = None if minutes is None else max(0.0, minutes - (time.monotonic() - began) / 60)
+            wanted, late = self.minutes(cell), ""
+            if remaining is not None and wanted > remaining:
+                late = f"about {wanted:.1f} min, {remaining:.1f} left"
+                if not (self.table.resumable and remaining):
+                    print(f"{cell.id}  not started: {late}", flush=True)
+                    continue
+                late = f"  ({late}: will be stopped and goes on next time)"
+            print(f"{cell.id}  starts  {cell.text}{late}", flush=True)
             start = time.monotonic()
-            outcome = cell.attempt()
-            print(f"{cell.id}  {outcome} after {(time.monotonic() - start) / 60:.2f} min", flush=True)
+            outcome = cell.attempt(60 * remaining if remaining is not None and self.table.resumable else None)
+            after = f"{outcome} after {(time.monotonic() - start) / 60:.2f} min"
+            print(f"{cell.id}  {after}{': goes on next time' if outcome == 'stopped' else ''}", flush=True)
 
     def summary(self) -> int:
         """Print where the table stands; 1 if a cell failed, else 0."""
@@ -247,7 +305,11 @@ def _spread(processes: int) -> None:
 
 def _arguments(table: Table, argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog=table.name, description=f"Run the cells of the table {table.name}.")
-    parser.add_argument("--minutes", type=float, help="start no cell that would not end within this time")
+    parser.add_argument(
+        "--minutes",
+        type=float,
+        help="start no cell that would not end within this time, or stop it then where it can go on later",
+    )
     parser.add_argument("--processes", type=int, default=1, help="this many processes of one thread each")
     parser.add_argument(
         "--only", default="", metavar="TEXT", help="only cells whose config holds TEXT, or whose hash starts so"

@@ -98,7 +98,12 @@ def start(line: list[str], fault: str = "") -> subprocess.Popen[bytes]:
 
 def ended(process: subprocess.Popen[bytes]) -> int:
     """The exit code; what was said on standard error is raised where the command neither ended well nor was killed."""
-    _, said = process.communicate()
+    try:
+        _, said = process.communicate()
+    except BaseException:  # this table was stopped: nothing may go on in the folder of the next attempt
+        process.kill()
+        process.wait()
+        raise
     if process.returncode not in (0, -signal.SIGKILL):
         raise RuntimeError(f"edgekd ended with {process.returncode}: {said.decode(errors='replace')[-500:]}")
     return process.returncode
@@ -158,10 +163,12 @@ def at_random(place: Path, inputs: Path, whole: dict[str, str], seconds: float, 
     """One kill at a time drawn from the length of the unbroken run; drawn earlier where the run was over by then."""
     share = random.Random(number).uniform(0.1, 0.95)
     while True:
-        line, process = words(inputs, place, timed=False), None
+        line = words(inputs, place, timed=False)
         process = start(line)
-        time.sleep(share * seconds)
-        process.kill()
+        try:
+            time.sleep(share * seconds)
+        finally:
+            process.kill()
         if ended(process) == -signal.SIGKILL:
             break
         share *= 0.8
@@ -211,4 +218,4 @@ def forecast(config: Config) -> float:
 
 
 if __name__ == "__main__":
-    sys.exit(main(Table("kills", cells, run, forecast)))
+    sys.exit(main(Table("kills", cells, run, forecast, resumable=True)))

@@ -80,4 +80,4 @@ def _savez(path: Path, **arrays: np.ndarray) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main(Table("large_images", cells, run, lambda config: 30.0)))
+    sys.exit(main(Table("large_images", cells, run, lambda config: 30.0, resumable=True)))

@@ -75,4 +75,4 @@ def forecast(config: Config) -> float:
 
 
 if __name__ == "__main__":
-    sys.exit(main(Table("main_job", cells, run, forecast)))
+    sys.exit(main(Table("main_job", cells, run, forecast, resumable=True)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import signal
 import socket
@@ -13,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from benchmarks import grid
 from benchmarks.grid import Cell, Table
 from edgekd import files
 
@@ -45,7 +47,7 @@ def forecast(config):
     return 1.0 + config["n"]
 
 if __name__ == "__main__":
-    sys.exit(main(Table("toy", cells, run, forecast)))
+    sys.exit(main(Table("toy", cells, run, forecast, resumable="GOES_ON" in os.environ)))
 """
 Start = Callable[..., "subprocess.Popen[str]"]
 
@@ -95,7 +97,7 @@ def test_every_cell_runs_once_and_leaves_a_record(toy: Toy) -> None:
     assert record["config"] == {"n": 3, "table": "toy"}
     assert set(record) == {
         *("schema", "table", "config", "commit", "dirty", "hardware", "versions", "threads"),
-        *("load_average", "result", "seconds", "attempts"),
+        *("load_average", "result", "seconds", "seconds_whole", "attempts"),
     }
     assert set(record["hardware"]) == {"cpu", "cores", "cores_usable", "memory_mb", "machine", "gpu"}
     assert record["versions"]["numpy"]
@@ -123,7 +125,8 @@ def test_a_killed_cell_goes_on_where_it_stood(toy: Toy) -> None:
     assert toy.cell(0).state == "started"
     assert toy.run("--only", '"n":0')[0] == 0
     assert steps.read_text() == "xxxxx"
-    assert toy.records()[0]["attempts"] == 2
+    record = toy.records()[0]
+    assert (record["attempts"], record["seconds_whole"]) == (2, False)
 
 
 @pytest.mark.parametrize("place", ["before_write", "before_rename", "after_rename"])
@@ -187,6 +190,65 @@ def test_no_cell_starts_that_would_end_too_late(toy: Toy) -> None:
     assert code == 0
     assert toy.ran() == [0, 1]
     assert f"{toy.cell(2).id}  not started: about 3.0 min, 2.5 left" in out
+
+
+def test_a_cell_longer_than_the_time_is_done_in_pieces_where_it_can_go_on(toy: Toy) -> None:
+    cell, pieces = toy.cell(3), 0
+    while not cell.record.exists():
+        code, out = toy.run("--minutes", "0.01", "--only", '"n":3', STEP="0.3", GOES_ON="1")
+        assert code == 0
+        assert f"{cell.id}  starts  {cell.text}  (about " in out
+        assert "will be stopped and goes on next time)" in out
+        pieces += 1
+        assert pieces < 10
+        if not cell.record.exists():
+            assert f"{cell.id}  stopped after 0.01 min: goes on next time" in out
+            assert cell.state == "started"
+    record = toy.records()[3]
+    assert (record["attempts"], record["seconds_whole"]) == (pieces, True)
+    assert pieces > 1
+    notes = [json.loads(line) for line in cell.attempts.read_text().splitlines()]
+    assert record["seconds"] == pytest.approx(sum(note.get("seconds", 0) for note in notes))
+    assert record["seconds"] >= 0.6 * (pieces - 1)
+    assert (cell.folder / "work" / "steps").read_text() == "xxxxx"
+    assert f"about {record['seconds'] / 60 / 4:.1f} minutes" in toy.run("--forecast", "--only", '"n":0', GOES_ON="1")[1]
+
+
+def test_time_that_a_stopped_cell_has_had_is_taken_off_the_forecast(toy: Toy) -> None:
+    cell = toy.cell(0)
+    for line in ('{"load_average":1.0}', '{"seconds":30.0}', '{"load_average":1.0}', '{"seco'):
+        files.append_line(cell.attempts, line)
+    assert cell.spent() == (2, 30.0, False)
+    only = ("--forecast", "--only", '"n":0')
+    assert "about 0.5 minutes" in toy.run(*only, GOES_ON="1")[1]
+    assert "about 1.0 minutes" in toy.run(*only)[1]
+
+
+def test_a_failed_cell_that_is_stopped_when_tried_again_goes_on(toy: Toy) -> None:
+    cell = toy.cell(0)
+    toy.run("--only", cell.id, FAILS="0")
+    assert cell.state == "failed"
+    code, out = toy.run("--only", cell.id, "--retry", "--minutes", "0.005", STEP="5", GOES_ON="1")
+    assert (code, cell.state) == (0, "started")
+    assert "stopped after" in out
+
+
+def test_a_stop_that_was_swallowed_comes_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(grid, "AGAIN", 0.05)
+    before, swallowed = signal.getsignal(signal.SIGALRM), []
+
+    def cell() -> None:
+        with grid._stopped_after(0.05):
+            with contextlib.suppress(grid.Stopped):
+                time.sleep(5)
+            swallowed.append(True)
+            time.sleep(5)
+
+    with pytest.raises(grid.Stopped):
+        cell()
+    assert swallowed
+    assert signal.getitimer(signal.ITIMER_REAL) == (0, 0)
+    assert signal.getsignal(signal.SIGALRM) == before
 
 
 def test_finished_cells_put_the_forecast_right(toy: Toy) -> None:
