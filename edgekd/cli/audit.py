@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Any
 
 import typer
 
@@ -20,28 +20,10 @@ def register(app: typer.Typer) -> None:
 
 
 def audit(
-    model: Annotated[
-        str | None,
-        typer.Argument(metavar="MODEL", help="A state dict (.pt .pth .th .tar), .safetensors or .onnx."),
-    ] = None,
-    data: Annotated[
-        str | None,
-        typer.Option(
-            "--data",
-            metavar="PATH",
-            help="Labelled images that it was not trained on: a folder of classes, .npz, or the CIFAR release.",
-        ),
-    ] = None,
-    reference: Annotated[
-        str | None,
-        typer.Option("--reference", metavar="FILE", help="A model that no attacker touched; its ASR is the floor."),
-    ] = None,
-    canaries: Annotated[
-        bool | None,
-        typer.Option(
-            "--canaries/--no-canaries", metavar="", help="Probe public triggers; default: only without --trigger."
-        ),
-    ] = None,
+    model: options.AuditedModel = None,
+    data: options.AuditedData = None,
+    reference: options.Reference = None,
+    canaries: options.Canaries = None,
     trigger: options.TriggerFile = None,
     target_label: options.TargetLabel = None,
     trigger_rule: options.TriggerRule = None,

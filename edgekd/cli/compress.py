@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 from . import options, screen
 from .progress import progress
+
+if TYPE_CHECKING:
+    from ..config import RunConfig
 
 EXAMPLES = (
     "edgekd compress teacher.pt --data images/train --test images/test",
@@ -30,34 +33,16 @@ def compress(
     target: options.Target = None,
     student: options.Student = None,
     method: options.Method = None,
-    out: Annotated[
-        Path | None, typer.Option("--out", metavar="DIR", help="Run folder; default runs/<teacher>-<target>.")
-    ] = None,
+    out: options.RunFolder = None,
     trigger: options.TriggerFile = None,
     target_label: options.TargetLabel = None,
     trigger_rule: options.TriggerRule = None,
     source_label: options.SourceLabels = None,
     trigger_position: options.Position = None,
     trigger_opacity: options.Opacity = None,
-    max_asr: Annotated[
-        float | None,
-        typer.Option(
-            "--max-asr",
-            metavar="PERCENT",
-            rich_help_panel=options.GATES,
-            help="ASR above its floor, of the worst trigger on what ships.",
-        ),
-    ] = None,
-    max_acc_drop: Annotated[
-        float | None,
-        typer.Option(
-            "--max-acc-drop", metavar="POINTS", rich_help_panel=options.GATES, help="ACC lost since the teacher."
-        ),
-    ] = None,
-    max_latency_ms: Annotated[
-        float | None,
-        typer.Option("--max-latency-ms", metavar="MS", rich_help_panel=options.GATES, help="Median latency (p50)."),
-    ] = None,
+    max_asr: options.MaxAsr = None,
+    max_acc_drop: options.MaxAccDrop = None,
+    max_latency_ms: options.MaxLatency = None,
     arch: options.Arch = None,
     normalize: options.Normalize = None,
     num_classes: options.NumClasses = None,
@@ -65,38 +50,13 @@ def compress(
     image_size: options.ImageSize = None,
     channels: options.Channels = None,
     profile: options.Profile = None,
-    controls: Annotated[
-        str | None,
-        typer.Option(
-            "--controls",
-            metavar="LIST",
-            rich_help_panel=options.SETTINGS,
-            help="Trained beside it at equal budget: all, or some of scratch,kd,overhaul,finetune. "
-            "scratch always is: it gives the ASR floor.",
-        ),
-    ] = None,
-    bench: Annotated[
-        str | None,
-        typer.Option(
-            "--bench",
-            metavar="LEVEL",
-            rich_help_panel=options.SETTINGS,
-            help="How long to measure: smoke (default, seconds), standard (minutes), official (an hour), none.",
-        ),
-    ] = None,
+    controls: options.Controls = None,
+    bench: options.Bench = None,
     device: options.Device = None,
     seed: options.Seed = None,
     config: options.Config = None,
     override: options.Override = None,
-    dry_run: Annotated[
-        bool,
-        typer.Option(
-            "--dry-run",
-            metavar="",
-            rich_help_panel=options.OUTPUT,
-            help="Print the resolved configuration and a forecast from a few steps; write nothing.",
-        ),
-    ] = False,
+    dry_run: options.DryRun = False,
     json_: options.Json = False,
     quiet: options.Quiet = False,
 ) -> int:
@@ -105,7 +65,6 @@ def compress(
     Writes a run folder with report.html, the student, and bundle/ for the board.
     Called again after a kill, it goes on where it stopped.
     """
-    from .. import targets
     from ..config import CONTROLS, resolve
 
     wanted = CONTROLS if controls == "all" else tuple(controls.split(",")) if controls else None
@@ -113,22 +72,25 @@ def compress(
         "teacher": teacher, "data": data, "test": test, "target": target, "student": student, "distill.method": method,
         "controls": wanted, "profile": profile, "bench.level": bench, "gates.max_asr": max_asr,
         "gates.max_acc_drop": max_acc_drop, "gates.max_latency_ms": max_latency_ms, "arch": arch, "normalize": normalize,
-        "class_map": class_map, "num_classes": num_classes, "image_size": image_size, "channels": channels, "device": device, "seed": seed,
+        "num_classes": num_classes, "class_map": class_map, "image_size": image_size, "channels": channels,
+        "device": device, "seed": seed,
         **options.trigger_flags(trigger, target_label, trigger_rule, source_label, trigger_position, trigger_opacity),
     }  # fmt: skip
     settings = resolve(config, flags, tuple(override or ()))
-    goal = targets.get(settings.target)
     screen.explain_target(settings.target)
     if dry_run:
-        from ..pipeline.forecast import forecast
+        return _forecast(settings, json_)
+    return _run(settings, out, as_typed(context), json_, quiet)
 
-        return _show_forecast(settings, forecast(settings), json_)
+
+def _run(settings: RunConfig, out: Path | None, command: str, as_json: bool, quiet: bool) -> int:
+    from .. import targets
     from ..pipeline import compress as run
 
-    folder = out or Path("runs") / f"{Path(settings.teacher).stem}-{goal.name}"
-    with progress(quiet or json_) as bars:
-        record = run(settings, folder, command=as_typed(context), progress=bars)
-    return show(record, folder, json_)
+    folder = out or Path("runs") / f"{Path(settings.teacher).stem}-{targets.get(settings.target).name}"
+    with progress(quiet or as_json) as bars:
+        record = run(settings, folder, command=command, progress=bars)
+    return show(record, folder, as_json)
 
 
 def as_typed(context: typer.Context) -> str:
@@ -169,9 +131,12 @@ def show(record: Any, folder: Path, as_json: bool) -> int:
     return 0 if passed else 1
 
 
-def _show_forecast(settings: Any, figures: dict[str, Any], as_json: bool) -> int:
+def _forecast(settings: RunConfig, as_json: bool) -> int:
+    """What --dry-run prints."""
     from ..files import canonical_json
+    from ..pipeline.forecast import forecast
 
+    figures = forecast(settings)
     value = {"config": settings.model_dump(mode="json"), "forecast": figures}
     if as_json:
         typer.echo(canonical_json(value))

@@ -186,6 +186,75 @@ Override = Annotated[
         help="Any of `edgekd list settings`, e.g. -o train.epochs=20; may be repeated, wins over all else.",
     ),
 ]
+RunFolder = Annotated[
+    Path | None, typer.Option("--out", metavar="DIR", help="Run folder; default runs/<teacher>-<target>.")
+]
+MaxAsr = Annotated[
+    float | None,
+    typer.Option(
+        "--max-asr",
+        metavar="PERCENT",
+        rich_help_panel=GATES,
+        help="ASR above its floor, of the worst trigger on what ships.",
+    ),
+]
+MaxAccDrop = Annotated[
+    float | None,
+    typer.Option("--max-acc-drop", metavar="POINTS", rich_help_panel=GATES, help="ACC lost since the teacher."),
+]
+MaxLatency = Annotated[
+    float | None,
+    typer.Option("--max-latency-ms", metavar="MS", rich_help_panel=GATES, help="Median latency (p50) of what ships."),
+]
+Controls = Annotated[
+    str | None,
+    typer.Option(
+        "--controls",
+        metavar="LIST",
+        rich_help_panel=SETTINGS,
+        help="Trained beside it at equal budget: all, or some of scratch,kd,overhaul,finetune. "
+        "scratch always is: it gives the ASR floor.",
+    ),
+]
+Bench = Annotated[
+    str | None,
+    typer.Option(
+        "--bench",
+        metavar="LEVEL",
+        rich_help_panel=SETTINGS,
+        help="How long to measure: smoke (default, seconds), standard (minutes), official (an hour), none.",
+    ),
+]
+DryRun = Annotated[
+    bool,
+    typer.Option(
+        "--dry-run",
+        metavar="",
+        rich_help_panel=OUTPUT,
+        help="Print the resolved configuration and a forecast from a few steps; write nothing.",
+    ),
+]
+AuditedModel = Annotated[
+    str | None, typer.Argument(metavar="MODEL", help="A state dict (.pt .pth .th .tar), .safetensors or .onnx.")
+]
+AuditedData = Annotated[
+    str | None,
+    typer.Option(
+        "--data",
+        metavar="PATH",
+        help="Labelled images that it was not trained on: a folder of classes, .npz, or the CIFAR release.",
+    ),
+]
+Reference = Annotated[
+    str | None,
+    typer.Option("--reference", metavar="FILE", help="A model that no attacker touched; its ASR is the floor."),
+]
+Canaries = Annotated[
+    bool | None,
+    typer.Option(
+        "--canaries/--no-canaries", metavar="", help="Probe public triggers; default: only without --trigger."
+    ),
+]
 Json = Annotated[
     bool,
     typer.Option("--json", metavar="", rich_help_panel=OUTPUT, help="Print one JSON object for machines."),
