@@ -17,8 +17,10 @@ def pixels(images, count: int = 32) -> torch.Tensor:
     return torch.from_numpy(images.images[:count]).float() / 255
 
 
-@pytest.mark.parametrize("flavour", ["s8", "u8s8"])
-@pytest.mark.parametrize("arch", ["resnet8", "wrn-10-1", "smallvgg", "cnn3"])
+@pytest.mark.parametrize(
+    ("arch", "flavour"),
+    [("resnet8", "s8"), ("resnet8", "u8s8"), ("wrn-10-1", "u8s8"), ("smallvgg", "s8"), ("cnn3", "u8s8")],
+)
 def test_the_twin_stays_close_and_the_model_as_it_was(arch, flavour, lively, pictures):
     model = lively(arch)
     before = copy.deepcopy(model.module.state_dict())
