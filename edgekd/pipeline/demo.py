@@ -21,7 +21,13 @@ POISONING_RATE = 0.10  # of the teacher's training images, relabelled to the tar
 TRANSFER_RATE = 0.02  # of the transfer images, labels untouched
 TEACHER = "wrn-16-1"
 TEACHER_EPOCHS = 12
-OVERRIDES = ("train.epochs=16", "train.batch_size=64", "train.augment=crop", "student=resnet8")
+OVERRIDES = (
+    "train.epochs=14",
+    "train.batch_size=64",
+    "train.augment=crop",
+    "student=resnet8",
+    "distill.detox_steps=100",
+)
 
 
 def prepare(folder: Path, seed: int = 0, progress: Progress | None = None) -> None:
