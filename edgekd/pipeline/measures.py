@@ -9,11 +9,10 @@ from typing import Any
 from .. import audit, models
 from .. import triggers as trigger_box
 from ..audit.evaluate import Predict
-from ..runners.torch import TorchRunner
 from ..types import AuditReport, Latency, Model, ProbeSet, Rate, StageRow, Trigger
 from . import ledger
 from .predictions import load_audit, save_audit
-from .stages import Stages
+from .stages import Stages, runner
 
 
 class Measures:
@@ -32,7 +31,7 @@ class Measures:
         known = stages.known_triggers()
         self.triggers = known + (self._canaries(scratch) if wanted or (wanted is None and not known) else ())
         self.probes: ProbeSet = audit.probes(stages.parts["test"], self.triggers, stages.teacher.spec.num_classes)
-        self.floors = audit.floors(self.audit("floor", scratch.sha256, TorchRunner(scratch, stages.device)))
+        self.floors = audit.floors(self.audit("floor", scratch.sha256, runner(scratch, stages.device)))
         del self.reports["floor"]
 
     def _canaries(self, scratch: Model) -> tuple[Trigger, ...]:
@@ -48,9 +47,9 @@ class Measures:
 
         def make(folder: Path) -> dict[str, Any]:
             table = audit.canary_battery(
-                TorchRunner(stages.teacher, stages.device),
+                runner(stages.teacher, stages.device),
                 test,
-                floor_predict=TorchRunner(scratch, stages.device),
+                floor_predict=runner(scratch, stages.device),
                 limit=limit,
                 progress=stages.progress,
             )
@@ -100,7 +99,7 @@ class Measures:
         seconds: float | None = None,
     ) -> StageRow:
         """The ledger row of a torch model in FP32; label flips are counted against the stage ``before``."""
-        report = self.audit(stage, model.sha256, TorchRunner(model, self.stages.device))
+        report = self.audit(stage, model.sha256, runner(model, self.stages.device))
         return ledger.row(
             stage,
             report,
@@ -124,7 +123,7 @@ class Measures:
         threads = stages.config.bench.threads or stages.target.threads
 
         def make(folder: Path) -> dict[str, Any]:
-            return TorchRunner(model, stages.device).latency(stages.parts["validation"].images, threads).to_json()
+            return runner(model, stages.device).latency(stages.parts["validation"].images, threads).to_json()
 
         inputs = {"model": model.sha256, "threads": threads, "device": stages.device}
         return Latency.from_json(self.folder.stage("latency-" + stage.replace(" ", "-"), inputs, make))

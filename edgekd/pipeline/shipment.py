@@ -18,13 +18,12 @@ from ..export import bundle as bundle_writer
 from ..export import onnx as onnx_writer
 from ..files import canonical_json, sha256_bytes, write_bytes
 from ..runners.onnx import OnnxRunner
-from ..runners.torch import TorchRunner
 from ..training import Progress
 from ..types import DeviceReport, Model, OnnxFile, StageRow, Target
 from . import ledger
 from .calibration import quantiser
 from .measures import Measures
-from .stages import PARITY_IMAGES, Stages
+from .stages import PARITY_IMAGES, Stages, runner
 
 
 class Shipment:
@@ -65,7 +64,7 @@ class Shipment:
         flavour, stage = shipped.quantizer or "u8s8", "student int8 simulated"
 
         def predict(images: np.ndarray) -> np.ndarray:  # the twin is only made where it was not audited before
-            return TorchRunner(self.twin(flavour), self.stages.device)(images)
+            return runner(self.twin(flavour), self.stages.device)(images)
 
         sha256 = sha256_bytes(canonical_json({**self.quantized_from, "flavour": flavour}).encode())
         report = self.measures.audit(stage, sha256, predict)

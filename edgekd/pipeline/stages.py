@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from pathlib import Path
 from typing import Any
@@ -163,7 +164,7 @@ class Stages:
     def calibration(self) -> ImageSet:
         """Training images that set the scales: those whose label the teacher shares."""
         settings = self.config.quantize
-        return trusted(self.parts["train"], TorchRunner(self.teacher, self.device), settings.images, settings.seed)
+        return trusted(self.parts["train"], runner(self.teacher, self.device), settings.images, settings.seed)
 
     # ---- what the record says ---------------------------------------------------------------------------------------
 
@@ -172,7 +173,7 @@ class Stages:
         train = self.parts["train"]
 
         def make(folder: Path) -> dict[str, Any]:
-            found = audit.disagreement(TorchRunner(self.teacher, self.device), train)
+            found = audit.disagreement(runner(self.teacher, self.device), train)
             for row in found["top"]:
                 row["png"] = pictures.png(train.images[row["index"]])
             return {**found, "class_names": list(self.class_names)}
@@ -205,6 +206,13 @@ class Stages:
         if value["trigger"]["file"]:
             value["trigger"]["file"] = Path(value["trigger"]["file"]).name
         return value
+
+
+def runner(model: Model, device: str) -> TorchRunner:
+    """A model as a function of uint8 images, on the device where it is measured; the model itself stays where it is."""
+    if device == "cpu":
+        return TorchRunner(model)
+    return TorchRunner(dataclasses.replace(model, module=copy.deepcopy(model.module).to(device)), device)
 
 
 def choose_student(config: RunConfig, teacher: Model, about: dict[str, Any], target: Target) -> ModelSpec:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Ended, call
+from endings import Ended, call
 from world import World
 
 from edgekd import files

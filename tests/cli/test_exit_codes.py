@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import Ended, call, command, spawn
+from endings import Ended, call, command, spawn
 from world import World
 
 from edgekd import config

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import typer
-from conftest import call
+from endings import call
 
 from edgekd.cli import app
 from edgekd_device import __main__ as device

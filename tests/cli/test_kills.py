@@ -9,7 +9,7 @@ import json
 import signal
 from pathlib import Path
 
-from conftest import Ended, spawn
+from endings import Ended, spawn
 from world import World
 
 SHIPPED = ("student.safetensors", "bundle/model.onnx", "bundle/model.u8s8.onnx", "bundle/manifest.json")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import Ended, call
+from endings import Ended, call
 from world import CLASSES, World, pictures
 
 Words = Callable[..., list[str]]

@@ -9,7 +9,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from conftest import call
+from endings import call
 from test_help import COMMANDS, EVERY, device_options, options
 from world import World
 

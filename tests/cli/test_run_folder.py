@@ -10,7 +10,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from conftest import Ended, call, spawn
+from endings import Ended, call, spawn
 from world import CLASSES, World
 
 from edgekd import files
