@@ -47,6 +47,7 @@ def compress(config: RunConfig, out: str | Path, *, command: str = "", progress:
         measures = Measures(stages)
         measures.prepare(scratch)
         rows: list[StageRow] = [measures.teacher()]
+        stages.doubt_validation(rows[0].acc)
         for name in config.controls:
             made = scratch if name == "scratch" else stages.train(name, student)
             rows.append(measures.control(name, made))

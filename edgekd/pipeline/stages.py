@@ -20,6 +20,7 @@ from ..training.device import resolve_device
 from ..types import (
     Model,
     ModelSpec,
+    Rate,
     Target,
     Trigger,
 )
@@ -28,6 +29,7 @@ from .calibration import accuracy_on, trusted
 from .folder import RunFolder
 
 PARITY_IMAGES = 512
+SEEN = 0.03
 
 
 class Stages:
@@ -97,6 +99,15 @@ class Stages:
     def known_triggers(self) -> tuple[Trigger, ...]:
         """The triggers that the user gave."""
         return intake.load_triggers(self.config, self.teacher.spec)
+
+    def doubt_validation(self, test: Rate | None) -> None:
+        """Warn where the teacher has seen the validation images: what is chosen on them is then flattered."""
+        seen = self.about_teacher["validation_acc"]
+        if test is not None and seen - test.interval()[1] > SEEN:
+            self.warnings.append(
+                f"The teacher has ACC {seen:.1%} on the validation images and {test.value:.1%} on the test images: it was "
+                "probably trained on the former, so validation figures of what learns from it are too good."
+            )
 
     # ---- training ---------------------------------------------------------------------------------------------------
 

@@ -13,7 +13,7 @@ from PIL import Image
 from edgekd.errors import UnsafeInput, UsageError
 from edgekd.pipeline import environment, intake, pictures
 from edgekd.pipeline.predictions import load_audit, save_audit
-from edgekd.pipeline.stages import padded
+from edgekd.pipeline.stages import Stages, padded
 from edgekd.types import AuditReport, InputSpec, ModelSpec, Rate, TriggerScore
 
 
@@ -85,3 +85,15 @@ def test_a_file_does_not_choose_which_code_runs() -> None:
         with pytest.raises(UnsafeInput, match="--arch mine:net"):
             intake.refuse_foreign_code("mine:net", asked)
     assert ModelSpec("mine:net", 2, InputSpec(1, 8, 8, (0.0,), (1.0,))).arch == "mine:net"
+
+
+def test_a_teacher_that_has_seen_the_validation_images_is_doubted() -> None:
+    stages = Stages.__new__(Stages)
+    stages.about_teacher, stages.warnings = {"validation_acc": 0.98}, []
+    stages.doubt_validation(Rate(8300, 10_000))
+    assert "98.0%" in stages.warnings[0]
+    assert "83.0%" in stages.warnings[0]
+    stages.warnings = []
+    stages.doubt_validation(Rate(9600, 10_000))
+    stages.doubt_validation(None)
+    assert stages.warnings == []
