@@ -89,7 +89,7 @@ def judged(case: Case) -> dict[str, Any]:
         "case": case.name,
         "expected": case.exit_code,
         "met_code": code,
-        "message": said.replace(f"{place}/", "").strip()[:QUOTED],
+        "message": said.replace(f"{place}/", "").replace(str(place), "folder").strip()[:QUOTED],
         "says_cause": case.word in said,
         "one_line": said.count("\n") == 1 and not out.getvalue(),
         "traceback": "Traceback" in said + out.getvalue(),
