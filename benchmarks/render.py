@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks import main_job_table
+from benchmarks import main_job_table, robustness_table
 from edgekd import files
 from edgekd.errors import EnvironmentFault, UsageError
 from edgekd.report import text
@@ -30,6 +30,8 @@ Record = dict[str, Any]
 RENDERERS: dict[str, tuple[str, Callable[[Sequence[Record]], str]]] = {
     "main_job": ("main_job", main_job_table.tables),
     "main_job_summary": ("main_job", main_job_table.summary),
+    "bad_inputs": ("bad_inputs", robustness_table.bad_inputs),
+    "kills": ("kills", robustness_table.kills),
 }
 
 _BLOCK = re.compile(r"^<!-- table:(?P<name>[\w-]+) -->\n.*?^<!-- /table:(?P=name) -->$", re.S | re.M)

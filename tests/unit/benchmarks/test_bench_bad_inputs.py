@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import bad_inputs
+from benchmarks import bad_inputs, robustness_table
 from benchmarks.bad_inputs import Case
 
 
@@ -59,3 +59,16 @@ def test_every_bad_data_set_is_met_through_the_command_line(tmp_path: Path) -> N
     result = bad_inputs.run({"area": "data"}, tmp_path)
     assert result["cases"] >= 14
     assert [row["case"] for row in result["rows"] if not row["met"]] == []
+
+
+def test_records_become_tables() -> None:
+    about = {"commit": "c0ffee", "dirty": False, "hardware": {}, "versions": {}, "load_average": 1.0}
+    rows = [{"met_code": 2}, {"met_code": 3}, {"met_code": 2}]
+    record = {**about, "config": {"area": "data"}, "result": {"cases": 3, "met": 2, "rows": rows}}
+    assert "| data | 3 | 2 x 2, 1 x 3 | 2 of 3 |" in robustness_table.bad_inputs([record])
+    kept = {"stage": "export", "point": "onnx.begin:1", "hit": "export", "stages_kept": 9, "resumed_at": None}
+    late = {"stage": "random", "point": "40% of the run", "hit": "train-kd", "stages_kept": 3, "resumed_at": 2}
+    result = {"rows": [{**kept, "met": True}, {**late, "met": False, "different": ["model.onnx"]}]}
+    table = robustness_table.kills([{**about, "config": {}, "result": result}])
+    assert "| export | onnx.begin:1 | 9 | – | same bytes |" in table
+    assert "| train-kd | 40% of the run | 3 | after epoch 2 | NOT MET: model.onnx |" in table
