@@ -35,6 +35,12 @@ def shared() -> Path:
 
 
 @pytest.fixture(autouse=True)
+def _no_terminal_width(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What runs tests beside each other sets COLUMNS, and output would be as narrow as its terminal."""
+    monkeypatch.delenv("COLUMNS", raising=False)
+
+
+@pytest.fixture(autouse=True)
 def _one_thread() -> None:
     """Keep torch on one thread in tests that use it, without importing it for those that do not."""
     import sys
