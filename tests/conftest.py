@@ -8,6 +8,8 @@ from pathlib import Path
 # one thread, set before anything imports torch: tests may run beside each other
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# what runs tests beside each other sets it, and output would be as narrow as its terminal
+os.environ.pop("COLUMNS", None)
 
 import numpy as np
 import pytest
@@ -32,12 +34,6 @@ def shared() -> Path:
     if folder is None:
         pytest.skip(reason)
     return folder
-
-
-@pytest.fixture(autouse=True)
-def _no_terminal_width(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What runs tests beside each other sets COLUMNS, and output would be as narrow as its terminal."""
-    monkeypatch.delenv("COLUMNS", raising=False)
 
 
 @pytest.fixture(autouse=True)
