@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import shutil
 from collections.abc import Callable, Iterator
@@ -12,15 +13,24 @@ import world as worlds
 from endings import Ended, call
 
 
-@pytest.fixture(scope="session", autouse=True)
-def _short_measurements() -> Iterator[None]:
+@contextlib.contextmanager
+def short_measurements() -> Iterator[None]:
     """Latency is measured for some hundredths of a second."""
     from edgekd_device import latency
 
     before = latency.LEVELS["smoke"]
     latency.LEVELS["smoke"] = dataclasses.replace(before, seconds=0.05, warm_seconds=0.02, window=0.02)
-    yield
-    latency.LEVELS["smoke"] = before
+    try:
+        yield
+    finally:
+        latency.LEVELS["smoke"] = before
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _short_measurements() -> Iterator[None]:
+    """In this folder only: other tests share the process."""
+    with short_measurements():
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -32,7 +42,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> worlds.World:
 def finished(world: worlds.World, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Ended]:
     """A finished run's folder, not to be changed, and how the command ended."""
     folder = tmp_path_factory.mktemp("runs") / "first"
-    ended = call(*world.words("--max-acc-drop", "99", out=folder))
+    with short_measurements():  # a session's fixture is made before a module's
+        ended = call(*world.words("--max-acc-drop", "99", out=folder))
     assert ended.code == 0, ended.err
     return folder, ended
 
