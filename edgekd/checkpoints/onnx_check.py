@@ -1,7 +1,7 @@
-"""An ONNX graph of a stranger, parsed from bytes and held against a list of what edgekd runs; called in the child.
+"""An ONNX graph of a stranger, parsed from bytes and held against a list of what edgekd runs.
 
-Nothing of the onnx package that takes a path or converts is called on input. Every graph that edgekd exports passes.
-What it takes to run is worked out by onnx_sizes.
+Nothing of the onnx package that takes a path, converts or infers is called on input. Every graph that edgekd exports
+passes.
 """
 
 from __future__ import annotations
@@ -33,12 +33,7 @@ _EXPORT = "Export it as one file of standard operators: torch.onnx.export(..., d
 
 
 def check(data: bytes) -> dict[str, Any]:
-    """Facts of the graph in ``data``: opset, input, output, operators with their counts; raises as ``read`` does."""
-    return read(data)[1]
-
-
-def read(data: bytes) -> tuple[Any, dict[str, Any]]:
-    """The graph in ``data`` as onnx.ModelProto, and its facts.
+    """Facts of the graph in ``data``: opset, input, output, operators with their counts.
 
     Raises UnsafeInput for external data, custom operators, sub-graphs and sizes that do not add up, UsageError for
     damage and for graphs that are not one image in, one vector out.
@@ -62,7 +57,7 @@ def read(data: bytes) -> tuple[Any, dict[str, Any]]:
         raise UsageError(
             f"It has {len(inputs)} inputs and {len(graph.output)} outputs; a classifier of images has one of each."
         )
-    return model, {
+    return {
         "opset": opset,
         "operators": dict(sorted(operators.items())),
         "input": _signature(inputs[0]),
