@@ -219,7 +219,7 @@ class Grid:
         for cell in every:
             if cell.record.exists():
                 record = files.read_json(cell.record)
-                whole = record["attempts"] == 1 or (self.table.resumable and record["seconds_whole"])
+                whole = record["attempts"] == 1 or (self.table.resumable and record.get("seconds_whole"))
                 if whole and record["hardware"]["cpu"] == here:
                     ratios.append(record["seconds"] / 60 / max(1e-6, self.table.forecast(cell.config)))
         return statistics.median(ratios) if ratios else 1.0

@@ -224,6 +224,14 @@ def test_time_that_a_stopped_cell_has_had_is_taken_off_the_forecast(toy: Toy) ->
     assert "about 1.0 minutes" in toy.run(*only)[1]
 
 
+def test_records_from_before_attempts_were_added_up_are_read(toy: Toy) -> None:
+    toy.run("--only", '"n":0')
+    record = files.read_json(toy.cell(0).record)
+    del record["seconds_whole"]
+    files.write_json(toy.cell(0).record, {**record, "attempts": 4, "seconds": 6000.0})
+    assert "3 of 4 cells left, about 9.0 minutes" in toy.run("--forecast", GOES_ON="1")[1]
+
+
 def test_a_failed_cell_that_is_stopped_when_tried_again_goes_on(toy: Toy) -> None:
     cell = toy.cell(0)
     toy.run("--only", cell.id, FAILS="0")
