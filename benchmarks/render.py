@@ -26,12 +26,71 @@ FILES = ("README.md", "benchmarks/README.md")
 MOST_COLUMNS = 12
 Record = dict[str, Any]
 
+
+def columns(**chosen: str) -> Callable[[Sequence[Record]], str]:
+    """A renderer of one line per record: heading (spaces for underscores) = dotted key of the config or the result."""
+
+    def render(found: Sequence[Record]) -> str:
+        rows = [{**dict(scalars(record["config"])), **dict(scalars(record["result"]))} for record in found]
+        lines = [line([heading.replace("_", " ") for heading in chosen]), "|" + " --- |" * len(chosen)]
+        lines += [line([_shown(row.get(key)) for key in chosen.values()]) for row in rows]
+        return "\n".join([*lines, "", main_job_table.provenance(found)])
+
+    return render
+
+
 # block name -> (folder of results/, records to Markdown)
 RENDERERS: dict[str, tuple[str, Callable[[Sequence[Record]], str]]] = {
     "main_job": ("main_job", main_job_table.tables),
     "main_job_summary": ("main_job", main_job_table.summary),
     "bad_inputs": ("bad_inputs", robustness_table.bad_inputs),
     "kills": ("kills", robustness_table.kills),
+    "fast_run": (
+        "fast_run",
+        columns(
+            teacher="teacher",
+            student="student",
+            minutes="minutes",
+            within_bar="within_bar",
+            s_scratch="stages.train-scratch",
+            s_robustkd="stages.train-robustkd",
+            s_bench="stages.bench",
+            ACC="acc",
+        ),
+    ),
+    "int8_speed": (
+        "int8_speed",
+        columns(
+            network="arch",
+            ms_FP32="p50_ms.fp32",
+            ms_INT8="p50_ms.ours",
+            ms_onnxruntime="p50_ms.onnxruntime per channel",
+            times_as_fast="speed_up",
+            ours_over_onnxruntime="ours_over_onnxruntime",
+            both_bars_met="passed",
+        ),
+    ),
+    "loop_time": (
+        "loop_time",
+        columns(
+            method="method",
+            threads="threads",
+            ms_per_step="ms_per_step",
+            images_per_second="images_per_second",
+            own_share="overhead",
+        ),
+    ),
+    "harness_overhead": (
+        "harness_overhead",
+        columns(
+            network="arch",
+            us_bare="p50_us.bare",
+            us_harness="p50_us.harness",
+            overhead_us="overhead_us",
+            allowed_us="allowed_us",
+            met="passed",
+        ),
+    ),
 }
 
 _BLOCK = re.compile(r"^<!-- table:(?P<name>[\w-]+) -->\n.*?^<!-- /table:(?P=name) -->$", re.S | re.M)
