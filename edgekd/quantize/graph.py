@@ -64,10 +64,16 @@ def capture(model: Model) -> fx.GraphModule:
 
 
 def _drop_nothings(captured: fx.GraphModule) -> None:
-    """Take out what does nothing in eval mode: dropout and the copies it leaves."""
+    """Take out what does nothing in eval mode: dropout and copies.
+
+    A copy may have been there to make a view possible, and images may come in another memory layout: views become
+    reshapes, which copy where they must.
+    """
     for node in captured.graph.nodes:
         if node.op == "call_function" and node.target in _NOTHING_IN_EVAL:
             node.replace_all_uses_with(node.args[0])
+        elif node.target in (aten.view.default, aten._unsafe_view.default):
+            node.target = aten.reshape.default
     clean(captured)
 
 

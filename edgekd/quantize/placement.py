@@ -24,9 +24,7 @@ POOLINGS = (aten.avg_pool2d.default, aten.adaptive_avg_pool2d.default, aten.mean
 # operators whose result holds nothing but values of their input (or zero)
 SAME_SCALE = (
     aten.max_pool2d.default,
-    aten.view.default,
     aten.reshape.default,
-    aten._unsafe_view.default,
     aten.flatten.using_ints,
     aten.slice.Tensor,
     aten.select.int,

@@ -90,6 +90,28 @@ def test_a_shared_weight_is_folded_once_per_use_and_linear_layers_are_folded_too
     assert not any(str(target).endswith("_.default") for target in targets), "an in-place operator is left"
 
 
+class Shuffle(nn.Module):
+    """Channels of two groups change places: a view that needs the copy in front of it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.head = nn.Conv2d(3, 4, 3, groups=1), nn.Linear(4 * 30 * 30, 10)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.conv(x)
+        x = x.view(x.shape[0], 2, 2, 30, 30).transpose(1, 2).contiguous().view(x.shape[0], 4, 30, 30)
+        return self.head(x.view(x.shape[0], -1))
+
+
+def test_views_survive_without_the_copies_in_front_of_them_and_in_any_memory_layout():
+    model = own(Shuffle())
+    captured = capture(model)
+    with torch.no_grad():
+        expected = model.module(IMAGES)
+        assert torch.allclose(captured(IMAGES), expected, atol=1e-5)
+        assert torch.allclose(captured(IMAGES.to(memory_format=torch.channels_last)), expected, atol=1e-5)
+
+
 class Branches(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return x.mean((2, 3)) if x.sum() > 0 else x.amax((2, 3))

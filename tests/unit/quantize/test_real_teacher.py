@@ -41,7 +41,7 @@ class Reader:
 def test_no_worse_than_onnxruntimes_own_quantiser(teacher, cifar_test, tmp_path):
     from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
 
-    calibration, held_out = cifar_test.subset(np.arange(250)), cifar_test.subset(np.arange(250, 500))
+    calibration, held_out = cifar_test.subset(np.arange(100)), cifar_test.subset(np.arange(250, 500))
     export(teacher, tmp_path / "model.onnx", "fp32", calibration.images[:8])
     export(ptq(teacher, calibration, PtqConfig()), tmp_path / "ours.onnx", "u8s8", calibration.images[:8])
     logging.disable(logging.WARNING)
