@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from .intake import load
     from .limits import Limits
     from .numpy_batches import read_cifar_batch
+    from .plans import graph_plan
     from .sandbox import protections
     from .store import convert, digest, load_sidecar, load_student, save
 
@@ -17,6 +18,7 @@ __all__ = [
     "Limits",
     "convert",
     "digest",
+    "graph_plan",
     "load",
     "load_sidecar",
     "load_student",
@@ -29,6 +31,7 @@ _HOMES = {
     "Limits": "limits",
     "convert": "store",
     "digest": "store",
+    "graph_plan": "plans",
     "load": "intake",
     "load_sidecar": "store",
     "load_student": "store",

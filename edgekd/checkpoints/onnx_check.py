@@ -1,7 +1,7 @@
-"""An ONNX graph of a stranger, parsed from bytes and held against a list of what edgekd runs.
+"""An ONNX graph of a stranger, parsed from bytes and held against a list of what edgekd runs; called in the child.
 
-Nothing of the onnx package that takes a path, converts or infers is called on input. Every graph that edgekd exports
-passes.
+Nothing of the onnx package that takes a path or converts is called on input. Every graph that edgekd exports passes.
+What it takes to run is worked out by onnx_sizes.
 """
 
 from __future__ import annotations
@@ -33,7 +33,12 @@ _EXPORT = "Export it as one file of standard operators: torch.onnx.export(..., d
 
 
 def check(data: bytes) -> dict[str, Any]:
-    """Facts of the graph in ``data``: opset, input, output, operators with their counts.
+    """Facts of the graph in ``data``: opset, input, output, operators with their counts; raises as ``read`` does."""
+    return read(data)[1]
+
+
+def read(data: bytes) -> tuple[Any, dict[str, Any]]:
+    """The graph in ``data`` as onnx.ModelProto, and its facts.
 
     Raises UnsafeInput for external data, custom operators, sub-graphs and sizes that do not add up, UsageError for
     damage and for graphs that are not one image in, one vector out.
@@ -57,7 +62,7 @@ def check(data: bytes) -> dict[str, Any]:
         raise UsageError(
             f"It has {len(inputs)} inputs and {len(graph.output)} outputs; a classifier of images has one of each."
         )
-    return {
+    return model, {
         "opset": opset,
         "operators": dict(sorted(operators.items())),
         "input": _signature(inputs[0]),

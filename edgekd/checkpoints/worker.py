@@ -27,9 +27,11 @@ def teacher(data: bytes, ending: str, budget: int) -> Answer:
 
     kind = kind_of(data, ending)
     if kind == "onnx":
-        from .onnx_check import check
+        from . import onnx_check, onnx_sizes
 
-        return {"format": kind, "layout": [], "metadata": check(data), "warnings": []}, []
+        model, facts = onnx_check.read(data)
+        onnx_sizes.plan(model)
+        return {"format": kind, "layout": [], "metadata": facts, "warnings": []}, []
     if kind == "safetensors":
         from .safetensors_header import read_safetensors
 
@@ -62,7 +64,16 @@ def cifar(data: bytes, ending: str, budget: int) -> Answer:
     return {"labels": labels, "shape": list(shape)}, [images]
 
 
-JOBS = {"teacher": teacher, "cifar": cifar}
+def graph(data: bytes, shape: str, budget: int) -> Answer:
+    """What an ONNX graph takes to run on images of ``shape``, "C,H,W", or of its own input's where that is empty."""
+    from . import onnx_check, onnx_sizes
+
+    model, _ = onnx_check.read(data)
+    found = onnx_sizes.plan(model, [int(size) for size in shape.split(",")] if shape else None)
+    return {"batches": list(found.batches), "parameters": found.parameters, "macs": found.macs}, []
+
+
+JOBS = {"teacher": teacher, "cifar": cifar, "graph": graph}
 
 
 def answer(job: str, data: bytes, ending: str, budget: int) -> Answer:
@@ -91,7 +102,7 @@ def send(out: BinaryIO, header: dict[str, Any], pieces: Iterable[bytes | memoryv
 
 
 def main(arguments: list[str], source: BinaryIO, out: BinaryIO) -> None:
-    """Serve one request: job, ending of the file's name, budget, seconds, bytes of memory."""
+    """Serve one request: job, ending of the file's name (or images' shape), budget, seconds, bytes of memory."""
     from .confine import confine
 
     job, ending, budget, seconds, memory = arguments

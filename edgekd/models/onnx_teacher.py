@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import math
+import functools
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ..checkpoints import graph_plan
 from ..errors import UsageError
 from ..types import Checkpoint, InputSpec, Model, ModelSpec
 from .costs import Cost
@@ -19,14 +21,18 @@ if TYPE_CHECKING:
     import onnx
 
 TINY = 1e-12
+ARENA_BYTES = 4 << 30  # of all such sessions together: what the plan did not foresee ends in an error
 
 
 class OnnxNet(nn.Module):
-    """Images [B, C, H, W] in, logits [B, K] out; log-probabilities, where the graph ends in a softmax."""
+    """Images [B, C, H, W] in, logits [B, K] out; log-probabilities, where the graph ends in a softmax.
 
-    def __init__(self, data: bytes, *, softmax: bool = False) -> None:
+    batches: the numbers of images that one run may take, the largest first; no run takes another.
+    """
+
+    def __init__(self, data: bytes, batches: Sequence[int], *, softmax: bool = False) -> None:
         super().__init__()
-        self.data, self.softmax = data, softmax
+        self.data, self.batches, self.softmax = data, tuple(batches), softmax
         self._session: Any = None
 
     @property
@@ -38,6 +44,8 @@ class OnnxNet(nn.Module):
             options = onnxruntime.SessionOptions()
             options.intra_op_num_threads = torch.get_num_threads()
             options.log_severity_level = 3
+            _bound_memory()
+            options.add_session_config_entry("session.use_env_allocators", "1")
             self._session = onnxruntime.InferenceSession(self.data, options, providers=["CPUExecutionProvider"])
         return self._session
 
@@ -49,8 +57,10 @@ class OnnxNet(nn.Module):
         pixels = images.detach().float().cpu().contiguous().numpy()
         if entry.type == "tensor(float16)":
             pixels = pixels.astype(np.float16)
-        size = entry.shape[0] if isinstance(entry.shape[0], int) else max(1, len(pixels))
-        parts = [self.batch(pixels[start : start + size], size, entry.name) for start in range(0, len(pixels), size)]
+        parts: list[np.ndarray] = []
+        while (done := sum(map(len, parts))) < len(pixels):
+            size = next((batch for batch in self.batches if batch <= len(pixels) - done), self.batches[-1])
+            parts.append(self.batch(pixels[done : done + size], size, entry.name))
         logits = torch.from_numpy(np.concatenate(parts).astype(np.float32)).to(images.device)
         return logits.clamp_min(TINY).log() if self.softmax else logits
 
@@ -59,6 +69,16 @@ class OnnxNet(nn.Module):
         filled = np.resize(pixels, (size, *pixels.shape[1:])) if len(pixels) < size else pixels
         answer: np.ndarray = self.session.run(None, {name: filled})[0]
         return answer[: len(pixels)]
+
+
+@functools.cache
+def _bound_memory() -> None:
+    """Sessions that ask for the shared allocator get at most ARENA_BYTES between them."""
+    import onnxruntime as ort
+
+    info = ort.OrtMemoryInfo("Cpu", ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, ort.OrtMemType.DEFAULT)
+    exactly = 1  # as much as is asked for, instead of the next power of two
+    ort.create_and_register_allocator(info, ort.OrtArenaCfg({"max_mem": ARENA_BYTES, "arena_extend_strategy": exactly}))
 
 
 def onnx_teacher(
@@ -71,7 +91,8 @@ def onnx_teacher(
     """A model from the bytes of an ONNX graph that ``checkpoints.load`` accepted.
 
     input_shape: (C, H, W) of the images. normalize: what the graph expects before it; None: it takes pixels in [0, 1].
-    Raises UsageError unless it takes one such image tensor, runs, and returns [B, K].
+    Raises UsageError unless it takes one such image tensor, runs, and returns [B, K]; UnsafeInput where a run would
+    take more memory or time than a classifier does (checkpoints.graph_plan).
     """
     import onnx
 
@@ -79,7 +100,8 @@ def onnx_teacher(
     pixels = (int(input_shape[0]), int(input_shape[1]), int(input_shape[2]))
     check_input(graph, pixels)
     inputs = InputSpec(*pixels, *normalization(normalize, pixels[0]))
-    net = OnnxNet(checkpoint.onnx, softmax=ends_in_softmax(graph))
+    plan = graph_plan(checkpoint.onnx, checkpoint.path, pixels)
+    net = OnnxNet(checkpoint.onnx, plan.batches, softmax=ends_in_softmax(graph))
     module = Network(net, inputs).eval()
     try:
         logits = module(torch.full((1, *pixels), 0.5))
@@ -125,28 +147,5 @@ def onnx_cost(checkpoint: Checkpoint, input_shape: tuple[int, int, int] | None =
 
     input_shape: (C, H, W) of the images; without it a graph that leaves its image size free has no multiply-adds.
     """
-    import onnx
-
-    model = onnx.load_model_from_string(checkpoint.onnx)
-    if input_shape is not None:
-        constants = {weight.name for weight in model.graph.initializer}
-        entry = next(entry for entry in model.graph.input if entry.name not in constants)
-        for size, wanted in zip(entry.type.tensor_type.shape.dim[1:], input_shape, strict=False):
-            size.dim_value = wanted
-    graph = onnx.shape_inference.infer_shapes(model).graph
-    floats = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE)
-    weights = {weight.name: tuple(weight.dims) for weight in graph.initializer if weight.data_type in floats}
-    shapes = {
-        value.name: [size.dim_value for size in value.type.tensor_type.shape.dim]
-        for value in (*graph.value_info, *graph.output)
-    }
-    macs = 0
-    for node in graph.node:
-        weight = weights.get(node.input[1]) if len(node.input) > 1 else None
-        if weight is None or node.op_type not in ("Conv", "Gemm", "MatMul"):
-            continue
-        if node.op_type == "Conv":
-            macs += math.prod(shapes.get(node.output[0], [0, 0])[2:] or [0]) * math.prod(weight)
-        else:
-            macs += math.prod(weight)
-    return Cost(sum(math.prod(dims) for dims in weights.values()), macs)
+    plan = graph_plan(checkpoint.onnx, checkpoint.path, input_shape)
+    return Cost(plan.parameters, plan.macs)

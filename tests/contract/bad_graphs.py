@@ -136,6 +136,24 @@ def endless_shape(model: Any) -> None:
     model.graph.input[0].type.tensor_type.shape.dim[1].dim_value = -5
 
 
+def bomb(kind: str, size: tuple[int, ...]) -> Callable[[Path, Path], Path]:
+    """The good graph behind an operator that makes something of ``size``."""
+
+    def change(model: Any) -> None:
+        model.graph.initializer.append(numpy_helper.from_array(np.array(size, np.int64), "size"))
+        inputs = ["size"] if kind == "ConstantOfShape" else ["input", "size"]
+        model.graph.node.insert(0, helper.make_node(kind, inputs, ["large"]))
+
+    return changed(change)
+
+
+def size_of_pixels(model: Any) -> None:
+    model.graph.node.insert(0, helper.make_node("Cast", ["flat"], ["whole"], to=7))
+    model.graph.node.insert(1, helper.make_node("ConstantOfShape", ["row"], ["large"]))
+    model.graph.node.insert(1, helper.make_node("Squeeze", ["whole"], ["row"]))
+    model.graph.node.insert(0, model.graph.node.pop(3))
+
+
 NAN = np.full((12, 3), np.nan, np.float32).tobytes()
 GRAPHS = [
     Row("external data, absolute", external("/etc/passwd"), 3, "/etc/passwd"),
@@ -157,6 +175,9 @@ GRAPHS = [
     Row("too many axes", weight(dims=[1] * 20), 3, "too large"),
     Row("attribute from outside", changed(referenced), 3, "unusual kind"),
     Row("endless attribute", add_node("Identity", ["input"], ["s"], far=[0] * 5000), 3, "unusual size"),
+    Row("bomb of a few bytes", bomb("ConstantOfShape", (1 << 30,)), 3, "ConstantOfShape takes 4294967296 bytes"),
+    Row("bomb of a pixel", bomb("Expand", (1 << 30, 3, 2, 2)), 3, "Expand takes"),
+    Row("sizes from pixels", changed(size_of_pixels), 2, "depends on the pixels"),
     Row("text tensor", weight(data_type=8, raw_data=b"", string_data=[b"a"]), 2, "type"),
     Row("NaN in the graph", weight(raw_data=NAN), 2, "NaN"),
     Row("value from nowhere", add_node("Relu", ["nowhere"], ["s"]), 2, "nothing made"),

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from edgekd import models, targets
-from edgekd.checkpoints import onnx_check
+from edgekd.checkpoints import onnx_check, onnx_sizes
 from edgekd.data import ImageSet
 from edgekd.export.onnx import FLAVOURS, export
 from edgekd.quantize import PtqConfig, ptq
@@ -46,7 +46,10 @@ def exported(tmp_path_factory):
 
 def hold(arch: str, flavour: str, exported) -> None:
     file, data, spec = exported(arch, flavour)
-    facts = onnx_check.check(data)
+    graph, facts = onnx_check.read(data)
+    plan, cost = onnx_sizes.plan(graph), models.cost(spec)
+    assert plan.batches[-1] == 1
+    assert cost.macs <= plan.macs <= 1.01 * cost.macs  # a norm that stays may be written as a convolution of 1 x 1
     assert facts["opset"] == file.opset == FLAVOURS[flavour].opset
     assert facts["operators"] == file.nodes
     assert file.top1_agreement.value >= (1.0 if flavour == "fp32" else 0.7)
