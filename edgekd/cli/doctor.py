@@ -22,7 +22,7 @@ def doctor(json_: options.Json = False) -> int:
     """Check packages, memory, disk and runtimes; says what to do about each problem. Exit 4 when something is missing."""
     from ..files import canonical_json
 
-    rows = [*_packages(), *_machine()]
+    rows = [*_packages(), *_machine(), _reader()]
     sound = all(row["state"] != "missing" for row in rows)
     if json_:
         typer.echo(canonical_json({"ok": sound, "checks": rows}))
@@ -85,3 +85,18 @@ def _machine() -> list[dict[str, str]]:
     else:
         rows.append(_check("cuda", "note", "no GPU", "training runs on the CPU; --profile fast is made for that"))
     return rows
+
+
+def _reader() -> dict[str, str]:
+    """What holds around the process that reads strangers' files."""
+    from .. import checkpoints
+    from ..errors import EdgekdError
+
+    try:
+        held = checkpoints.protections()
+    except EdgekdError as error:
+        return _check("reader", "missing", "the confined child does not start", str(error))
+    if "system calls filtered" in held:
+        return _check("reader", "ok", ", ".join(held))
+    advice = "system calls are not filtered here: open files of strangers in a container or a virtual machine"
+    return _check("reader", "note", ", ".join(held), advice)

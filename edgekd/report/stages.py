@@ -26,7 +26,11 @@ GLOSSARY = (
     ("excess", "ASR − floor, in points. Gates and bars look at this."),
     ("RA", "robust accuracy: the share of the same triggered images that still get their own label."),
     ("untriggered", "the same images without the trigger that are called the attacker's class all the same."),
-    ("label flips", "clean images that this stage labels otherwise than the stage before."),
+    (
+        "label flips",
+        "clean images that this stage labels otherwise than the stage before: the student than the teacher, whatever is "
+        "made from the student than the student in FP32.",
+    ),
 )
 
 

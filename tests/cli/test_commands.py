@@ -15,6 +15,7 @@ from world import World
 
 from edgekd import files
 from edgekd.checkpoints import load
+from edgekd.errors import EdgekdError
 
 # ---- audit -----------------------------------------------------------------------------------------------------------
 
@@ -224,7 +225,27 @@ def test_doctor() -> None:
     ended = call("doctor")
     assert ended.code == 0, ended.err
     assert re.search(r"^ok +onnxruntime +\d", ended.out, re.MULTILINE)
+    assert re.search(r"^(ok|note) +reader +limits, ", ended.out, re.MULTILINE)
     assert call("doctor", "--json").json["ok"] is True
+
+
+@pytest.mark.parametrize(
+    ("held", "line"),
+    [
+        (("limits",), r"note +reader +limits\n +→ .*container"),
+        (EdgekdError("it did not end"), r"MISSING +reader .*\n +→ it did not end"),
+    ],
+)
+def test_doctor_says_what_does_not_hold_around_the_reader(monkeypatch: pytest.MonkeyPatch, held: Any, line: str) -> None:
+    def protections() -> tuple[str, ...]:
+        if isinstance(held, EdgekdError):
+            raise held
+        return held
+
+    monkeypatch.setattr("edgekd.checkpoints.protections", protections, raising=False)
+    ended = call("doctor")
+    assert re.search(line, ended.out), ended.out
+    assert ended.code == (4 if isinstance(held, EdgekdError) else 0)
 
 
 def test_doctor_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
