@@ -9,11 +9,22 @@ import os
 import platform
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from . import __version__
 
 PACKAGES = ("numpy", "onnxruntime")
+BUSY = 0.5  # load average per core above which something else is running
+# Zones that hold a placeholder of the board instead of a temperature.
+PLACEHOLDERS = ("pmic",)
+
+
+class Zone(NamedTuple):
+    """One thermal zone: its type, its folder below the root, its temperature."""
+
+    name: str
+    folder: str
+    celsius: float
 
 
 def collect(root: str = "/") -> dict[str, Any]:
@@ -27,13 +38,13 @@ def collect(root: str = "/") -> dict[str, Any]:
         "cpu": _match(root, "proc/cpuinfo", r"^(?:model name|Model|Hardware)\s*:\s*(.+)$"),
         "cores": os.cpu_count(),
         "cores_usable": len(os.sched_getaffinity(0)),
-        "load": _number(_match(root, "proc/loadavg", r"^([\d.]+)")),
+        "load": number(_match(root, "proc/loadavg", r"^([\d.]+)")),
         "memory_mb": _megabytes(root, "MemTotal"),
         "memory_available_mb": _megabytes(root, "MemAvailable"),
         "swap_used_mb": _swap(root),
         "governor": read(root, "sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"),
-        "cpu_khz": _number(read(root, "sys/devices/system/cpu/cpu0/cpufreq/scaling_cur_freq")),
-        "cpu_khz_max": _number(read(root, "sys/devices/system/cpu/cpu0/cpufreq/scaling_max_freq")),
+        "cpu_khz": number(read(root, "sys/devices/system/cpu/cpu0/cpufreq/scaling_cur_freq")),
+        "cpu_khz_max": number(read(root, "sys/devices/system/cpu/cpu0/cpufreq/scaling_max_freq")),
         "temperature_c": temperature(root),
         "board": read(root, "proc/device-tree/model"),
         "l4t": _match(root, "etc/nv_tegra_release", r"^# (R\d+ \(release\), REVISION: [\d.]+)"),
@@ -55,16 +66,25 @@ def version_of(package: str) -> str | None:
 
 
 def temperature(root: str = "/") -> float | None:
-    """The hottest thermal zone in degrees Celsius; sensors that are switched off say -256."""
-    zones = [_number(read(root, str(zone))) for zone in _below(root, "sys/class/thermal", "thermal_zone*/temp")]
-    degrees = [value / 1000 for value in zones if value is not None and value > -200000]
-    return max(degrees) if degrees else None
+    """The hottest thermal zone in degrees Celsius; None where none can be read."""
+    return max((zone.celsius for zone in zones(root)), default=None)
+
+
+def zones(root: str = "/") -> list[Zone]:
+    """Every thermal zone that can be read; sensors that are switched off say -256 and are left out."""
+    found = []
+    for file in _below(root, "sys/class/thermal", "thermal_zone*/temp"):
+        folder, value = str(file.parent), number(read(root, str(file)))
+        name = read(root, folder + "/type") or file.parent.name
+        if value is not None and value > -200000 and not name.lower().startswith(PLACEHOLDERS):
+            found.append(Zone(name, folder, value / 1000))
+    return found
 
 
 def faults(found: dict[str, Any]) -> dict[str, str]:
     """Why timings from here are not to be trusted: reason -> invalid (the figure must not be quoted) or a warning."""
     reasons = {}
-    if found["load"] is not None and found["load"] > 0.5 * found["cores_usable"]:
+    if found["load"] is not None and found["load"] > BUSY * found["cores_usable"]:
         reasons["the machine was busy before: load average {:g}".format(found["load"])] = "warning"
     if found["governor"] not in (None, "performance"):
         reasons["clocks not pinned: governor {}".format(found["governor"])] = "warning"
@@ -92,7 +112,8 @@ def _match(root: str, name: str, pattern: str) -> str | None:
     return found.group(1).strip() if found else None
 
 
-def _number(text: str | None) -> float | None:
+def number(text: str | None) -> float | None:
+    """``text`` as a number; None where it is none."""
     try:
         return None if text is None else float(text)
     except ValueError:

@@ -14,6 +14,7 @@ from .metrics import Rate
 
 SCHEMA = 1
 ORIGINS = ("known", "canary", "inverted")
+VERDICTS = ("passed", "warning", "failed", "not measured")
 
 
 def check_schema(value: Any, what: str) -> dict[str, Any]:
@@ -76,7 +77,7 @@ class TriggerScore:
 
 @dataclass(frozen=True)
 class Latency:
-    """Time of one inference, end to end, from input in host memory to output in host memory."""
+    """Time of one query of ``batch`` images, end to end, from input in host memory to output in host memory."""
 
     batch: int
     count: int
@@ -202,8 +203,27 @@ class BundleManifest:
 
 
 @dataclass(frozen=True)
+class Gate:
+    """Whether the machine was fit to be timed, in one respect; a failed gate makes the report invalid."""
+
+    name: str
+    limit: str
+    verdict: str  # passed | warning | failed | not measured
+    found: str  # what was read, or why nothing was
+
+    @staticmethod
+    def from_json(value: dict[str, Any]) -> Gate:
+        if value["verdict"] not in VERDICTS:
+            raise UsageError("A gate of the device report has an unknown verdict.")
+        return Gate(*(str(value[field.name]) for field in dataclasses.fields(Gate)))
+
+
+@dataclass(frozen=True)
 class DeviceReport:
-    """What `edgekd-device run` measured: latency, ACC and ASR of each model file, all from one session."""
+    """What `edgekd-device run` measured: latency, ACC and ASR of each model file, all from one session.
+
+    throughput, multistream and power are those of the file that ships. What the level did not ask for is empty.
+    """
 
     manifest_sha256: str
     level: str  # smoke | standard | official
@@ -215,12 +235,18 @@ class DeviceReport:
     throughput: tuple[dict[str, float], ...] = ()
     power: dict[str, Any] | None = None
     edgekd_version: str = ""
+    multistream: Latency | None = None  # queries of 8 images; its p99_bound_ms is what MLPerf reports
+    thermal: dict[str, Any] | None = None  # heat soak, temperatures around each timed stretch
+    gates: tuple[Gate, ...] = ()
+    raw_times: dict[str, str] | None = None  # file beside the report, and its sha256
     schema: int = SCHEMA
 
     def to_json(self) -> dict[str, Any]:
         value = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         rows: list[dict[str, Any]] = [row.to_json() for row in self.rows]
         value["rows"] = rows
+        value["multistream"] = None if self.multistream is None else self.multistream.to_json()
+        value["gates"] = [dataclasses.asdict(gate) for gate in self.gates]
         return value
 
     @staticmethod
@@ -229,4 +255,6 @@ class DeviceReport:
         fields["rows"] = tuple(StageRow.from_json(row) for row in fields["rows"])
         fields["invalid_reasons"] = tuple(fields["invalid_reasons"])
         fields["throughput"] = tuple(fields.get("throughput", ()))
+        fields["multistream"] = Latency.from_json(fields.get("multistream"))
+        fields["gates"] = tuple(Gate.from_json(gate) for gate in fields.get("gates", ()))
         return DeviceReport(**fields)

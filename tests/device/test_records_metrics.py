@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 
@@ -10,7 +11,7 @@ import pytest
 from edgekd_device import metrics, records
 from edgekd_device.errors import UsageError
 from edgekd_device.metrics import Rate
-from edgekd_device.records import BundleManifest, DeviceReport, Latency, StageRow, TriggerScore
+from edgekd_device.records import BundleManifest, DeviceReport, Gate, Latency, StageRow, TriggerScore
 
 LABELS = [0, 0, 1, 1, 2, 2, 3, 3, 4, 4]
 SEEN = [0, 1, 1, 1, 2, 0, 3, 0, 0, 0]
@@ -60,8 +61,26 @@ def test_rows_survive_json(score):
     )
     report = DeviceReport("0", "smoke", False, ("why",), (row,), {"cpu": None}, {"open": 1.0}, ({"batch": 1.0},))
     assert DeviceReport.from_json(json.loads(json.dumps(report.to_json()))) == report
+    many = dataclasses.replace(LATENCY, batch=8)
+    gates = (Gate("swap", "0 pages", "not measured", "why"),)
+    full = dataclasses.replace(report, multistream=many, gates=gates, thermal={"max_c": 41.5}, raw_times={"file": "f"})
+    assert DeviceReport.from_json(json.loads(json.dumps(full.to_json()))) == full
     empty = StageRow("s", "control", "torch", "fp32", "0")
     assert StageRow.from_json(json.loads(json.dumps(empty.to_json()))) == empty
+
+
+def test_a_report_from_before_multistream_and_gates_is_read():
+    value = DeviceReport("0", "standard", True, (), (), {}).to_json()
+    for name in ("multistream", "thermal", "gates", "raw_times"):
+        del value[name]
+    report = DeviceReport.from_json(value)
+    assert (report.multistream, report.thermal, report.gates, report.raw_times) == (None, None, (), None)
+
+
+def test_a_gate_with_a_verdict_of_its_own_is_refused():
+    value = DeviceReport("0", "standard", True, (), (), {}, gates=(Gate("swap", "0", "splendid", ""),)).to_json()
+    with pytest.raises(UsageError, match="unknown verdict"):
+        DeviceReport.from_json(value)
 
 
 @pytest.mark.parametrize("broken", [{"asr": None}, {"ra": None}, {"origin": "guess"}])

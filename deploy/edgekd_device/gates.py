@@ -1,0 +1,170 @@
+"""Validity gates: what the machine did while it was timed, as far as any Linux says it (card device_harness 3.5).
+
+A gate that fails makes the report invalid; one whose files cannot be read is "not measured", never passed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+from typing import Any, Iterator, Mapping
+
+from . import environment, thermal
+from .environment import number, read
+from .records import Gate
+
+MARGIN_C = 5.0  # the hottest zone stays this far below the temperature at which the kernel slows the machine
+# Event counters (of PCs, of Jetson boards) that must not move, as folder and pattern.
+COUNTERS = (
+    ("sys/devices/system/cpu", "cpu[0-9]*/thermal_throttle/*_throttle_count"),
+    ("sys/class/hwmon", "hwmon*/oc*_event_cnt"),
+)
+ALERTS = ("throttle-alert", "hot-surface-alert")  # endings of the types of cooling devices whose state must stay 0
+NO_ZONE = "no thermal zone can be read"
+
+
+class Watch:
+    """Looks at the machine between timed stretches; a reader in between would disturb what is timed."""
+
+    def __init__(self, root: str) -> None:
+        self.blocks: list[dict[str, Any]] = []
+        self.max_c: float | None = None
+        self._root = root
+        self._lost = False  # a reading without a zone
+        self._tightest: tuple[float, str] | None = None  # °C below the trip point, in words
+        self._untripped: str | None = None  # a hottest zone that names no passive trip point
+        self._alerts: dict[str, int] = {}
+        self._counters, self._swap = counters(root), swapped_pages(root)
+        self.look()
+
+    def look(self) -> float | None:
+        """The hottest zone now, in °C; its distance from its trip point and the state of every alert are kept."""
+        for name, state in alerts(self._root).items():
+            self._alerts[name] = max(state, self._alerts.get(name, 0))
+        found = environment.zones(self._root)
+        if not found:
+            self._lost = True
+            return None
+        zone = max(found, key=lambda z: z.celsius)
+        self.max_c = zone.celsius if self.max_c is None else max(self.max_c, zone.celsius)
+        trip = passive_trip(self._root, zone.folder)
+        if trip is None:
+            self._untripped = zone.name
+        elif self._tightest is None or trip - zone.celsius < self._tightest[0]:
+            self._tightest = trip - zone.celsius, f"{zone.name} at {zone.celsius:.1f} °C, is slowed at {trip:.1f} °C"
+        return zone.celsius
+
+    @contextlib.contextmanager
+    def block(self, what: str) -> Iterator[None]:
+        """A timed stretch: the temperatures before and after it go into ``blocks``."""
+        before = self.look()
+        yield
+        self.blocks.append({"what": what, "start_c": before, "end_c": self.look()})
+
+    def gates(self, soak: Mapping[str, Any] | None, around: Mapping[str, Any]) -> tuple[Gate, ...]:
+        """Every gate, judged now.
+
+        soak: what `thermal.soak` returned; around: `environment.collect` from before the first timed stretch.
+        """
+        self.look()
+        return (_soaked(soak), self._heat(), self._throttling(), self._swapping(), _clocks(around), _load(around))
+
+    def _heat(self) -> Gate:
+        name, limit = "hottest zone", f"{MARGIN_C:g} °C or more below its first passive trip point"
+        if self._tightest is not None and self._tightest[0] < MARGIN_C:
+            return Gate(name, limit, "failed", self._tightest[1])
+        if self._lost:
+            return Gate(name, limit, "not measured", NO_ZONE)
+        if self._untripped is not None or self._tightest is None:
+            return Gate(name, limit, "not measured", f"{self._untripped} names no passive trip point")
+        return Gate(name, limit, "passed", self._tightest[1])
+
+    def _throttling(self) -> Gate:
+        name, limit = "throttling", "no throttle or over-current event"
+        now = counters(self._root)
+        moved = [
+            f"{key} went from {old} to {now[key]}" for key, old in self._counters.items() if now.get(key, old) != old
+        ]
+        moved += [f"{key} in state {state}" for key, state in self._alerts.items() if state]
+        if moved:
+            return Gate(name, limit, "failed", ", ".join(moved[:3]))
+        if not self._counters and not self._alerts:
+            return Gate(name, limit, "not measured", "no counter can be read")
+        if set(now) != set(self._counters):
+            return Gate(name, limit, "not measured", "a counter came or went")
+        return Gate(name, limit, "passed", f"{len(now) + len(self._alerts)} counters unchanged")
+
+    def _swapping(self) -> Gate:
+        name, limit, now = "swap", "0 pages", swapped_pages(self._root)
+        if now is None or self._swap is None:
+            return Gate(name, limit, "not measured", "proc/vmstat does not say it")
+        moved = now - self._swap
+        return Gate(name, limit, "failed" if moved else "passed", f"{moved} pages moved")
+
+
+def _soaked(soak: Mapping[str, Any] | None) -> Gate:
+    name = "heat soak"
+    limit = f"hottest zone moved less than {thermal.MOVED_C:g} °C in {thermal.WINDOW:g} s"
+    if soak is None:
+        return Gate(name, limit, "not measured", NO_ZONE)
+    moved = "" if soak["moved_c"] is None else f"moved {soak['moved_c']:.1f} °C, "
+    verdict = "passed" if soak["steady"] else "failed"
+    return Gate(name, limit, verdict, f"{moved}{soak['end_c']:.1f} °C after {soak['seconds']:.0f} s")
+
+
+def _clocks(around: Mapping[str, Any]) -> Gate:
+    # The card runs on with clocks that are not pinned and says so.
+    name, limit, governor = "CPU clocks", "governor performance", around["governor"]
+    if governor is None:
+        return Gate(name, limit, "not measured", "no governor can be read")
+    return Gate(name, limit, "passed" if governor == "performance" else "warning", f"governor {governor}")
+
+
+def _load(around: Mapping[str, Any]) -> Gate:
+    name, limit = "other load", f"load average at most {environment.BUSY:g} per core, before"
+    if around["load"] is None:
+        return Gate(name, limit, "not measured", "no load average can be read")
+    busy = around["load"] > environment.BUSY * around["cores_usable"]
+    found = "load average {:g} on {} cores".format(around["load"], around["cores_usable"])
+    return Gate(name, limit, "warning" if busy else "passed", found)
+
+
+def passive_trip(root: str, folder: str) -> float | None:
+    """The lowest passive trip point of the thermal zone in ``folder``, in °C; None where it names none."""
+    points = []
+    for kind in (Path(root) / folder).glob("trip_point_*_type"):
+        if read(root, f"{folder}/{kind.name}") == "passive":
+            value = number(read(root, f"{folder}/{kind.name[: -len('type')]}temp"))
+            if value is not None and value > 0:  # firmware writes 0 or less for a trip point that is switched off
+                points.append(value / 1000)
+    return min(points, default=None)
+
+
+def counters(root: str) -> dict[str, int]:
+    """Every throttle and over-current counter that can be read: name -> events so far."""
+    found = {}
+    for folder, pattern in COUNTERS:
+        for path in sorted((Path(root) / folder).glob(pattern)):
+            value = number(read(root, str(path.relative_to(root))))
+            if value is not None:
+                found[str(path.relative_to(Path(root) / folder))] = int(value)
+    return found
+
+
+def alerts(root: str) -> dict[str, int]:
+    """The state of every cooling device that stands for an alarm: name -> 0 where all is well."""
+    found = {}
+    for path in sorted((Path(root) / "sys/class/thermal").glob("cooling_device*")):
+        folder = str(path.relative_to(root))
+        kind, state = read(root, folder + "/type") or "", number(read(root, folder + "/cur_state"))
+        if kind.endswith(ALERTS) and state is not None:
+            found[f"{path.name} ({kind})"] = int(state)
+    return found
+
+
+def swapped_pages(root: str) -> int | None:
+    """Pages moved to and from swap since the machine started; None where it does not say."""
+    lines = dict(line.split()[:2] for line in (read(root, "proc/vmstat") or "").splitlines() if len(line.split()) >= 2)
+    values = [number(lines.get(name)) for name in ("pswpin", "pswpout")]
+    known = [int(value) for value in values if value is not None]
+    return sum(known) if len(known) == len(values) else None
