@@ -11,7 +11,7 @@ from typing import Any, Mapping, Sequence
 
 from . import __version__, bundle, files
 from .errors import EdgekdError, EnvironmentFault
-from .records import DeviceReport, StageRow
+from .records import DeviceReport, Latency, StageRow
 
 ERROR_FILE = "edgekd-device-error.txt"
 EXIT_CODES = (
@@ -143,8 +143,9 @@ def _build(arguments: argparse.Namespace) -> int:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    from . import harness
+    from . import harness, raw
 
+    out = arguments.out or os.path.join(arguments.bundle, bundle.REPORT)
     report = harness.run(
         arguments.bundle,
         level=arguments.level,
@@ -152,13 +153,15 @@ def _run(arguments: argparse.Namespace) -> int:
         files=arguments.file,
         threads=arguments.threads,
         progress=_progress if sys.stderr.isatty() else None,
+        times=raw.beside(out),
     )
-    out = arguments.out or os.path.join(arguments.bundle, bundle.REPORT)
     files.write_json(out, report.to_json(), "device-report")
     if arguments.json:
         return _json(report.to_json())
     _show(report)
     print(f"report: {out}")
+    if report.raw_times is not None:
+        print(f"raw times: {raw.beside(out)}")
     return 0
 
 
@@ -186,14 +189,25 @@ def _show(report: DeviceReport) -> None:
             print(f"    {note}")
     for entry in report.throughput:
         print(f"batch {entry['batch']:.0f}: {entry['samples_per_s']:.1f} images/s")
+    if report.multistream is not None:
+        print(_queries(report.multistream))
     if report.power is None:
         print("energy: not measured")
     else:
         print(f"energy: {1000 * report.power['j_per_inference']:.3f} mJ per inference ({report.power['source']})")
+    for gate in report.gates:
+        print(f"gate: {gate.name} {gate.verdict}: {gate.found} ({gate.limit})")
     for warning in report.environment["warnings"]:
         print(f"warning: {warning}")
     for reason in report.invalid_reasons:
         print(f"NOT VALID: {reason}")
+
+
+def _queries(found: Latency) -> str:
+    bound = "n/a" if found.p99_bound_ms is None else f"{found.p99_bound_ms:.3f} ms"
+    return (
+        f"MultiStream({found.batch}): p99 at most {bound} (99 % confidence)  p50 {found.p50_ms:.3f} ms  n {found.count}"
+    )
 
 
 def _line(row: StageRow) -> str:

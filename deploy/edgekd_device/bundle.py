@@ -23,8 +23,8 @@ MANIFEST = "manifest.json"
 PROBES = "probe.npz"
 PACKAGE = "edgekd-device.pyz"
 REPORT = "device-report.json"
-# What a board may add: its reports (a killed write leaves a .part) and the engines it builds.
-ADDED = ("device-report*.json", ".device-report*.part")
+# What a board may add: its reports with their raw times (a killed write leaves a .part) and the engines it builds.
+ADDED = ("device-report*.json", "device-report*.times.npz", ".device-report*.part")
 ENGINES = "engines"
 MANIFEST_LIMIT = 16 << 20
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")

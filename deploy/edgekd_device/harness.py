@@ -8,18 +8,19 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import itertools
 import math
 import time
 from dataclasses import dataclass, field
-from typing import Any, Callable, Mapping, Sequence
+from typing import Any, Callable, ContextManager, Mapping, Sequence
 
 import numpy as np
 
-from . import __version__, bundle, environment, latency, metrics, power
+from . import __version__, bundle, environment, gates, latency, metrics, power, raw, thermal
 from .errors import UnsafeInput, UsageError
 from .files import PathLike
 from .latency import Clock, Level
-from .records import BundleManifest, DeviceReport, StageRow, TriggerScore
+from .records import BundleManifest, DeviceReport, Latency, StageRow, TriggerScore
 from .runtime import base
 
 Progress = Callable[[str, int, int, Mapping[str, float]], None]
@@ -51,6 +52,7 @@ class _Session:
     timed: bool
     predictions: np.ndarray | None = None
     blocks: list[np.ndarray] = field(default_factory=list)
+    queries: np.ndarray | None = None  # ns, of MultiStream
     steady: bool = True
     notes: list[str] = field(default_factory=list)
     wrong: list[str] = field(default_factory=list)
@@ -64,13 +66,15 @@ def run(
     files: Sequence[str] | None = None,
     threads: int | None = None,
     progress: Progress | None = None,
+    times: PathLike | None = None,
     clock: Clock = time.perf_counter_ns,
     root: str = "/",
 ) -> DeviceReport:
     """Measure the bundle in the folder ``path``.
 
     runtime, threads: the target's own by default. files: by default the one that ships and all made for this runtime.
-    Raises UsageError or UnsafeInput for a bad bundle, EnvironmentFault where the runtime is absent.
+    times: where the raw times of a level fit to be published go. Raises UsageError or UnsafeInput for a bad bundle,
+    EnvironmentFault where the runtime is absent or the raw times cannot be written.
     """
     plan, contents = latency.level_named(level), bundle.read(path)
     manifest = contents.manifest
@@ -88,19 +92,17 @@ def run(
         if runtime != "null":
             for session in sessions:
                 _judge(session, sessions[0], manifest, probes, report)
-        inputs = _inputs(probes, plan)
-        _time([s for s in sessions if s.timed], inputs, plan, clock, report)
         shipped = next((s for s in sessions if s.row.stage == manifest.model and s.timed), None)
-        rates = _throughput(shipped, probes, plan, clock, report)
-        energy = _energy(shipped, inputs, plan, clock, root, report)
+        found = _scenarios(sessions, shipped, probes, around, plan, threads, clock, root, report)
     for session in sessions:
         _finish(session, plan, threads)
     if shipped is not None:
-        _remark(shipped, sessions, energy)
+        _remark(shipped, sessions, found["power"])
     doubts = environment.faults(around)
     around["warnings"] = [why for why, kind in doubts.items() if kind == "warning"]
     wrong = [f"{s.row.stage}: {why}" for s in sessions for why in s.wrong]
     wrong += [why for why, kind in doubts.items() if kind == "invalid"]
+    wrong += [f"{gate.name}: {gate.found}" for gate in found["gates"] if gate.verdict == "failed"]
     return DeviceReport(
         manifest_sha256=contents.manifest_sha256,
         level=plan.name,
@@ -109,9 +111,9 @@ def run(
         rows=tuple(dataclasses.replace(s.row, notes=tuple(s.notes)) for s in sessions),
         environment=around,
         cold_start_ms=cold,
-        throughput=rates,
-        power=energy,
         edgekd_version=__version__,
+        **found,
+        raw_times=raw.write(times, _raw(sessions)) if plan.publishable and times is not None else None,
     )
 
 
@@ -260,7 +262,53 @@ def _inputs(probes: bundle.Probes, plan: Level) -> list[np.ndarray]:
     return [as_float(probes.images[k : k + 1]) for k in range(count)]
 
 
-def _time(sessions: Sequence[_Session], inputs: Sequence[Any], plan: Level, clock: Clock, report: Progress) -> None:
+def _scenarios(
+    sessions: Sequence[_Session],
+    shipped: _Session | None,
+    probes: bundle.Probes,
+    around: Mapping[str, Any],
+    plan: Level,
+    threads: int,
+    clock: Clock,
+    root: str,
+    report: Progress,
+) -> dict[str, Any]:
+    """Everything that is timed, in order; the fields of the report that come of it."""
+    inputs, timed = _inputs(probes, plan), [s for s in sessions if s.timed]
+    soak = _soak(shipped or next(iter(timed), None), inputs, plan, clock, root, report)
+    watch = gates.Watch(root) if plan.publishable and timed else None
+    _time(timed, inputs, plan, clock, report, watch)
+    found = {
+        "multistream": _multistream(shipped, inputs, plan, threads, clock, report, watch),
+        "throughput": _throughput(shipped, probes, plan, clock, report),
+        "gates": () if watch is None else watch.gates(soak, around),
+        "thermal": None if watch is None else {"soak": soak, "blocks": watch.blocks, "max_c": watch.max_c},
+    }
+    return {**found, "power": _energy(shipped, inputs, plan, clock, root, report)}
+
+
+def _soak(
+    session: _Session | None, inputs: Sequence[Any], plan: Level, clock: Clock, root: str, report: Progress
+) -> dict[str, Any] | None:
+    """Let the machine get as warm as it will be; None where the level asks for none or no zone can be read."""
+    if session is None or not plan.soak:
+        return None
+    infer, endless = session.runner.infer, itertools.cycle(inputs)
+    return thermal.soak(lambda: infer(next(endless)), plan.soak, clock, root, report)
+
+
+def _watched(watch: gates.Watch | None, what: str) -> ContextManager[None]:
+    return contextlib.nullcontext() if watch is None else watch.block(what)
+
+
+def _time(
+    sessions: Sequence[_Session],
+    inputs: Sequence[Any],
+    plan: Level,
+    clock: Clock,
+    report: Progress,
+    watch: gates.Watch | None,
+) -> None:
     """Blocks of all files, interleaved, so that a drift of the machine meets them alike."""
     done, total = 0, plan.blocks * len(sessions)
     samples = math.ceil(plan.samples / plan.blocks)
@@ -269,10 +317,38 @@ def _time(sessions: Sequence[_Session], inputs: Sequence[Any], plan: Level, cloc
             what = session.row.stage + " latency"
             report(what, done, total, {})
             session.steady &= latency.warm_up(session.runner.infer, inputs, plan, clock)
-            times = latency.timed_block(session.runner.infer, inputs, plan.seconds, samples, clock)
+            with _watched(watch, f"{session.row.stage} block {block + 1}"):
+                times = latency.timed_block(session.runner.infer, inputs, plan.seconds, samples, clock)
             session.blocks.append(times)
             done += 1
             report(what, done, total, {"p50_ms": float(np.median(times)) / 1e6})
+
+
+def _multistream(
+    session: _Session | None,
+    inputs: Sequence[Any],
+    plan: Level,
+    threads: int,
+    clock: Clock,
+    report: Progress,
+    watch: gates.Watch | None,
+) -> Latency | None:
+    """Queries of several images of the file that ships, the next when one is complete; None where not asked for."""
+    if session is None or not plan.multistream:
+        return None
+    what, size, infer = session.row.stage + " MultiStream", latency.MULTISTREAM, session.runner.infer
+    report(what, 0, 1, {})
+    count = -(-len(inputs) // size)
+    queries = [np.concatenate([inputs[(size * k + j) % len(inputs)] for j in range(size)]) for k in range(count)]
+    steady = latency.warm_up(infer, queries, plan, clock)
+    with _watched(watch, what):
+        # enough of them that the bound of the 99th percentile can be given
+        session.queries = latency.timed_block(infer, queries, plan.multistream, latency.min_queries(1, 0.99), clock)
+    found = latency.summarise([session.queries], plan, threads, steady, size)
+    if not found.valid:
+        session.wrong.append("MultiStream: " + found.notes[0])
+    report(what, 1, 1, {"p50_ms": found.p50_ms})
+    return found
 
 
 def _throughput(
@@ -302,6 +378,13 @@ def _energy(
     return power.measure(
         source, lambda: len(latency.timed_block(infer, inputs, plan.power, 1, clock)), idle_seconds=plan.power
     )
+
+
+def _raw(sessions: Sequence[_Session]) -> dict[str, np.ndarray]:
+    """Nanoseconds [n] of every timed stretch, by its name."""
+    found = {f"{s.row.stage} block {k}": times for s in sessions for k, times in enumerate(s.blocks, 1)}
+    found.update({s.row.stage + " MultiStream": s.queries for s in sessions if s.queries is not None})
+    return found
 
 
 def _finish(session: _Session, plan: Level, threads: int) -> None:

@@ -1,4 +1,4 @@
-"""Latency of one inference, in the manner of MLPerf's SingleStream: warm-up, timed blocks, nearest-rank percentiles.
+"""Latency in the manner of MLPerf's SingleStream and MultiStream: warm-up, timed blocks, nearest-rank percentiles.
 
 The clock is a function that returns nanoseconds, so that tests bring their own. No sample is ever dropped.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import gc
 from array import array
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import exp, lgamma, log, log1p, sqrt
 from typing import Any, Callable, Iterator, Sequence
 
@@ -21,6 +21,7 @@ Clock = Callable[[], int]
 Infer = Callable[[Any], Any]
 STEADY = 0.01  # medians of two windows in a row differ by less
 SPREAD = 0.03  # of the block medians, at most
+MULTISTREAM = 8  # images per query, as MLPerf has it
 # Student's t, 97.5 %, for the mean of 3, 4 and 5 block medians
 T975 = {3: 4.303, 4: 3.182, 5: 2.776}
 
@@ -41,16 +42,30 @@ class Level:
     sweep: float = 0.0  # throughput, per batch size
     power: float = 0.0  # idle, and again under load
     batches: tuple[int, ...] = (1, 2, 4, 8, 16, 32, 64)
+    multistream: float = 0.0  # queries of MULTISTREAM images, one at a time
+    soak: float = 0.0  # heat soak, at most
+    publishable: bool = False  # the machine is watched (gates), raw times are kept
 
 
-LEVELS: dict[str, Level] = {
-    level.name: level
-    for level in (
-        Level("smoke", 1, 3.0, 1, 1, 0.2, 0.2, 0.0, 64),
-        Level("standard", 3, 60.0, 5000, 200, 3.0, 1.0, 60.0, 1024, sweep=10.0, power=60.0),
-        Level("official", 3, 600.0, 5000, 200, 3.0, 1.0, 60.0, 1024, sweep=86.0, power=60.0),
-    )
-}
+SMOKE = Level("smoke", 1, 3.0, 1, 1, 0.2, 0.2, 0.0, 64)
+STANDARD = Level(
+    "standard",
+    blocks=3,
+    seconds=60.0,
+    samples=5000,
+    warm_iterations=200,
+    warm_seconds=3.0,
+    window=1.0,
+    warm_cap=60.0,
+    inputs=1024,
+    sweep=10.0,
+    power=60.0,
+    multistream=60.0,
+    soak=600.0,
+    publishable=True,
+)
+OFFICIAL = replace(STANDARD, name="official", seconds=600.0, sweep=86.0, multistream=600.0)
+LEVELS: dict[str, Level] = {level.name: level for level in (SMOKE, STANDARD, OFFICIAL)}
 
 
 def level_named(name: str) -> Level:
@@ -119,8 +134,11 @@ def throughput(infer: Infer, images: np.ndarray, seconds: float, clock: Clock) -
             return count / elapsed * 1e9
 
 
-def summarise(blocks: Sequence[np.ndarray], level: Level, threads: int, steady: bool = True) -> Latency:
-    """The figures of all blocks [n] in nanoseconds, with what makes them invalid or unfit to be quoted."""
+def summarise(blocks: Sequence[np.ndarray], level: Level, threads: int, steady: bool = True, batch: int = 1) -> Latency:
+    """The figures of all blocks [n] in nanoseconds, with what makes them invalid or unfit to be quoted.
+
+    batch: images per query.
+    """
     times = np.concatenate(list(blocks)) / 1e6
     ordered = np.sort(times)
     count = len(ordered)
@@ -135,7 +153,7 @@ def summarise(blocks: Sequence[np.ndarray], level: Level, threads: int, steady: 
     if level.name == "official":
         notes.append("blocks share one process; run it three times and compare")
     return Latency(
-        batch=1,
+        batch=batch,
         count=count,
         p50_ms=p50,
         p90_ms=percentile(ordered, 0.9),

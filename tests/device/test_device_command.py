@@ -102,6 +102,22 @@ def test_run_shows_everything_that_was_measured(tiny_bundle, capsys, monkeypatch
     assert "NOT VALID: block medians differ" in out
 
 
+def test_run_keeps_raw_times_beside_its_report(tiny_bundle, capsys, monkeypatch):
+    monkeypatch.setitem(latency.LEVELS, "smoke", dataclasses.replace(SHORT, publishable=True, multistream=0.02))
+    monkeypatch.setattr(latency, "min_queries", lambda over, fraction, confidence=0.99: 1)
+    assert main(["run", str(tiny_bundle)]) == 0
+    out = capsys.readouterr().out
+    assert "MultiStream(8): p99 at most " in out
+    assert (
+        "gate: heat soak not measured: no thermal zone can be read (hottest zone moved less than 1 °C in 60 s)" in out
+    )
+    assert "raw times: " in out
+    report = DeviceReport.from_json(files.read_json(tiny_bundle / "device-report.json"))
+    times = tiny_bundle / "device-report.times.npz"
+    assert report.raw_times == {"file": times.name, "sha256": files.sha256_file(times)}
+    assert main(["check", str(tiny_bundle)]) == 0
+
+
 def test_run_shows_progress_on_a_terminal(tiny_bundle, capsys, monkeypatch):
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     assert main(["run", str(tiny_bundle)]) == 0

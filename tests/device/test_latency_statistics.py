@@ -185,6 +185,13 @@ def test_levels_say_what_they_are_good_for():
     assert latency.level_named("smoke").blocks == 1
 
 
+def test_what_each_level_asks_for():
+    found = {name: (level.multistream, level.soak, level.publishable) for name, level in latency.LEVELS.items()}
+    assert found == {"smoke": (0, 0, False), "standard": (60, 600, True), "official": (600, 600, True)}
+    assert [latency.LEVELS[name].sweep for name in found] == [0, 10, 86]
+    assert [latency.LEVELS[name].power for name in found] == [0, 60, 60]
+
+
 def test_unknown_level_gets_the_nearest_name():
     with pytest.raises(UsageError, match="Did you mean 'standard'"):
         latency.level_named("standart")
