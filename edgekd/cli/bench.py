@@ -31,7 +31,8 @@ def bench(
         int | None, typer.Option("--threads", metavar="N", help="Threads of the runtime; default: the target's.")
     ] = None,
     out: Annotated[
-        Path | None, typer.Option("--out", metavar="FILE", help="Write the device report (JSON) here.")
+        Path | None,
+        typer.Option("--out", metavar="FILE", help="Write the device report (JSON) here, and raw times beside it."),
     ] = None,
     json_: options.Json = False,
     quiet: options.Quiet = False,
@@ -40,13 +41,14 @@ def bench(
 
     The same code runs on the board as `python3 edgekd-device.pyz run BUNDLE`.
     """
-    from edgekd_device import harness
+    from edgekd_device import harness, raw
 
     from ..files import canonical_json, write_json
 
     place = bundle / "bundle" if (bundle / "bundle" / "manifest.json").exists() else bundle
     with progress(quiet or json_) as bars:
-        report = harness.run(place, level=level, runtime=runtime, threads=threads, progress=bars)
+        times = None if out is None else raw.beside(out)
+        report = harness.run(place, level=level, runtime=runtime, threads=threads, progress=bars, times=times)
     if out is not None:
         write_json(out, report.to_json(), "device-report")
     if json_:

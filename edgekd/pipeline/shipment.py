@@ -25,6 +25,8 @@ from .calibration import quantiser
 from .measures import Measures
 from .stages import PARITY_IMAGES, Stages, runner
 
+TIMES = "bench.times.npz"  # of the levels that keep raw times
+
 
 class Shipment:
     """The student's way into the bundle; every file is measured before it goes in and after."""
@@ -138,8 +140,10 @@ class Shipment:
                 runtime="onnxruntime",
                 threads=settings.threads or self.target.threads,
                 progress=self.stages.progress,
+                times=self.folder.path / TIMES,
             )
-            return {"report": report.to_json()}
+            kept = [] if report.raw_times is None else [f"../../{TIMES}"]
+            return {"report": report.to_json(), "files": kept}
 
         inputs = {"manifest": manifest_sha256, "level": settings.level, "threads": settings.threads}
         return DeviceReport.from_json(self.folder.stage("bench", inputs, make)["report"])

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..types import DeviceReport, Rate, TriggerScore
+from . import device
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -23,6 +24,8 @@ def rate(value: Rate | None) -> str:
 
 def device_table(report: DeviceReport) -> Table:
     """One row per model file of a bundle: ACC, worst ASR, size, latency; reasons where the report is not valid."""
+    from rich.text import Text
+
     table = _table("file", "precision", "ACC", "worst ASR", "size", "p50 ms", "p99 ms")
     for row in report.rows:
         worst = max(row.triggers, key=lambda s: s.asr.value, default=None)
@@ -37,7 +40,9 @@ def device_table(report: DeviceReport) -> Table:
             "n/a" if latency is None or latency.p99_ms is None else f"{latency.p99_ms:.3f}",
         )
     state = "valid" if report.valid else "NOT VALID: " + "; ".join(report.invalid_reasons)
-    table.caption = f"level {report.level}, {state}; manifest {report.manifest_sha256[:12]}…"
+    said = [f"{name}: {line}" for name, line in device.lines(report.to_json()).items()]
+    said.append(f"level {report.level}, {state}; manifest {report.manifest_sha256[:12]}…")
+    table.caption = Text("\n".join(said), style="table.caption")  # a Text, so that no [word] in it is taken for markup
     return table
 
 

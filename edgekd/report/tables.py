@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ..types import RunRecord
-from . import text
+from . import device, text
 from .cells import Cell, Table, quiet
 from .stages import final, shown_triggers, stages
 
@@ -176,17 +176,14 @@ def notes(record: RunRecord) -> tuple[tuple[str, str], ...]:
 
 def origins(record: RunRecord) -> tuple[tuple[str, tuple[tuple[str, str], ...]], ...]:
     """Everything the figures depend on, as titled lists of (name, value)."""
-    device = record.device_report or {}
-    measured = {
-        k: v for k, v in device.items() if k not in ("rows", "environment", "schema") and v not in (None, {}, [])
-    }
+    device_report = record.device_report or {}
     titled: tuple[tuple[str, Any], ...] = (
         ("Teacher", record.teacher),
         ("Student", record.student),
         ("Data", record.data),
         ("Configuration", record.config),
-        ("Device run", measured),
-        ("Device", device.get("environment") or {}),
+        ("Device run", device.facts(device_report)),
+        ("Device", device_report.get("environment") or {}),
         ("Host", record.environment),
     )
     return tuple((title, facts(value)) for title, value in titled if value)
