@@ -127,9 +127,15 @@ class RunConfig(Section):
     def method(self) -> str:
         return str(self.distill["method"])
 
-    @property
-    def options(self) -> dict[str, Any]:
-        return {key: value for key, value in self.distill.items() if key != "method"}
+    def options(self, method: str) -> dict[str, Any]:
+        """Settings of the run's method, or of a control: the run's own where the method builds on it, else defaults."""
+        given = {key: value for key, value in self.distill.items() if key != "method"}
+        if method == self.method:
+            return given
+        kind = method_config(method)
+        base = issubclass(method_config(self.method), kind)
+        shared = {key: value for key, value in given.items() if base and key in kind.model_fields}
+        return kind.model_validate(shared).model_dump(mode="json")
 
 
 def method_config(name: str) -> type[BaseModel]:

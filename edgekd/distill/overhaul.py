@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+import math
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -17,8 +18,18 @@ if TYPE_CHECKING:
     from ..data import Batch
 
 
+SMALL = 64 * 64  # pixels; auto takes the paper's beta for CIFAR up to here and its beta for ImageNet beyond
+
+
 class OverhaulSettings(Settings):
-    beta: float = Field(1e-3, ge=0, description="weight of the summed feature distance; grows with the maps' size")
+    beta: Annotated[float, Field(ge=0)] | Literal["auto"] = Field(
+        "auto",
+        description="weight of the summed feature distance, which grows with the maps' size; auto: 1e-3, and 1e-4 for "
+        "images of more than 64 x 64 pixels, as in the paper",
+    )
+    fade: Literal["cosine", "none"] = Field(
+        "cosine", description="how beta falls over the epochs, so that the labels have the last word; none: the paper's"
+    )
     margins: Literal["empirical", "gaussian"] = Field(
         "empirical",
         description="E[z | z < 0] measured on images, or from the batch-norm's parameters (parity; a site without a norm "
@@ -31,7 +42,8 @@ class Overhaul(Distiller):
     """CE + beta · Σ_l 2^-(L-l) · partial_l2(max(T_l, m_l), r_l(S_l)) / B.
 
     Differs from the paper: the teacher is in eval mode, margins are measured on its targets by default (its batch-norm
-    parameters describe batch statistics), sites of unequal size are averaged down to the smaller.
+    parameters describe batch statistics), sites of unequal size are averaged down to the smaller, and beta fades to 0
+    over the epochs: a teacher of unknown origin may be over-fitted to these images (benchmarks/feature_schedule.py).
     """
 
     Config: ClassVar[type[Settings]] = OverhaulSettings
@@ -41,10 +53,15 @@ class Overhaul(Distiller):
     margins: list[str]  # per pair, empirical | gaussian
     connectors: Connectors
     edit: Edit | None = None  # what happens to the teacher's raw features
+    share = 1.0  # of beta, in the epoch that runs
+    beta: float
 
     def prepare(self, context: Context) -> None:
         super().prepare(context)
+        self._epochs = context.config.epochs
         first = next(iter(context.batches.epoch(0))).images
+        small = first.shape[-2] * first.shape[-1] <= SMALL
+        self.beta = (1e-3 if small else 1e-4) if self.config.beta == "auto" else self.config.beta
         self.student.eval()
         with torch.no_grad():
             self.pairs = pair_sites(self._teacher_sites(first), self.student.sites(first).targets)
@@ -70,6 +87,10 @@ class Overhaul(Distiller):
         sites = self._teacher_sites(images)
         return [pooled(sites[pair.teacher], pair.size) for pair in self.pairs]
 
+    def start_epoch(self, number: int) -> None:
+        if self.config.fade == "cosine":
+            self.share = 0.5 * (1 + math.cos(math.pi * number / self._epochs))
+
     def step(self, batch: Batch) -> dict[str, torch.Tensor]:
         targets = self.targets(batch.images)
         student = self.student.sites(batch.images)
@@ -80,7 +101,7 @@ class Overhaul(Distiller):
             distance = distance + self.site_weight(index) * partial_l2(target, feature)
         return {
             "ce": cross_entropy(student.logits, batch.labels),
-            "features": self.config.beta / len(batch.images) * distance,
+            "features": self.share * self.beta / len(batch.images) * distance,
         }
 
     def site_weight(self, index: int) -> float:
@@ -97,7 +118,8 @@ class Overhaul(Distiller):
         margins: how a site's were found, which is not what the settings say where it has no norm.
         """
         return {
-            "beta": self.config.beta,
+            "beta": self.beta,
+            "fade": self.config.fade,
             "sites": [
                 {
                     "teacher": pair.teacher,
@@ -105,7 +127,7 @@ class Overhaul(Distiller):
                     "channels": pair.teacher_channels,
                     "size": list(pair.size),
                     "margins": self.margins[index],
-                    "weight_of_element_mean": self.config.beta * self.site_weight(index) * pair.elements,
+                    "weight_of_element_mean": self.beta * self.site_weight(index) * pair.elements,
                 }
                 for index, pair in enumerate(self.pairs)
             ],

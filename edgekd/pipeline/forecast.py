@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from .. import distill, models, targets
-from ..config import RunConfig, method_config
+from ..config import RunConfig
 from ..runners.torch import TorchRunner
 from ..types import Model, ModelSpec
 from . import intake
@@ -55,7 +55,7 @@ def forecast(config: RunConfig) -> dict[str, Any]:
 def _minutes(config: RunConfig, method: str, teacher: Model, student: ModelSpec, parts: dict[str, Any]) -> float:
     """Minutes of one training: its steps are timed, its preparation is timed with few steps and scaled."""
     train = config.train.model_copy(update={"epochs": 1, "warmup_epochs": 0})
-    options = dict(config.options if method == config.method else method_config(method)().model_dump(mode="json"))
+    options = config.options(method)
     steps_per_epoch = max(len(parts["train"]) // train.batch_size, 1)
     detox_steps = max(options.get("detox_steps", 0), options.get("detox_epochs", 0) * steps_per_epoch)
     if detox_steps:

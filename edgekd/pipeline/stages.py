@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from .. import audit, checkpoints, distill, models
-from ..config import RunConfig, method_config
+from ..config import RunConfig
 from ..data import ImageSet
 from ..files import canonical_json, write_text
 from ..quantize.images import select
@@ -89,7 +89,7 @@ class Stages:
         resolve_device(self.config.device)
         intake.refuse_unknown_labels(self.parts.values(), self.teacher.spec)
         for method in dict.fromkeys(methods):
-            distill.check(self.teacher, student, self.parts["train"], method, self._options(method))
+            distill.check(self.teacher, student, self.parts["train"], method, self.config.options(method))
 
     def refuse_unmeasurable(self) -> None:
         """Raise now what quantiser and audit would refuse: calibration images that are none, a trigger that is none."""
@@ -113,7 +113,7 @@ class Stages:
 
     def train(self, method: str, spec: ModelSpec) -> Model:
         """A trained network; ``method`` is a row of distill.METHODS, a control or the method of the run."""
-        options = self._options(method)
+        options = self.config.options(method)
         config = self.config.train.model_copy(update={"device": self.device, "seed": self.config.seed})
         inputs = {
             "method": method,
@@ -167,10 +167,6 @@ class Stages:
             for epoch in log["history"]
         ]
         write_text(self.folder.path / "metrics.jsonl", "".join(lines), "metrics")
-
-    def _options(self, method: str) -> dict[str, Any]:
-        """The run's own settings for its method, the defaults for every control."""
-        return self.config.options if method == self.config.method else method_config(method)().model_dump(mode="json")
 
     def calibration(self) -> ImageSet:
         """Training images that set the scales: those whose label the teacher shares."""

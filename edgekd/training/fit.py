@@ -149,6 +149,7 @@ class _Loop:
     def _epoch(self, number: int) -> dict[str, float]:
         torch.manual_seed(epoch_seed(self.config.seed, number))
         self.module.train()
+        self.method.start_epoch(number)
         sums: dict[str, torch.Tensor] = {}
         watch, start, rate = self.watch, time.perf_counter(), 0.0
         for index, batch in enumerate(self.batches.epoch(number)):

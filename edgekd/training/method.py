@@ -48,6 +48,9 @@ class Method:
     def prepare(self, context: Context) -> None:
         """Make ready what the steps need; called once per run, also when it continues. Must be deterministic."""
 
+    def start_epoch(self, number: int) -> None:
+        """Called before every epoch, counted from 0, of a continued run as well; for what depends on time alone."""
+
     def step(self, batch: Batch) -> dict[str, torch.Tensor]:
         """Named loss terms of a batch, weights included; their sum is minimised."""
         raise NotImplementedError

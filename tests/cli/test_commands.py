@@ -236,7 +236,9 @@ def test_doctor() -> None:
         (EdgekdError("it did not end"), r"MISSING +reader .*\n +→ it did not end"),
     ],
 )
-def test_doctor_says_what_does_not_hold_around_the_reader(monkeypatch: pytest.MonkeyPatch, held: Any, line: str) -> None:
+def test_doctor_says_what_does_not_hold_around_the_reader(
+    monkeypatch: pytest.MonkeyPatch, held: Any, line: str
+) -> None:
     def protections() -> tuple[str, ...]:
         if isinstance(held, EdgekdError):
             raise held

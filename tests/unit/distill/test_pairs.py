@@ -5,6 +5,7 @@ import pytest
 import torch
 from small_teacher import context, model
 
+from edgekd.distill import overhaul
 from edgekd.distill.features import Connectors, Pair, empirical_margins, pair_sites, pooled, sample
 from edgekd.distill.overhaul import Overhaul, OverhaulSettings
 from edgekd.losses import gaussian_margin
@@ -91,3 +92,23 @@ def test_margins_are_part_of_what_a_checkpoint_holds(tiny_images):
     method.prepare(context(model("resnet8-w4"), tiny_images))
     assert {"margin0", "margin1", "margin2"} <= method.modules()[0].state_dict().keys()
     assert not any(name.startswith("margin") for name, _ in method.modules()[0].named_parameters())
+
+
+@pytest.mark.parametrize(("beta", "pixels", "expected"), [("auto", 256, 1e-3), ("auto", 255, 1e-4), (0.5, 255, 0.5)])
+def test_beta_by_itself_is_the_papers_for_the_images_size(tiny_images, monkeypatch, beta, pixels, expected):
+    monkeypatch.setattr(overhaul, "SMALL", pixels)  # the images have 256 pixels
+    method = Overhaul(OverhaulSettings(beta=beta), model("wrn-10-1").module)
+    method.prepare(context(model("resnet8-w4"), tiny_images))
+    assert method.report["beta"] == expected
+
+
+@pytest.mark.parametrize(("fade", "shares"), [("cosine", [1, 0.8536, 0.5, 0.1464]), ("none", [1, 1, 1, 1])])
+def test_the_feature_term_fades_over_the_epochs(tiny_images, fade, shares):
+    method = Overhaul(OverhaulSettings(fade=fade), model("wrn-10-1").module)
+    place = context(model("resnet8-w4"), tiny_images, epochs=4)
+    method.prepare(place)
+    batch, found = next(iter(place.batches.epoch(0))), []
+    for epoch in range(4):
+        method.start_epoch(epoch)
+        found.append(float(method.step(batch)["features"].detach()))
+    assert [value / found[0] for value in found] == pytest.approx(shares, abs=1e-4)

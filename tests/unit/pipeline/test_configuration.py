@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from edgekd import config
-from edgekd.config import RunConfig, resolve
+from edgekd.config import RunConfig, method_config, resolve
 from edgekd.errors import UsageError
 
 BASE = {"teacher": "teacher.pt", "data": "data.npz"}
@@ -26,8 +26,15 @@ def test_later_sources_win(tmp_path: Path) -> None:
     assert (found.teacher, found.data, found.seed) == ("b.pt", "images", 3)
     assert (found.train.epochs, found.train.lr) == (7, 0.001)
     assert found.method == "kd"
-    assert found.options["alpha"] == 0.5
-    assert found.options["temperature"] == 2
+    assert found.options("kd")["alpha"] == 0.5
+    assert found.options("kd")["temperature"] == 2
+
+
+def test_a_control_shares_the_settings_of_what_the_method_builds_on() -> None:
+    found = resolve(None, BASE, ["distill.beta=0.5", "distill.tau=0.1"])
+    assert found.options("overhaul") == {**method_config("overhaul")().model_dump(), "beta": 0.5}
+    assert found.options("kd") == method_config("kd")().model_dump()
+    assert found.options("robustkd")["tau"] == 0.1
 
 
 def test_a_profile_is_beaten_by_everything_else() -> None:
@@ -39,7 +46,7 @@ def test_a_profile_is_beaten_by_everything_else() -> None:
 def test_a_method_may_be_one_word(tmp_path: Path) -> None:
     (tmp_path / "run.yaml").write_text("teacher: a.pt\ndata: b\ndistill: kd\n")
     assert resolve(tmp_path / "run.yaml", {}).method == "kd"
-    assert resolve(tmp_path / "run.yaml", {}, ["distill.temperature=2"]).options["temperature"] == 2
+    assert resolve(tmp_path / "run.yaml", {}, ["distill.temperature=2"]).options("kd")["temperature"] == 2
     assert resolve(tmp_path / "run.yaml", {"distill.method": "overhaul"}).method == "overhaul"
 
 

@@ -1,0 +1,84 @@
+"""How the weight of the feature distance should fall over the epochs: chosen on images that nobody trained on.
+
+    python -m benchmarks.feature_schedule
+
+A teacher of unknown origin may be over-fitted, and was perhaps trained on the very images that a user distils with; what
+learns from its features then falls behind a student without a teacher, and a validation split of the same images does
+not show it. So here: a clean WRN-16-1 of our own, over-fitted on purpose to half of CIFAR-10's training images, its
+students trained on the same half, and accuracy on 10,000 further *training* images that none of them saw. Neither test
+images nor triggers take part.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from benchmarks import prepare_data
+from benchmarks.grid import Config, Table, main
+from edgekd import checkpoints, data, distill, models
+from edgekd.config import PROFILES
+from edgekd.training import TrainConfig
+from edgekd.types import InputSpec, Model, ModelSpec
+
+INPUT = InputSpec(3, 32, 32, (0.4914, 0.4822, 0.4465), (0.247, 0.2435, 0.2616))
+TRAIN, HELD_OUT = 25_000, 10_000
+METHODS: dict[str, tuple[str, dict[str, Any]]] = {
+    "scratch": ("scratch", {}),
+    "kd": ("kd", {}),
+    **{f"overhaul, {fade}": ("overhaul", {"fade": fade}) for fade in ("none", "cosine")},
+}
+
+
+def cells() -> Iterator[Config]:
+    for seed in (0, 1, 2):
+        for row in METHODS:
+            yield {"row": row, "seed": seed, "teacher_epochs": 30, "images": TRAIN, "student": "resnet14"}
+
+
+def run(config: Config, folder: Path) -> dict[str, Any]:
+    images = data.load(prepare_data.prepare("cifar10_train"))
+    order = np.random.default_rng(0).permutation(len(images.labels))
+    mine, held_out = images.subset(order[:TRAIN]), images.subset(order[TRAIN : TRAIN + HELD_OUT])
+    method, options = METHODS[config["row"]]
+    train = TrainConfig.model_validate({**PROFILES["fast"]["train"], "seed": config["seed"]})
+    source = None if method == "scratch" else _teacher(config, mine, folder.parent.parent / "teacher.safetensors")
+    student, log = distill.run(
+        source, ModelSpec(config["student"], 10, INPUT), mine, method, options, train, folder=folder / "train"
+    )
+    return {
+        "acc": _accuracy(student, held_out),
+        "teacher_acc": None if source is None else _accuracy(source, held_out),
+        "teacher_acc_train": None if source is None else _accuracy(source, mine),
+        "last": log.history[-1],
+    }
+
+
+def _teacher(config: Config, images: Any, file: Path) -> Model:
+    spec = ModelSpec("wrn-16-1", 10, INPUT)
+    if file.exists():
+        return models.build(spec, checkpoints.load(file).tensors)
+    train = TrainConfig.model_validate(
+        {**PROFILES["fast"]["train"], "epochs": config["teacher_epochs"], "augment": "none", "seed": 100}
+    )
+    made, _ = distill.run(None, spec, images, "scratch", {}, train, folder=file.parent / "teacher")
+    checkpoints.save(file, models.weights(made), {"what": "a teacher over-fitted on purpose"})
+    return made
+
+
+@torch.inference_mode()
+def _accuracy(model: Model, images: Any) -> float:
+    hits = 0
+    for start in range(0, len(images.labels), 500):
+        batch = torch.from_numpy(images.images[start : start + 500]).float() / 255
+        hits += int((model.module(batch).argmax(1).numpy() == images.labels[start : start + 500]).sum())
+    return hits / len(images.labels)
+
+
+if __name__ == "__main__":
+    sys.exit(main(Table("feature_schedule", cells, run, lambda config: 4.0, resumable=True)))
