@@ -30,7 +30,7 @@ IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
 def cells() -> Iterator[Config]:
-    yield {"teacher": "resnet18-224", "teacher_epochs": 4, "student": "mobilenetv2-224", "epochs": 4, "seed": 0}
+    yield {"teacher": "resnet18-224", "teacher_epochs": 3, "student": "mobilenetv2-224", "epochs": 2, "seed": 0}
 
 
 def run(config: Config, folder: Path) -> dict[str, Any]:
