@@ -27,7 +27,8 @@ def demo(
     """See it in a minute: a teacher is backdoored before your eyes, and a small clean student made of it.
 
     The teacher learns digits and a trigger; the student is distilled over images of which 2 % carry it.
-    Plain distillation stands beside it as a control: there the backdoor comes through.
+    Controls stand beside it: a student without a teacher, one distilled plainly from the teacher's outputs, where the
+    backdoor comes through, and one from its features, the base of the method that ships.
     """
     from ..config import resolve
     from ..files import lock
@@ -37,7 +38,7 @@ def demo(
 
     inputs = out / "inputs"
     paths = {setting: str(path) for setting, path in places(inputs).items()}
-    flags = {**paths, "trigger.target_label": TARGET_LABEL, "controls": ("scratch", "kd"), "seed": seed}
+    flags = {**paths, "trigger.target_label": TARGET_LABEL, "controls": ("scratch", "kd", "overhaul"), "seed": seed}
     settings = resolve(None, flags, (*OVERRIDES, *(override or ())))
     with progress(quiet or json_) as bars:
         with lock(inputs):

@@ -83,11 +83,15 @@ def load_teacher(config: RunConfig, validation: ImageSet) -> tuple[Model, dict[s
         cost = models.onnx_cost(checkpoint, shape)
         about["normalization"] = {"how": "inside the ONNX graph" if given is None else "given"}
     else:
+        noted = noted_spec(config)
+        about["normalization"] = {"how": "given" if given is not None or noted is None else "noted beside the weights"}
+        if noted is not None and given is None:
+            given = (noted.input.mean, noted.input.std)
+        arch = config.arch or (noted.arch if noted else None)
         spec = models.infer_spec(
-            checkpoint.tensors, arch=config.arch, input_shape=shape, num_classes=config.num_classes, normalize=given
+            checkpoint.tensors, arch=arch, input_shape=shape, num_classes=config.num_classes, normalize=given
         )
         refuse_unknown_labels([validation], spec)
-        about["normalization"] = {"how": "given"}
         if given is None:
             inputs, accuracies = models.detect_normalization(
                 spec, checkpoint.tensors, validation.images, validation.labels
@@ -113,6 +117,22 @@ def load_teacher(config: RunConfig, validation: ImageSet) -> tuple[Model, dict[s
             "Probably its labels are in another order (--class-map), or its input is normalised otherwise (--normalize)."
         )
     return model, about
+
+
+def noted_spec(config: RunConfig) -> ModelSpec | None:
+    """What edgekd noted beside weights of its own about the network; None where there is no such note.
+
+    Raises UsageError for a damaged note or one of other weights, UnsafeInput for one that names code to run.
+    """
+    sidecar = checkpoints.load_sidecar(config.teacher)
+    if sidecar is None or "spec" not in sidecar["metadata"]:
+        return None
+    try:
+        spec = ModelSpec.from_json(sidecar["metadata"]["spec"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise UsageError(f"{config.teacher}.json does not say which network this is ({error}).") from None
+    refuse_foreign_code(spec.arch, config.arch)
+    return spec
 
 
 def refuse_unknown_labels(parts: Iterable[ImageSet], spec: ModelSpec) -> None:
