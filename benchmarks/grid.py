@@ -89,14 +89,22 @@ class Cell:
 
     def spent(self) -> tuple[int, float, bool]:
         """Attempts begun, their seconds so far, and whether those are all: a killed attempt leaves none."""
-        if not self.attempts.exists():
-            return 0, 0.0, True
-        notes = []
-        for line in self.attempts.read_text("utf-8").splitlines():
-            with contextlib.suppress(ValueError):  # torn by a kill
-                notes.append(json.loads(line))
+        notes = self._notes()
         begun, ended = sum("load_average" in note for note in notes), [note for note in notes if "seconds" in note]
         return begun, round(sum(note["seconds"] for note in ended), 3), begun == len(ended)
+
+    def commits(self) -> list[str]:
+        """The source's commits of all attempts, in order; an attempt of an older grid did not say: "unknown"."""
+        begun = (note for note in self._notes() if "load_average" in note)
+        return list(dict.fromkeys(str(note.get("commit") or "unknown") for note in begun))
+
+    def _notes(self) -> list[dict[str, Any]]:
+        notes: list[dict[str, Any]] = []
+        if self.attempts.exists():
+            for line in self.attempts.read_text("utf-8").splitlines():
+                with contextlib.suppress(ValueError):  # torn by a kill
+                    notes.append(json.loads(line))
+        return notes
 
     def attempt(self, seconds: float | None = None) -> str:
         """Run the cell unless another process has it, for ``seconds`` at most: done | failed | stopped | busy."""
@@ -115,11 +123,11 @@ class Cell:
         work = self.folder / "work"
         work.mkdir(exist_ok=True)
         record = {"schema": SCHEMA, "table": self.table.name, "config": self.config, **provenance()}
-        files.append_line(self.attempts, files.canonical_json({"load_average": record["load_average"]}))
+        files.append_line(self.attempts, files.canonical_json({"load_average": record["load_average"], "commit": record["commit"]}))
         try:
             with self._timed(), _stopped_after(seconds):
                 record["result"] = self.table.run(self.config, work)
-            record["hardware"]["gpu"] = gpu()
+            record["hardware"]["gpu"], record["commits"] = gpu(), self.commits()
             record["attempts"], record["seconds"], record["seconds_whole"] = self.spent()
             files.write_json(self.record, record, "record")
         except Stopped:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import subprocess
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -23,6 +24,7 @@ def describe() -> dict[str, Any]:
     return found
 
 
+@functools.lru_cache(maxsize=1)
 def commit() -> str:
     """The source commit when run from a checkout, with ``-dirty`` where files differ; else an empty string."""
     root = Path(__file__).resolve().parents[2]

@@ -26,6 +26,7 @@ from ..files import (
     write_json,
     write_text,
 )
+from .environment import commit
 
 RESERVE_BYTES = 256 << 20
 # Measuring again with other limits or longer is no other run; nor is the same file by another path.
@@ -39,6 +40,7 @@ class RunFolder:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         self.seconds: dict[str, float] = {}
+        self.sources: dict[str, str] = {}  # stage -> commit that made it, "" outside a checkout
         self._wanted: dict[str, Any] = {}
 
     @contextlib.contextmanager
@@ -115,7 +117,7 @@ class RunFolder:
         done = folder / "done.json"
         stored = _finished(done, key)
         if stored is not None:
-            self.seconds[name] = stored["seconds"]
+            self.seconds[name], self.sources[name] = stored["seconds"], str(stored.get("source", ""))
             return dict(stored["result"])
         if folder.exists() and _key(folder) != key:
             shutil.rmtree(folder)
@@ -126,10 +128,21 @@ class RunFolder:
         result = make(folder)
         seconds = time.monotonic() - started
         hashes = {file: sha256_file(folder / file) for file in result.get("files", ())}
-        write_json(done, {"key": key, "result": result, "hashes": hashes, "seconds": seconds}, f"{name}.done")
+        stored = {"key": key, "result": result, "hashes": hashes, "seconds": seconds, "source": commit()}
+        write_json(done, stored, f"{name}.done")
         self.log(f"stage {name} ends after {seconds:.1f} s")
-        self.seconds[name] = seconds
+        self.seconds[name], self.sources[name] = seconds, commit()
         return result
+
+    def mixed(self) -> list[str]:
+        """A warning where stages of this run come from different sources: one sentence, else nothing."""
+        made: dict[str, list[str]] = {}
+        for name, source in self.sources.items():
+            made.setdefault(source or "unknown", []).append(name)
+        if len(made) < 2:
+            return []
+        parts = "; ".join(f"{source}: {', '.join(names)}" for source, names in made.items())
+        return [f"Stages of this run were made by different sources of edgekd ({parts}). Run it anew before quoting it."]
 
     def file(self, stage: str, name: str) -> Path:
         """Where a stage keeps a file."""

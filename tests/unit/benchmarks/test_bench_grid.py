@@ -96,7 +96,7 @@ def test_every_cell_runs_once_and_leaves_a_record(toy: Toy) -> None:
     assert (record["schema"], record["table"], record["attempts"]) == (1, "toy", 1)
     assert record["config"] == {"n": 3, "table": "toy"}
     assert set(record) == {
-        *("schema", "table", "config", "commit", "dirty", "hardware", "versions", "threads"),
+        *("schema", "table", "config", "commit", "commits", "dirty", "hardware", "versions", "threads"),
         *("load_average", "result", "seconds", "seconds_whole", "attempts"),
     }
     assert set(record["hardware"]) == {"cpu", "cores", "cores_usable", "memory_mb", "machine", "gpu"}
@@ -127,6 +127,7 @@ def test_a_killed_cell_goes_on_where_it_stood(toy: Toy) -> None:
     assert steps.read_text() == "xxxxx"
     record = toy.records()[0]
     assert (record["attempts"], record["seconds_whole"]) == (2, False)
+    assert record["commits"] == [record["commit"] or "unknown"]
 
 
 @pytest.mark.parametrize("place", ["before_write", "before_rename", "after_rename"])

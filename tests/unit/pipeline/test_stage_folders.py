@@ -51,6 +51,20 @@ def test_other_inputs_are_other_work_from_an_empty_folder(tmp_path: Path) -> Non
     assert not (tmp_path / "work" / "weave" / "rest").exists()
 
 
+def test_stages_of_different_sources_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with RunFolder(tmp_path).open(settings()) as run:
+        run.claim()
+        monkeypatch.setattr(folders, "commit", lambda: "aaaa")
+        run.stage("spin", {}, Work())
+        assert run.mixed() == []
+    with RunFolder(tmp_path).open(settings()) as run:
+        monkeypatch.setattr(folders, "commit", lambda: "bbbb-dirty")
+        run.stage("spin", {}, Work())
+        run.stage("weave", {}, Work())
+        (warning,) = run.mixed()
+        assert "(aaaa: spin; bbbb-dirty: weave)" in warning
+
+
 @pytest.mark.parametrize("name", ["product", "done.json"])
 @pytest.mark.parametrize("damage", [b"", b"torn", b"[]", None])
 def test_what_is_not_whole_is_made_again(tmp_path: Path, name: str, damage: bytes | None) -> None:
