@@ -44,6 +44,14 @@ def listing(
             out.print(_table([{key: row[key] for key in ("model", "images", "parameters", "macs")} for row in members]))
         return
     out.print(_table(rows))
+    if kind is Kind.targets:
+        from edgekd_device.runtime.base import PLANNED
+
+        out.print(
+            f"\nThis version has no {' and no '.join(PLANNED)} runtime yet: files for it are made, and measured by "
+            "`edgekd bench BUNDLE --runtime onnxruntime` for ACC and ASR only.",
+            style="dim",
+        )
     if kind is Kind.settings:
         out.print(
             "\n--profile sets some of train.* and distill.*; `edgekd compress … --dry-run` shows what holds.",

@@ -15,7 +15,9 @@ from world import World
 
 from edgekd import files
 from edgekd.checkpoints import load
+from edgekd.cli import doctor
 from edgekd.errors import EdgekdError
+from edgekd.pipeline import intake
 
 # ---- audit -----------------------------------------------------------------------------------------------------------
 
@@ -33,6 +35,28 @@ def test_audit_of_a_known_trigger(world: World, finished: tuple[Path, Ended]) ->
     assert score["floor"]["total"] == 125
     assert score["floor"]["hits"] < 20
     assert with_reference.json["canaries"] is None
+
+
+def test_the_reference_of_an_audit_is_a_network_of_its_own(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def load_teacher(config: Any, images: Any, real: Any = intake.load_teacher) -> Any:
+        asked.append((Path(config.teacher).name, config.arch, config.normalize))
+        return real(config, images)
+
+    monkeypatch.setattr(intake, "load_teacher", load_teacher)
+    words = ["audit", world.teacher, "--data", world.test, "--no-canaries", "--json"]
+    words += ["--arch", "resnet8-w8", "--normalize", "half"]
+    ended = call(*words, "--reference", world.teacher, "--reference-arch", "resnet8-w8")
+    assert ended.code == 0, ended.err
+    assert asked == [("teacher.pt", "resnet8-w8", "half"), ("teacher.pt", "resnet8-w8", "auto")]
+    asked.clear()
+    assert call(*words, "--reference", world.teacher).code == 0
+    assert asked[1] == ("teacher.pt", None, "auto")
+    wrong = call(*words, "--reference", world.teacher, "--reference-arch", "resnet18").message()
+    assert "The reference teacher.pt: " in wrong
+    assert "with --reference-arch" in wrong
+    assert "was not given" in call(*words, "--reference-arch", "resnet18").message()
 
 
 def test_audit_without_a_trigger_probes_canaries(world: World) -> None:
@@ -206,6 +230,7 @@ def test_list(kind: str) -> None:
     assert len(rows) > 4
     for row in rows:
         assert str(next(iter(row.values()))) in shown.out
+    assert ("no tensorrt runtime yet" in shown.out) == (kind == "targets")
 
 
 def test_every_listed_setting_can_be_set(world: World, tmp_path: Path) -> None:
@@ -248,6 +273,35 @@ def test_doctor_says_what_does_not_hold_around_the_reader(
     ended = call("doctor")
     assert re.search(line, ended.out), ended.out
     assert ended.code == (4 if isinstance(held, EdgekdError) else 0)
+
+
+@pytest.mark.parametrize(
+    ("flags", "state", "found"),
+    [
+        ("fpu avx2 avx_vnni", "ok", "avx_vnni"),
+        ("fpu avx512f avx512_vnni", "ok", "avx512_vnni"),
+        ("fpu avx2 avx512f", "note", "eight-bit products saturate"),
+        ("", "note", "not known"),
+        (None, "note", "not known"),
+    ],
+)
+def test_doctor_says_where_eight_bits_saturate(
+    flags: str | None, state: str, found: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "cpuinfo"
+    if flags is not None:
+        file.write_text(f"processor\t: 0\nflags\t\t: {flags}\nprocessor\t: 1\nflags\t\t: {flags}\n")
+    monkeypatch.setattr("platform.machine", lambda: "x86_64")
+    (row,) = doctor._vnni(file)
+    assert (row["state"], row["found"]) == (state, found)
+    assert ("no VNNI: use -o quantize.reduce_range=true" in row["do"]) == (found == "eight-bit products saturate")
+    monkeypatch.setattr("platform.machine", lambda: "aarch64")
+    assert doctor._vnni(file) == []
+
+
+def test_doctor_asks_about_eight_bits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("platform.machine", lambda: "x86_64")
+    assert re.search(r"^(ok|note) +cpu int8 ", call("doctor").out, re.MULTILINE)
 
 
 def test_doctor_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
