@@ -14,6 +14,8 @@ from typing import Any, Callable, Iterator, NamedTuple, Protocol
 from .environment import read
 
 HERTZ = 20
+# RAPL's zone of the whole platform: it holds what the package zones count, which would be added up twice.
+PLATFORM = "psys"
 # The rail that is the whole module, or else those whose sum is.
 WHOLE = (("VDD_IN",), ("POM_5V_IN",), ("VIN",), ("VDD_GPU_SOC", "VDD_CPU_CV", "VIN_SYS_5V0"))
 
@@ -83,7 +85,7 @@ def find(root: str = "/") -> Source | None:
     zones = [
         str(zone.relative_to(root))
         for zone in sorted((Path(root) / "sys/class/powercap").glob("intel-rapl:*"))
-        if zone.name.count(":") == 1
+        if zone.name.count(":") == 1 and read(root, str(zone.relative_to(root)) + "/name") != PLATFORM
     ]
     if zones and all(_number(root, zone + "/energy_uj") is not None for zone in zones):
         return Rapl(zones, root)

@@ -156,6 +156,20 @@ def test_rapl_counters_wrap(tmp_path):
     assert source.step(2.0) is None
 
 
+def test_rapl_counts_nothing_twice(tmp_path):
+    """The zone psys holds the packages, and stands before or after them."""
+    tree = {}
+    for k, name in enumerate(("psys", "package-0", "package-1")):
+        zone = f"sys/class/powercap/intel-rapl:{k}"
+        tree.update({zone + "/name": name + "\n", zone + "/energy_uj": "1000000\n"})
+    source = power.find(plant(tmp_path, tree))
+    assert source is not None
+    assert source.rails == ("package-0", "package-1")
+    source.step(0.0)
+    plant(tmp_path, {name: "3000000\n" for name in tree if name.endswith("energy_uj")})
+    assert source.step(1.0) == pytest.approx(4.0)
+
+
 class Steady:
     """Two watts, until ``steps`` readings were taken."""
 
