@@ -18,10 +18,14 @@ class PtqConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    flavour: Literal["s8", "u8s8"] = "u8s8"
-    calibrator: Literal["max", "percentile", "entropy", "mse"] = "mse"
-    images: int = Field(512, ge=32)
-    quantize_last: bool = True
-    keep_float: tuple[str, ...] = ()
-    reduce_range: bool = False
-    seed: int = 0
+    flavour: Literal["s8", "u8s8"] = Field("u8s8", description="s8: symmetric, for TensorRT; u8s8: for onnxruntime")
+    calibrator: Literal["max", "percentile", "entropy", "mse"] = Field(
+        "mse", description="how scales are set: max, percentile, entropy or mse"
+    )
+    images: int = Field(512, ge=32, description="training images that set the scales")
+    quantize_last: bool = Field(True, description="the layer that makes the logits becomes INT8 too")
+    keep_float: tuple[str, ...] = Field((), description="names of layers that stay float")
+    reduce_range: bool = Field(
+        False, description="seven-bit weights, for x86 processors without VNNI, where eight bits saturate"
+    )
+    seed: int = Field(0, description="which images set the scales")

@@ -10,6 +10,7 @@ import pytest
 
 from edgekd import config
 from edgekd.config import RunConfig, method_config, resolve
+from edgekd.distill import METHODS
 from edgekd.errors import UsageError
 
 BASE = {"teacher": "teacher.pt", "data": "data.npz"}
@@ -96,6 +97,12 @@ def test_it_is_frozen_and_holds_no_environment(monkeypatch: pytest.MonkeyPatch) 
 )
 def test_what_changed(before: dict[str, Any], after: dict[str, Any], keys: list[str]) -> None:
     assert config.changed(before, after) == keys
+
+
+@pytest.mark.parametrize("part", ["the run", *METHODS])
+def test_every_setting_says_what_it_is(part: str) -> None:
+    found = config.settings(RunConfig if part == "the run" else method_config(part))
+    assert [key for key, _, about in found if not about] == []
 
 
 def test_every_setting_of_the_run_is_listed() -> None:
