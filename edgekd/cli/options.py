@@ -157,7 +157,7 @@ Profile = Annotated[
         "--profile",
         metavar="NAME",
         rich_help_panel=SETTINGS,
-        help="fast (default: CIFAR-10 on two cores in 15 minutes) or full (the paper's schedule).",
+        help="fast (default: CIFAR-10 on two cores in 15 minutes) or full (our long schedule: 200 epochs).",
     ),
 ]
 Device = Annotated[
@@ -248,6 +248,14 @@ AuditedData = Annotated[
 Reference = Annotated[
     str | None,
     typer.Option("--reference", metavar="FILE", help="A model that no attacker touched; its ASR is the floor."),
+]
+ReferenceArch = Annotated[
+    str | None,
+    typer.Option(
+        "--reference-arch",
+        metavar="NAME",
+        help="Architecture of --reference, if not recognised; --arch and --normalize speak of MODEL alone.",
+    ),
 ]
 Canaries = Annotated[
     bool | None,

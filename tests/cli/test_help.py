@@ -14,6 +14,7 @@ import typer
 from endings import call
 
 from edgekd.cli import app
+from edgekd.config import PROFILES
 from edgekd_device import __main__ as device
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -75,6 +76,12 @@ def test_every_page_says_what_it_does_and_how(name: str, monkeypatch: pytest.Mon
             assert set(re.findall(r"(?<=\s)--?[a-z][a-z-]*", " " + example)) <= options(COMMANDS[name]), example
     for parameter in COMMANDS[name].params:
         assert parameter.help or parameter.name == "help", parameter.name
+
+
+def test_the_long_schedule_is_called_ours() -> None:
+    (profile,) = (p for p in COMMANDS["compress"].params if p.name == "profile")
+    assert "paper" not in profile.help
+    assert f"{PROFILES['full']['train']['epochs']} epochs" in profile.help
 
 
 def test_the_first_page_names_every_command_and_exit_code() -> None:
