@@ -72,4 +72,6 @@ def export(
             f"{file['path']:<22} {file['bytes']:>12,} bytes  opset {file['opset']}  "
             f"same label as torch on {agreement['hits']}/{agreement['total']} images"
         )
+    for warning in result["warnings"]:
+        typer.echo(f"warning: {warning}")
     typer.echo(f"bundle    {result['bundle']}\nmanifest  sha256 {result['manifest_sha256']}")

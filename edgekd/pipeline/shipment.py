@@ -58,6 +58,7 @@ class Shipment:
             dataclasses.replace(OnnxFile.from_json(v), path=str(self.folder.file("export", Path(v["path"]).name)))
             for v in result["onnx"]
         )
+        self.stages.warnings += onnx_writer.doubts(self.files)
         return self.files
 
     def simulated_row(self) -> StageRow:

@@ -9,8 +9,9 @@ from typing import Any
 from .. import audit, checkpoints, models, targets
 from ..config import RunConfig
 from ..data import ImageSet
-from ..errors import UsageError
+from ..errors import EdgekdError, UsageError
 from ..export import bundle as bundle_writer
+from ..export import onnx as onnx_writer
 from ..files import write_bytes
 from ..runners.torch import TorchRunner
 from ..training import Progress
@@ -40,17 +41,20 @@ def distill_only(config: RunConfig, out: Path, progress: Progress | None = None)
 
 
 def audit_only(
-    config: RunConfig, images: ImageSet, reference: str | None, progress: Progress | None = None
+    config: RunConfig,
+    images: ImageSet,
+    reference: str | None,
+    reference_arch: str | None = None,
+    progress: Progress | None = None,
 ) -> tuple[AuditReport, dict[str, Any] | None, dict[str, Any]]:
     """Probe one model file: the known trigger, or the canary battery without one.
 
-    reference: a model that no attacker touched; its ASR is the floor. Returns the report, the canary table and what was
+    reference: a model that no attacker touched; its ASR is the floor. reference_arch: its architecture where the file
+    does not tell it. Returns the report, the canary table and what was
     found out about the file.
     """
     model, about = intake.load_teacher(config, images)
-    clean = None
-    if reference is not None:
-        clean = intake.load_teacher(config.model_copy(update={"teacher": reference, "arch": None}), images)[0]
+    clean = None if reference is None else load_reference(config, reference, reference_arch, images)
     triggers = intake.load_triggers(config, model.spec)
     probes = audit.probes(images, triggers, model.spec.num_classes)
     floors: dict[str, Rate] | None = audit.floors(audit.scan(TorchRunner(clean), probes)) if clean else None
@@ -66,6 +70,17 @@ def audit_only(
             progress=progress,
         )
     return report, canaries, about
+
+
+def load_reference(config: RunConfig, file: str, arch: str | None, images: ImageSet) -> Model:
+    """The audit's reference: a network of its own, so neither architecture nor normalisation is the audited model's."""
+    own = config.model_copy(update={"teacher": file, "arch": arch, "normalize": "auto"})
+    try:
+        return intake.load_teacher(own, images)[0]
+    except EdgekdError as error:
+        # the reader speaks of the only model that most commands have
+        said = str(error).replace("--arch", "--reference-arch")
+        raise type(error)(f"The reference {Path(file).name}: {said}") from error
 
 
 def load_student(config: RunConfig, validation: ImageSet) -> Model:
@@ -118,4 +133,5 @@ def export_only(config: RunConfig, out: Path, progress: Progress | None = None) 
         "bundle": str(path.parent),
         "manifest_sha256": manifest,
         "onnx": [{**file.to_json(), "path": Path(file.path).name} for file in files],
+        "warnings": onnx_writer.doubts(files),
     }

@@ -5,16 +5,19 @@ from __future__ import annotations
 import base64
 import io
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from edgekd import targets
 from edgekd.errors import UnsafeInput, UsageError
 from edgekd.pipeline import environment, intake, pictures
 from edgekd.pipeline.predictions import load_audit, save_audit
+from edgekd.pipeline.shipment import Shipment
 from edgekd.pipeline.stages import Stages, padded
-from edgekd.types import AuditReport, InputSpec, ModelSpec, Rate, TriggerScore
+from edgekd.types import AuditReport, InputSpec, ModelSpec, OnnxFile, Rate, TriggerScore
 
 
 @pytest.mark.parametrize(
@@ -62,7 +65,7 @@ def test_the_environment_names_versions_and_nobody() -> None:
 def test_the_commit_is_empty_outside_a_checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(environment.commit()) >= 7
     monkeypatch.setattr(environment, "__file__", str(tmp_path / "a" / "b" / "c.py"))
-    assert environment.commit() == ""
+    assert environment.commit.__wrapped__() == ""  # the process keeps its first answer
 
 
 def test_class_names_for_every_output() -> None:
@@ -85,6 +88,39 @@ def test_a_file_does_not_choose_which_code_runs() -> None:
         with pytest.raises(UnsafeInput, match="--arch mine:net"):
             intake.refuse_foreign_code("mine:net", asked)
     assert ModelSpec("mine:net", 2, InputSpec(1, 8, 8, (0.0,), (1.0,))).arch == "mine:net"
+
+
+def exported(flavour: str, hits: int) -> OnnxFile:
+    return OnnxFile(f"a/{flavour}.onnx", flavour, "0" * 64, 9, 18, 0.1, Rate(hits, 512))
+
+
+class Done:
+    """A run folder in which the files were exported before."""
+
+    def __init__(self, *files: OnnxFile) -> None:
+        self.files = files
+
+    def stage(self, *_: Any) -> dict[str, Any]:
+        return {"onnx": [file.to_json() for file in self.files]}
+
+    def file(self, stage: str, name: str) -> Path:
+        return Path(stage, name)
+
+
+@pytest.mark.parametrize(("hits", "said"), [(512, 0), (496, 0), (495, 1), (0, 1)])
+def test_an_int8_file_that_surely_gives_other_labels_is_doubted(hits: int, said: int) -> None:
+    assert (Rate(hits, 512).interval()[1] < 0.98) == bool(said)
+    shipment = Shipment.__new__(Shipment)
+    shipment.stages, shipment.target = Stages.__new__(Stages), targets.get("cpu")
+    shipment.stages.warnings, shipment.quantized_from = [], {}
+    shipment.folder = Done(exported("u8s8", hits), exported("s8", hits), exported("fp16", hits))  # type: ignore[assignment]
+    shipment.export()
+    found = shipment.stages.warnings
+    assert len(found) == 2 * said  # FP16 has a tolerance of its own
+    for warning, name, asked in zip(found, ("u8s8", "s8"), (True, False), strict=bool(said)):
+        assert warning.startswith(f"{name}.onnx: ")
+        assert f"on {hits} of 512 validation images" in warning
+        assert ("quantize.reduce_range=true" in warning) == asked
 
 
 def test_a_teacher_that_has_seen_the_validation_images_is_doubted() -> None:
