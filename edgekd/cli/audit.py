@@ -13,7 +13,7 @@ from .progress import progress
 def register(app: typer.Typer) -> None:
     examples = options.examples(
         "edgekd audit teacher.pt --data images/test",
-        "edgekd audit teacher.pt --data images/test --reference trusted.pt",
+        "edgekd audit teacher.pt --data images/test --reference trusted.pt --reference-arch resnet18",
         "edgekd audit teacher.pt --data test.npz --trigger trigger.npz --target-label 0 --canaries",
     )
     app.command(rich_help_panel="The trip", epilog=examples)(audit)
@@ -23,6 +23,7 @@ def audit(
     model: options.AuditedModel = None,
     data: options.AuditedData = None,
     reference: options.Reference = None,
+    reference_arch: options.ReferenceArch = None,
     canaries: options.Canaries = None,
     trigger: options.TriggerFile = None,
     target_label: options.TargetLabel = None,
@@ -46,6 +47,7 @@ def audit(
     Needs forward passes only. "Nothing found" is not "clean".
     """
     from ..config import resolve
+    from ..errors import UsageError
     from ..files import canonical_json
     from ..pipeline.intake import load_images
     from ..pipeline.single import audit_only
@@ -55,9 +57,12 @@ def audit(
         "num_classes": num_classes, "image_size": image_size, "channels": channels, "audit.canaries": canaries,
         **options.trigger_flags(trigger, target_label, trigger_rule, source_label, trigger_position, trigger_opacity),
     }  # fmt: skip
+    if reference_arch is not None and reference is None:
+        raise UsageError("--reference-arch names the network of --reference, which was not given.")
     settings = resolve(config, flags, tuple(override or ()))
     with progress(quiet or json_) as bars:
-        report, table, about = audit_only(settings, load_images(settings, settings.data, "test"), reference, bars)
+        images = load_images(settings, settings.data, "test")
+        report, table, about = audit_only(settings, images, reference, reference_arch, bars)
     if json_:
         scores = [score.to_json() for score in report.triggers]
         value = {"model": about, "acc": report.acc.to_json(), "triggers": scores, "canaries": table}

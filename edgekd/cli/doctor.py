@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 import shutil
 import sys
 from importlib import import_module
@@ -12,6 +13,7 @@ import typer
 from . import options
 
 NEEDED = ("torch", "torchvision", "onnx", "onnxscript", "onnxslim", "onnxruntime", "safetensors", "matplotlib")
+VNNI = ("avx512_vnni", "avx_vnni")  # as Linux spells the processor's flags
 
 
 def register(app: typer.Typer) -> None:
@@ -22,7 +24,7 @@ def doctor(json_: options.Json = False) -> int:
     """Check packages, memory, disk and runtimes; says what to do about each problem. Exit 4 when something is missing."""
     from ..files import canonical_json
 
-    rows = [*_packages(), *_machine(), _reader()]
+    rows = [*_packages(), *_machine(), *_vnni(), _reader()]
     sound = all(row["state"] != "missing" for row in rows)
     if json_:
         typer.echo(canonical_json({"ok": sound, "checks": rows}))
@@ -85,6 +87,24 @@ def _machine() -> list[dict[str, str]]:
     else:
         rows.append(_check("cuda", "note", "no GPU", "training runs on the CPU; --profile fast is made for that"))
     return rows
+
+
+def _vnni(cpuinfo: Path = Path("/proc/cpuinfo")) -> list[dict[str, str]]:
+    """Whether the processor adds up eight-bit products without saturating; x86 alone knows both kinds."""
+    if platform.machine().lower() not in ("x86_64", "amd64"):
+        return []
+    try:
+        text = cpuinfo.read_text("utf-8", errors="replace")
+    except OSError:  # another operating system
+        text = ""
+    flags = next((line.partition(":")[2].split() for line in text.splitlines() if line.startswith("flags")), [])
+    if not flags:
+        return [_check("cpu int8", "note", "not known")]
+    found = [flag for flag in VNNI if flag in flags]
+    if found:
+        return [_check("cpu int8", "ok", ", ".join(found))]
+    advice = "no VNNI: use -o quantize.reduce_range=true, or products of model.u8s8.onnx saturate here"
+    return [_check("cpu int8", "note", "eight-bit products saturate", advice)]
 
 
 def _reader() -> dict[str, str]:
