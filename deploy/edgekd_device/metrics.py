@@ -6,6 +6,8 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+from . import checks
+
 # numpy is imported where arrays are counted: records and `edgekd-device info` need the rates alone.
 
 
@@ -29,8 +31,13 @@ class Rate:
         return {"hits": self.hits, "total": self.total}
 
     @staticmethod
-    def from_json(value: dict[str, Any] | None) -> Rate | None:
-        return None if value is None else Rate(int(value["hits"]), int(value["total"]))
+    def from_json(value: Any, at: str = "rate") -> Rate | None:
+        """The rate, or None where there is none; raises UsageError, naming ``at``, for counts that cannot be."""
+        if value is None:
+            return None
+        if not checks.rate(value):
+            raise checks.wrong(at, value)
+        return Rate(value["hits"], value["total"])
 
 
 def wilson(hits: int, total: int, z: float = 1.959964) -> tuple[float, float]:

@@ -1,6 +1,8 @@
 """The records that leave the board: what a bundle holds, what was measured on it, one row of the stage ledger.
 
 Rates are counts (`metrics.Rate`); every other number carries its unit in its name. ``None`` means "not measured".
+What is read may be anybody's: each ``from_json`` raises UsageError naming the field that is wrong. ``at``: where in the
+whole record it stands.
 """
 
 from __future__ import annotations
@@ -9,11 +11,13 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
+from . import checks
 from .errors import UsageError
 from .metrics import Rate
 
 SCHEMA = 1
 ORIGINS = ("known", "canary", "inverted")
+KINDS = ("stage", "control")
 VERDICTS = ("passed", "warning", "failed", "not measured")
 
 
@@ -61,18 +65,11 @@ class TriggerScore:
         }
 
     @staticmethod
-    def from_json(value: dict[str, Any]) -> TriggerScore:
-        asr, ra = Rate.from_json(value["asr"]), Rate.from_json(value["ra"])
-        if asr is None or ra is None or value["origin"] not in ORIGINS:
-            raise UsageError("A trigger's score lacks its ASR, its RA or a known origin.")
-        return TriggerScore(
-            str(value["trigger"]),
-            str(value["origin"]),
-            asr,
-            ra,
-            Rate.from_json(value.get("untriggered")),
-            Rate.from_json(value.get("floor")),
-        )
+    def from_json(value: Any, at: str = "") -> TriggerScore:
+        fields = checks.hold(TriggerScore, value, SCORE, at)
+        for name in ("asr", "ra", "untriggered", "floor"):
+            fields[name] = Rate.from_json(fields.get(name))
+        return TriggerScore(**fields)
 
 
 @dataclass(frozen=True)
@@ -103,10 +100,10 @@ class Latency:
         return dataclasses.asdict(self)
 
     @staticmethod
-    def from_json(value: dict[str, Any] | None) -> Latency | None:
+    def from_json(value: Any, at: str = "") -> Latency | None:
         if value is None:
             return None
-        fields = dict(value)
+        fields = checks.hold(Latency, value, LATENCY, at)
         for name in ("p50_interval_ms", "block_p50_ms", "notes"):
             if fields.get(name) is not None:
                 fields[name] = tuple(fields[name])
@@ -143,12 +140,13 @@ class StageRow:
         return value
 
     @staticmethod
-    def from_json(value: dict[str, Any]) -> StageRow:
-        fields = dict(value)
-        fields["acc"], fields["flips"] = Rate.from_json(value.get("acc")), Rate.from_json(value.get("flips"))
-        fields["latency"] = Latency.from_json(value.get("latency"))
-        fields["triggers"] = tuple(TriggerScore.from_json(score) for score in value.get("triggers", ()))
-        fields["notes"] = tuple(value.get("notes", ()))
+    def from_json(value: Any, at: str = "") -> StageRow:
+        fields = checks.hold(StageRow, value, ROW, at)
+        scores = enumerate(fields.get("triggers", ()))
+        fields["acc"], fields["flips"] = Rate.from_json(fields.get("acc")), Rate.from_json(fields.get("flips"))
+        fields["latency"] = Latency.from_json(fields.get("latency"), at + "latency.")
+        fields["triggers"] = tuple(TriggerScore.from_json(score, f"{at}triggers[{k}].") for k, score in scores)
+        fields["notes"] = tuple(fields.get("notes", ()))
         return StageRow(**fields)
 
 
@@ -212,10 +210,8 @@ class Gate:
     found: str  # what was read, or why nothing was
 
     @staticmethod
-    def from_json(value: dict[str, Any]) -> Gate:
-        if value["verdict"] not in VERDICTS:
-            raise UsageError("A gate of the device report has an unknown verdict.")
-        return Gate(*(str(value[field.name]) for field in dataclasses.fields(Gate)))
+    def from_json(value: Any, at: str = "") -> Gate:
+        return Gate(**checks.hold(Gate, value, GATE, at))
 
 
 @dataclass(frozen=True)
@@ -251,10 +247,60 @@ class DeviceReport:
 
     @staticmethod
     def from_json(value: Any) -> DeviceReport:
-        fields = dict(check_schema(value, "device report"))
-        fields["rows"] = tuple(StageRow.from_json(row) for row in fields["rows"])
+        fields = checks.hold(DeviceReport, check_schema(value, "device report"), REPORT)
+        rows, gates = enumerate(fields["rows"]), enumerate(fields.get("gates", ()))
+        fields["rows"] = tuple(StageRow.from_json(row, f"rows[{k}].") for k, row in rows)
         fields["invalid_reasons"] = tuple(fields["invalid_reasons"])
         fields["throughput"] = tuple(fields.get("throughput", ()))
-        fields["multistream"] = Latency.from_json(fields.get("multistream"))
-        fields["gates"] = tuple(Gate.from_json(gate) for gate in fields.get("gates", ()))
+        fields["multistream"] = Latency.from_json(fields.get("multistream"), "multistream.")
+        fields["gates"] = tuple(Gate.from_json(gate, f"gates[{k}].") for k, gate in gates)
         return DeviceReport(**fields)
+
+
+# What each field may hold; what is a record itself is checked by its own ``from_json``.
+SCORE: dict[str, checks.Check] = {
+    "trigger": checks.text,
+    "origin": lambda value: value in ORIGINS,
+    "asr": checks.rate,
+    "ra": checks.rate,
+    "untriggered": checks.optional(checks.rate),
+    "floor": checks.optional(checks.rate),
+}
+LATENCY: dict[str, checks.Check] = {
+    **dict.fromkeys(("batch", "count"), checks.positive),
+    **dict.fromkeys(("p50_ms", "p90_ms", "mean_ms", "min_ms", "max_ms"), checks.amount),
+    **dict.fromkeys(("p99_ms", "p999_ms", "p90_bound_ms", "p99_bound_ms"), checks.optional(checks.amount)),
+    "p50_interval_ms": checks.optional(checks.several(checks.finite, 2)),  # of few blocks far apart: it reaches below 0
+    "block_p50_ms": checks.several(checks.amount),
+    "level": checks.text,
+    **dict.fromkeys(("threads", "over_twice_p50"), checks.whole),
+    "valid": checks.flag,
+    "notes": checks.several(checks.text),
+    "lag1": checks.optional(checks.finite),
+}
+ROW: dict[str, checks.Check] = {
+    **dict.fromkeys(("stage", "runtime", "precision", "sha256"), checks.text),
+    "kind": lambda value: value in KINDS,
+    **dict.fromkeys(("acc", "flips"), checks.optional(checks.rate)),
+    "triggers": checks.several(checks.mapping),
+    **dict.fromkeys(("size_bytes", "parameters", "macs"), checks.optional(checks.whole)),
+    "latency": checks.optional(checks.mapping),
+    **dict.fromkeys(("energy_mj", "seconds"), checks.optional(checks.finite)),
+    "notes": checks.several(checks.text),
+}
+GATE: dict[str, checks.Check] = {
+    **dict.fromkeys(("name", "limit", "found"), checks.text),
+    "verdict": lambda value: value in VERDICTS,
+}
+REPORT: dict[str, checks.Check] = {
+    **dict.fromkeys(("manifest_sha256", "level", "edgekd_version"), checks.text),
+    "valid": checks.flag,
+    "invalid_reasons": checks.several(checks.text),
+    **dict.fromkeys(("rows", "gates"), checks.several(checks.mapping)),
+    "environment": checks.mapping,
+    "cold_start_ms": checks.named(checks.amount),
+    "throughput": checks.several(checks.named(checks.amount)),
+    **dict.fromkeys(("power", "multistream", "thermal"), checks.optional(checks.mapping)),
+    "raw_times": checks.optional(checks.named(checks.text)),
+    "schema": checks.whole,
+}

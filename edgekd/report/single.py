@@ -75,7 +75,7 @@ def _canaries(canaries: Mapping[str, Any]) -> list[Any]:
             row["trigger"],
             str(row["target"]),
             rate(Rate(**row["asr"])),
-            rate(Rate.from_json(row["floor"] or row["untriggered"])),
+            rate(Rate(**(row["floor"] or row["untriggered"]))),
         )
     head = (
         f"{len(flagged)} of {canaries['variants']} x {len(canaries['targets'])} canaries work; the strongest:"

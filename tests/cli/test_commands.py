@@ -150,6 +150,14 @@ def board_report(run: Path, **changes: Any) -> dict[str, Any]:
     return {**report, **changes}
 
 
+def spoilt_row(run: Path, **changes: Any) -> dict[str, Any]:
+    """The same with other values in its first row."""
+    report = board_report(run)
+    for name, value in changes.items():
+        report["rows"][0][name] = {**report["rows"][0][name], **value}
+    return report
+
+
 def test_report_renders_again(run_copy: Path) -> None:
     page = (run_copy / "report.html").read_bytes()
     for name in ("report.html", "report.md"):
@@ -185,13 +193,27 @@ def test_report_takes_in_what_a_board_measured(run_copy: Path, world: World, tmp
     [
         (lambda run: b"", "Cannot read"),
         (lambda run: b"[]", "not a device report"),
-        (lambda run: b'{"schema": 1}', "rows"),
+        (lambda run: b'{"schema": 1}', "manifest_sha256"),
         (lambda run: b'{"schema": 99}', "newer than"),
         (lambda run: json.dumps(board_report(run, rows=[{}])).encode(), "does not hold what it should"),
         (lambda run: json.dumps(board_report(run, rows=5)).encode(), "does not hold what it should"),
+        (lambda run: json.dumps(spoilt_row(run, latency={"p50_ms": "abc"})).encode(), "'rows[0].latency.p50_ms'"),
+        (lambda run: json.dumps(spoilt_row(run, acc={"hits": 500, "total": 331})).encode(), "'rows[0].acc'"),
+        (lambda run: json.dumps(spoilt_row(run, acc={"hits": 0, "total": 0})).encode(), "'rows[0].acc'"),
         (lambda run: json.dumps(board_report(run, manifest_sha256="0" * 64)).encode(), "of the bundle 000000000000…"),
     ],
-    ids=["empty", "list", "no rows", "newer", "empty row", "rows a number", "another bundle"],
+    ids=[
+        "empty",
+        "list",
+        "no fields",
+        "newer",
+        "empty row",
+        "rows a number",
+        "latency of text",
+        "above one",
+        "of nothing",
+        "another bundle",
+    ],
 )
 def test_a_device_report_that_is_none(
     run_copy: Path, tmp_path: Path, content: Callable[[Path], bytes], said: str

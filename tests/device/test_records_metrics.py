@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import re
+from typing import Any
 
 import pytest
 
@@ -79,14 +81,99 @@ def test_a_report_from_before_multistream_and_gates_is_read():
 
 def test_a_gate_with_a_verdict_of_its_own_is_refused():
     value = DeviceReport("0", "standard", True, (), (), {}, gates=(Gate("swap", "0", "splendid", ""),)).to_json()
-    with pytest.raises(UsageError, match="unknown verdict"):
+    with pytest.raises(UsageError, match="'splendid'"):
         DeviceReport.from_json(value)
 
 
-@pytest.mark.parametrize("broken", [{"asr": None}, {"ra": None}, {"origin": "guess"}])
+@pytest.mark.parametrize("broken", [{"asr": None}, {"ra": None}, {"origin": "guess"}, {"origin": []}])
 def test_a_score_without_its_parts(broken):
-    with pytest.raises(UsageError, match="lacks"):
+    with pytest.raises(UsageError, match=f"look at '{next(iter(broken))}'"):
         TriggerScore.from_json({**SCORE.to_json(), **broken})
+
+
+def full_report() -> dict[str, Any]:
+    score = TriggerScore("t", "known", Rate(3, 8), Rate(4, 8), Rate(1, 8), Rate(1, 8))
+    row = StageRow("s", "stage", "torch", "fp32", "0", Rate(1, 2), (score,), Rate(0, 2), 10, 5, 6, LATENCY)
+    queries = dataclasses.replace(LATENCY, batch=8)
+    return DeviceReport(
+        *("0", "standard", True, (), (row, row), {}, {"open": 1.0}, ({"batch": 1.0},), {"idle_w": 1.0}),
+        multistream=queries,
+        gates=(Gate("swap", "0 pages", "passed", "0"),),
+        raw_times={"file": "f"},
+    ).to_json()
+
+
+HUGE = int("9" * 400)
+MISSING = object()
+
+
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [
+        ("rows[1].latency.p50_ms", "abc"),
+        ("rows[1].latency.p50_ms", None),
+        ("rows[1].latency.p50_ms", True),
+        ("rows[1].latency.p50_ms", -1.0),
+        ("rows[1].latency.p50_ms", math.nan),
+        ("rows[1].latency.p99_ms", math.inf),
+        ("rows[1].latency.max_ms", HUGE),
+        ("rows[1].latency.count", 0),
+        ("rows[1].latency.count", 700.0),
+        ("rows[1].latency.p50_interval_ms", [1.0]),
+        ("rows[1].latency.block_p50_ms", [1.0, "2"]),
+        ("rows[1].latency.notes", "n"),
+        ("rows[1].latency.valid", "no"),
+        ("rows[1].latency.mean_ms", MISSING),
+        ("rows[1].acc", {"hits": 500, "total": 331}),
+        ("rows[1].acc", {"hits": 0, "total": 0}),
+        ("rows[1].acc", {"hits": -1, "total": 3}),
+        ("rows[1].acc", {"hits": 1.5, "total": 3}),
+        ("rows[1].acc", {"hits": "1", "total": 3}),
+        ("rows[1].flips", {"hits": 1}),
+        ("rows[1].flips", [1, 2]),
+        ("rows[1].kind", "other"),
+        ("rows[1].size_bytes", -1),
+        ("rows[1].energy_mj", "much"),
+        ("rows[1].stage", MISSING),
+        ("rows[1].triggers", [1]),
+        ("rows[1].triggers[0].asr", {"hits": 9, "total": 8}),
+        ("rows[1].triggers[0].floor", {"hits": 0, "total": 0}),
+        ("rows[1].triggers[0].trigger", 5),
+        ("rows[1].latency", [1]),
+        ("multistream.p99_bound_ms", -0.1),
+        ("gates[0].verdict", "splendid"),
+        ("gates[0].found", MISSING),
+        ("rows", 5),
+        ("invalid_reasons", "why"),
+        ("environment", []),
+        ("cold_start_ms", {"open": -1}),
+        ("throughput", [{"batch": "1"}]),
+        ("power", 5.0),
+        ("raw_times", {"file": 1}),
+        ("edgekd_version", None),
+    ],
+)
+def test_a_field_that_cannot_be_is_named(place, value):
+    report = json.loads(json.dumps(full_report()))
+    *way, last = (int(part) if part.isdigit() else part for part in re.findall(r"\w+", place))
+    inner = report
+    for part in way:
+        inner = inner[part]
+    DeviceReport.from_json(report)
+    inner.pop(last) if value is MISSING else inner.__setitem__(last, value)
+    with pytest.raises(UsageError, match=re.escape(f"'{place}'")) as refusal:
+        DeviceReport.from_json(report)
+    assert len(str(refusal.value)) < 250
+
+
+def test_what_nobody_wrote_is_refused():
+    for value in ({**LATENCY.to_json(), "p42_ms": 1.0}, [], {1: 2}, 5):
+        with pytest.raises(UsageError, match="does not hold what it should"):
+            Latency.from_json(value)
+    with pytest.raises(UsageError, match=r"\\x1b\[2J"):
+        Rate.from_json({"hits": "\x1b[2J", "total": 1})
+    assert Rate.from_json(None) is None
+    assert Latency.from_json(None) is None
 
 
 @pytest.mark.parametrize("value", [None, [], {}, {"schema": "1"}])
