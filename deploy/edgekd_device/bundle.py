@@ -12,7 +12,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Callable, NamedTuple
 
-from . import files
+from . import checks, files
 from .errors import UnsafeInput, UsageError
 from .records import ORIGINS, SCHEMA, BundleManifest, StageRow, check_schema
 
@@ -170,20 +170,17 @@ def _trigger(value: Any) -> bool:
 
 
 def _rates(value: Any) -> bool:
-    return isinstance(value, dict) and all(
-        isinstance(rate, dict)
-        and set(rate) == {"hits", "total"}
-        and all(type(count) is int for count in rate.values())
-        and 0 <= rate["hits"] <= rate["total"]
-        for rate in value.values()
-    )
+    return isinstance(value, dict) and all(map(checks.rate, value.values()))
 
 
 def _rows(value: Any) -> bool:
-    try:
-        return isinstance(value, dict) and all(StageRow.from_json(row) is not None for row in value.values())
-    except (KeyError, TypeError, ValueError, ArithmeticError, AttributeError, UsageError):
+    if not isinstance(value, dict):
         return False
+    try:
+        rows = [StageRow.from_json(row) for row in value.values()]
+    except UsageError:
+        return False
+    return all(_text(word) for row in rows for word in (row.stage, row.runtime, row.precision))
 
 
 FIELDS: dict[str, Callable[[Any], bool]] = {
@@ -278,5 +275,11 @@ def _fit(found: Probes, manifest: BundleManifest) -> None:
         if not fits or numbers.size == 0 or numbers.min() < 0 or numbers.max() >= limit:
             raise UsageError(
                 f"{PROBES} does not fit its manifest: shapes, labels or positions of {name!r} are out of range. "
+                "Export the bundle again."
+            )
+    for t in found.triggered:
+        if (found.labels[t.positions] == t.attacker_labels).all():
+            raise UsageError(
+                f"{PROBES} has nothing to count for {t.name!r}: every image is of the attacker's class by itself. "
                 "Export the bundle again."
             )

@@ -90,6 +90,10 @@ def _foreign_reference(folder: Path) -> None:
     edit(folder, lambda manifest: manifest["references"].update({"x.onnx": manifest["references"]["model.onnx"]}))
 
 
+def _reference(**changes):
+    return lambda folder: edit(folder, lambda manifest: manifest["references"]["model.onnx"].update(changes))
+
+
 def _infinite(folder: Path) -> None:
     text = (folder / "manifest.json").read_text()
     (folder / "manifest.json").write_text(text.replace('"num_classes": 3', '"num_classes": 1e999'))
@@ -156,10 +160,15 @@ BAD = {
     "unknown origin": (_set("triggers", [{"name": "bright", "origin": "guess"}]), 2, "'triggers'"),
     "trigger twice": (_set("triggers", [{"name": "bright", "origin": "known"}] * 2), 2, "listed twice"),
     "floor of no trigger": (_set("floors", {"other": {"hits": 0, "total": 1}}), 2, "no trigger"),
+    "floor of nothing": (_set("floors", {"bright": {"hits": 0, "total": 0}}), 2, "'floors'"),
     "floor above one": (_set("floors", {"bright": {"hits": 2, "total": 1}}), 2, "'floors'"),
     "reference of no file": (_foreign_reference, 2, "belongs to no file"),
     "reference that is a number": (_set("references", {"model.onnx": 1}), 2, "'references'"),
     "reference that is no row": (_set("references", {"model.onnx": {"stage": []}}), 2, "'references'"),
+    "reference above one": (_reference(acc={"hits": 500, "total": 3}), 2, "'references'"),
+    "reference of nothing": (_reference(acc={"hits": 0, "total": 0}), 2, "'references'"),
+    "reference with an escape": (_reference(precision="\x1b[2Jint8"), 2, "'references'"),
+    "reference that is late": (_reference(latency={"p50_ms": "abc"}), 2, "'references'"),
     "ships what is not there": (_set("model", "model.fp16.onnx"), 2, "model that ships"),
     "ships the probes": (_set("model", "probe.npz"), 2, "model that ships"),
     "no probes listed": (_unlist("probe.npz"), 2, "no probe.npz"),
@@ -176,5 +185,6 @@ BAD = {
     "label out of range": (_probes(labels=np.full(30, 3, np.int64)), 2, "'images'"),
     "position out of range": (_probes(trigger0_index=np.full(20, 30, np.int64)), 2, "'bright'"),
     "negative label": (_probes(trigger0_attacker=np.full(20, -1, np.int64)), 2, "'bright'"),
+    "nothing to count": (_probes(trigger0_attacker=np.repeat([[1, 2]], 10, 0).ravel()), 2, "'bright'"),
     "no images": (_probes(images=np.zeros((0, 3, 8, 8), np.uint8), labels=np.zeros(0, np.int64)), 2, "'images'"),
 }

@@ -33,6 +33,9 @@ def test_bad_bundles_are_refused(case, tiny_bundle, capsys, monkeypatch):
     assert err.count("\n") == 1
     assert "\x1b" not in err
     assert _snapshot(tiny_bundle) == before
+    # `info` reads no probes; whatever it is given, it ends with an answer or one line, and leaves nothing behind
+    assert main(["info", str(tiny_bundle)]) in (0, code)
+    assert _snapshot(tiny_bundle) == before
 
 
 def test_there_are_enough_bad_bundles():
