@@ -15,7 +15,7 @@ from .records import DeviceReport, Latency, StageRow
 
 ERROR_FILE = "edgekd-device-error.txt"
 EXIT_CODES = (
-    "exit codes: 0 ok, 2 usage or bad input, 3 unsafe input refused, 4 something is missing on this machine, "
+    "exit codes: 0 ok, 1 the measurement is not valid, 2 usage or bad input, 3 unsafe input refused, 4 something is missing on this machine, "
     "5 internal error, 130 interrupted"
 )
 
@@ -81,7 +81,7 @@ def _parser() -> argparse.ArgumentParser:
     check.add_argument("--manifest-sha256", metavar="HASH", help="what `edgekd compress` printed")
     build = command("build", _build, "Build what the bundle's runtime needs on this machine.")
     build.add_argument("--runtime", help="default: the one that the bundle is made for")
-    run = command("run", _run, "Measure latency, ACC and ASR, and write a report.")
+    run = command("run", _run, "Measure latency, ACC and ASR, and write a report; exit 1 where it is not valid.")
     run.add_argument("--level", default="smoke", help="smoke: seconds; standard: minutes; official: an hour or more")
     runtime(run)
     run.add_argument("--file", action="append", metavar="NAME", help="measure this model file only; may be repeated")
@@ -143,7 +143,7 @@ def _build(arguments: argparse.Namespace) -> int:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    from . import harness, raw
+    from . import gates, harness, raw
 
     out = arguments.out or os.path.join(arguments.bundle, bundle.REPORT)
     report = harness.run(
@@ -157,11 +157,14 @@ def _run(arguments: argparse.Namespace) -> int:
     )
     files.write_json(out, report.to_json(), "device-report")
     if arguments.json:
-        return _json(report.to_json())
-    _show(report)
-    print(f"report: {out}")
-    if report.raw_times is not None:
-        print(f"raw times: {raw.beside(out)}")
+        _json(report.to_json())
+    else:
+        _show(report)
+        print(f"report: {out}")
+        if report.raw_times is not None:
+            print(f"raw times: {raw.beside(out)}")
+    sys.stdout.flush()  # before the reasons, which go to standard error
+    gates.refuse_invalid(report)
     return 0
 
 
@@ -199,8 +202,6 @@ def _show(report: DeviceReport) -> None:
         print(f"gate: {gate.name} {gate.verdict}: {gate.found} ({gate.limit})")
     for warning in report.environment["warnings"]:
         print(f"warning: {warning}")
-    for reason in report.invalid_reasons:
-        print(f"NOT VALID: {reason}")
 
 
 def _queries(found: Latency) -> str:

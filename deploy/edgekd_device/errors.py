@@ -1,7 +1,7 @@
 """What can go wrong, and the exit code each kind ends with.
 
 EdgekdError                5  something broke inside edgekd
-├── GateFailed             1  a measured figure missed the limit that the user set
+├── GateFailed             1  a measured figure missed its limit, or its measurement is not valid
 ├── UsageError             2  bad argument, bad data, bad configuration
 ├── UnsafeInput            3  a file that could run code or reach outside itself
 └── EnvironmentFault       4  disk, lock, missing runtime, engine

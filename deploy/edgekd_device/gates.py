@@ -11,7 +11,8 @@ from typing import Any, Iterator, Mapping
 
 from . import environment, thermal
 from .environment import number, read
-from .records import Gate
+from .errors import GateFailed
+from .records import DeviceReport, Gate
 
 MARGIN_C = 5.0  # the hottest zone stays this far below the temperature at which the kernel slows the machine
 # Event counters (of PCs, of Jetson boards) that must not move, as folder and pattern.
@@ -21,6 +22,18 @@ COUNTERS = (
 )
 ALERTS = ("throttle-alert", "hot-surface-alert")  # endings of the types of cooling devices whose state must stay 0
 NO_ZONE = "no thermal zone can be read"
+
+
+def refuse_invalid(report: DeviceReport) -> None:
+    """Raise GateFailed with every reason where ``report`` is not valid; for whoever asked for the measurement itself.
+
+    A run that measures on its way goes on instead, and its own report says the same.
+    """
+    if not report.valid:
+        raise GateFailed(
+            "The measurement is not valid, so none of its figures may be quoted: {}. "
+            "Mend what is named here, then measure again.".format("; ".join(report.invalid_reasons))
+        )
 
 
 class Watch:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -39,9 +40,10 @@ def bench(
 ) -> None:
     """Measure ACC, ASR and latency of every model file in a bundle, in one session each, on the same bytes.
 
-    The same code runs on the board as `python3 edgekd-device.pyz run BUNDLE`.
+    The same code runs on the board as `python3 edgekd-device.pyz run BUNDLE`. Exit code 1 where the measurement is not
+    valid: a gate of the machine failed, or ACC or ASR are not the host's.
     """
-    from edgekd_device import harness, raw
+    from edgekd_device import gates, harness, raw
 
     from ..files import canonical_json, write_json
 
@@ -53,7 +55,9 @@ def bench(
         write_json(out, report.to_json(), "device-report")
     if json_:
         typer.echo(canonical_json(report.to_json()))
-        return
-    from ..report.single import device_table
+    else:
+        from ..report.single import device_table
 
-    screen.console().print(device_table(report))
+        screen.console().print(device_table(report))
+    sys.stdout.flush()  # before the reasons, which go to standard error
+    gates.refuse_invalid(report)
