@@ -37,7 +37,7 @@ def collect(root: str = "/") -> dict[str, Any]:
         "os": _match(root, "etc/os-release", r'^PRETTY_NAME="?([^"\n]*)'),
         "cpu": _match(root, "proc/cpuinfo", r"^(?:model name|Model|Hardware)\s*:\s*(.+)$"),
         "cores": os.cpu_count(),
-        "cores_usable": len(os.sched_getaffinity(0)),
+        "cores_usable": len(usable_cores()),
         "load": number(_match(root, "proc/loadavg", r"^([\d.]+)")),
         "memory_mb": _megabytes(root, "MemTotal"),
         "memory_available_mb": _megabytes(root, "MemAvailable"),
@@ -53,6 +53,12 @@ def collect(root: str = "/") -> dict[str, Any]:
     for package in PACKAGES:
         found[package] = version_of(package)
     return found
+
+
+def usable_cores() -> frozenset[int]:
+    """The cores that the calling thread may run on; all of them where the platform does not say."""
+    affinity = getattr(os, "sched_getaffinity", None)
+    return frozenset(range(os.cpu_count() or 1) if affinity is None else affinity(0))
 
 
 def version_of(package: str) -> str | None:

@@ -16,7 +16,7 @@ from typing import Any, Callable, ContextManager, Mapping, Sequence
 
 import numpy as np
 
-from . import __version__, bundle, environment, gates, latency, metrics, power, raw, thermal
+from . import __version__, bundle, environment, gates, latency, metrics, pinning, power, raw, thermal
 from .errors import UnsafeInput, UsageError
 from .files import PathLike
 from .latency import Clock, Level
@@ -266,25 +266,33 @@ def _scenarios(
     sessions: Sequence[_Session],
     shipped: _Session | None,
     probes: bundle.Probes,
-    around: Mapping[str, Any],
+    around: dict[str, Any],
     plan: Level,
     threads: int,
     clock: Clock,
     root: str,
     report: Progress,
 ) -> dict[str, Any]:
-    """Everything that is timed, in order; the fields of the report that come of it."""
+    """Everything that is timed, in order; the fields of the report that come of it. ``around`` gets the pinning."""
     inputs, timed = _inputs(probes, plan), [s for s in sessions if s.timed]
-    soak = _soak(shipped or next(iter(timed), None), inputs, plan, clock, root, report)
-    watch = gates.Watch(root) if plan.publishable and timed else None
-    _time(timed, inputs, plan, clock, report, watch)
-    found = {
-        "multistream": _multistream(shipped, inputs, plan, threads, clock, report, watch),
-        "throughput": _throughput(shipped, probes, plan, clock, report),
-        "gates": () if watch is None else watch.gates(soak, around),
-        "thermal": None if watch is None else {"soak": soak, "blocks": watch.blocks, "max_c": watch.max_c},
-    }
-    return {**found, "power": _energy(shipped, inputs, plan, clock, root, report)}
+    with _pinned(plan, threads, root) as core:
+        soak = _soak(shipped or next(iter(timed), None), inputs, plan, clock, root, report)
+        watch = gates.Watch(root) if plan.publishable and timed else None
+        _time(timed, inputs, plan, clock, report, watch)
+        found = {
+            "multistream": _multistream(shipped, inputs, plan, threads, clock, report, watch),
+            "throughput": _throughput(shipped, probes, plan, clock, report),
+            "gates": () if watch is None else watch.gates(soak, around),
+            "thermal": None if watch is None else {"soak": soak, "blocks": watch.blocks, "max_c": watch.max_c},
+        }
+    if core is not None:
+        around["pinning"] = core
+    return {**found, "power": _energy(shipped, inputs, plan, threads, clock, root, report)}
+
+
+def _pinned(plan: Level, threads: int, root: str) -> ContextManager[str | None]:
+    """The performance core for the timed thread, at the levels whose figures may be published."""
+    return pinning.pinned(threads, root) if plan.publishable else contextlib.nullcontext()
 
 
 def _soak(
@@ -367,7 +375,13 @@ def _throughput(
 
 
 def _energy(
-    session: _Session | None, inputs: Sequence[Any], plan: Level, clock: Clock, root: str, report: Progress
+    session: _Session | None,
+    inputs: Sequence[Any],
+    plan: Level,
+    threads: int,
+    clock: Clock,
+    root: str,
+    report: Progress,
 ) -> dict[str, Any] | None:
     """Energy of the file that ships, apart from the timed blocks, which a sampling thread would disturb."""
     source = power.find(root) if session is not None and plan.power else None
@@ -375,9 +389,13 @@ def _energy(
         return None
     infer = session.runner.infer
     report("energy", 0, 1, {})
-    return power.measure(
-        source, lambda: len(latency.timed_block(infer, inputs, plan.power, 1, clock)), idle_seconds=plan.power
-    )
+
+    def work() -> int:
+        # pinned in here only, so that the sampling thread, which runs by now, is not on the same core
+        with _pinned(plan, threads, root):
+            return len(latency.timed_block(infer, inputs, plan.power, 1, clock))
+
+    return power.measure(source, work, idle_seconds=plan.power)
 
 
 def _raw(sessions: Sequence[_Session]) -> dict[str, np.ndarray]:
