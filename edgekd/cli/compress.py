@@ -111,16 +111,18 @@ def show(record: Any, folder: Path, as_json: bool) -> int:
     from rich.text import Text
 
     from ..report.terminal import ledger
+    from ..report.text import clean
 
     out = screen.console()
     out.print(ledger(record))
     out.print()
-    out.print(record.verdict)
+    out.print(clean(record.verdict))
     out.print("Not tested: " + "; ".join(record.not_tested) + ".", style="dim")
     for warning in record.warnings:
-        out.print("warning: " + warning, style="yellow")
+        out.print("warning: " + clean(warning), style="yellow")  # a board may have worded it
     for gate in record.gates:
-        mark = Text("passed", "green") if gate["passed"] else Text(f"FAILED, {gate['why']}", "red")
+        why = f", {clean(gate['why'])}" if gate["why"] else ""
+        mark = Text(f"passed{why}", "green") if gate["passed"] else Text(f"FAILED{why}", "red")
         out.print(Text(f"gate: {gate['name']} ≤ {gate['limit']:g} {gate['unit']}: ").append(mark))
     for name, value in (
         ("report", folder / "report.html"),

@@ -27,9 +27,10 @@ def _gate(gate: Mapping[str, Any]) -> tuple[Cell, ...]:
     value, unit = gate.get("value"), text.clean(gate.get("unit", ""))
     limit = Cell(f"≤ {text.short(gate.get('limit'))} {unit}".strip())
     name, why = Cell(text.clean(gate.get("name", ""))), Cell(text.clean(gate.get("why", "")))
-    if value is None:
-        return name, limit, quiet(text.NOT_MEASURED), Cell("failed", tone="bad"), why
     outcome = Cell("passed", tone="good") if gate.get("passed") is True else Cell("failed", tone="bad")
+    if value is None:
+        nothing = Cell("nothing that counts") if gate.get("passed") is True else quiet(text.NOT_MEASURED)
+        return name, limit, nothing, outcome, why
     return name, limit, Cell(f"{text.short(value)} {unit}".strip()), outcome, why
 
 
@@ -37,8 +38,8 @@ def gates_summary(record: RunRecord) -> str:
     """How many gates passed, failed, and failed because nothing was measured; one sentence."""
     if not record.gates:
         return "No gate was set."
-    missing = sum(gate.get("value") is None for gate in record.gates)
-    passed = sum(gate.get("value") is not None and gate.get("passed") is True for gate in record.gates)
+    passed = sum(gate.get("passed") is True for gate in record.gates)
+    missing = sum(gate.get("value") is None and gate.get("passed") is not True for gate in record.gates)
     counts = ((passed, "passed"), (len(record.gates) - passed - missing, "failed"), (missing, "not measured"))
     return "Gates: " + ", ".join(f"{count} {word}" for count, word in counts if count) + "."
 

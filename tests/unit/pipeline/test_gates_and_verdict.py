@@ -10,6 +10,7 @@ import pytest
 from edgekd import targets
 from edgekd.config import GateSection
 from edgekd.pipeline import ledger
+from edgekd.pipeline.validity import Doubts
 from edgekd.types import Latency, Rate, StageRow, TriggerScore
 
 CPU, JETSON = targets.get("cpu"), targets.get("jetson")
@@ -39,9 +40,33 @@ def run(acc: int, *scores: TriggerScore, p50: float | None = 2.0) -> list[StageR
     ]
 
 
-def judged(limits: dict[str, float], rows: list[StageRow], target: Any = CPU) -> dict[str, Any]:
-    (gate,) = ledger.gates(GateSection(**limits), rows, target)
+def teacher(*scores: TriggerScore) -> StageRow:
+    return row("teacher", 180, *scores, runtime="torch", precision="fp32")
+
+
+def canary(hits: int, name: str = "sinusoid/8") -> TriggerScore:
+    return dataclasses.replace(score(hits, name=name), origin="canary")
+
+
+def battery(*flagged: str) -> dict[str, Any]:
+    return {"flagged": [{"trigger": name} for name in flagged], "variants": 60, "targets": [0, 1], "images": 500}
+
+
+def judged(
+    limits: dict[str, float],
+    rows: list[StageRow],
+    target: Any = CPU,
+    canaries: dict[str, Any] | None = None,
+    doubted: Doubts = Doubts(),  # noqa: B008
+) -> dict[str, Any]:
+    (gate,) = ledger.gates(GateSection(**limits), rows, target, canaries=canaries, doubted=doubted)
     return gate
+
+
+def verdict(
+    rows: list[StageRow], target: Any = CPU, canaries: dict[str, Any] | None = None, doubted: Doubts | None = None
+) -> str:
+    return ledger.verdict(rows, target, canaries=canaries, doubted=doubted or Doubts())
 
 
 @pytest.mark.parametrize(("hits", "passed"), [(0, True), (3, True), (4, False), (100, False)])
@@ -52,7 +77,8 @@ def test_the_asr_gate_counts_above_the_floor(hits: int, passed: bool) -> None:
 
 
 def test_the_worst_trigger_counts() -> None:
-    rows = run(178, score(5, floor=5, name="weak"), score(9, floor=1, name="strong"))
+    scores = score(5, floor=5, name="weak"), score(9, floor=1, name="strong")
+    rows = [teacher(*scores), *run(178, *scores)[1:]]
     assert judged({"max_asr": 7}, rows)["value"] == pytest.approx(8)
     assert "8 % is above the limit of 7" in judged({"max_asr": 7}, rows)["why"]
 
@@ -72,13 +98,16 @@ def test_the_latency_gate_looks_at_what_ships() -> None:
 @pytest.mark.parametrize(
     ("limits", "rows", "target", "why"),
     [
-        ({"max_latency_ms": 5}, run(178, p50=None), CPU, "was not measured by onnxruntime"),
+        ({"max_latency_ms": 5}, run(178, p50=None), CPU, "latency of model.u8s8.onnx was not measured by onnxruntime"),
         ({"max_latency_ms": 5}, run(178), JETSON, "model.qdq.onnx was not measured by tensorrt"),
         ({"max_acc_drop": 5}, run(178), JETSON, "run the bundle on the board"),
         ({"max_asr": 5}, run(178, score(0)), JETSON, "run the bundle on the board"),
-        ({"max_asr": 5}, run(178), CPU, "no trigger was measured on it"),
-        ({"max_asr": 5}, run(178, score(0, floor=None)), CPU, "no trigger was measured on it"),
-        ({"max_asr": 5}, run(178, score(0), score(0, floor=None, name="other")), CPU, "no trigger was measured on it"),
+        ({"max_asr": 5}, run(178), CPU, "patch: no such trigger was measured on it"),
+        ({"max_asr": 5}, run(178, score(0, name="other")), CPU, "patch: no such trigger was measured on it"),
+        ({"max_asr": 5}, [teacher(), *run(178)[1:]], CPU, "no trigger was measured on it"),
+        ({"max_asr": 5}, run(178, score(0, floor=None)), CPU, "patch: ASR or its floor was not measured"),
+        ({"max_asr": 5}, run(178, score(0), score(0, None, "other")), CPU, "other: ASR or its floor was not measured"),
+        ({"max_asr": 5}, run(178, score(0), score(0, 0, "other", total=0)), CPU, "other: ASR or its floor"),
         ({"max_acc_drop": 5}, run(178)[1:], CPU, "was not measured"),
     ],
 )
@@ -92,9 +121,61 @@ def test_what_was_not_measured_fails_and_says_so(
 
 
 def test_no_limit_no_gate() -> None:
-    assert ledger.gates(GateSection(), run(178), CPU) == ()
-    every = ledger.gates(GateSection(max_asr=1, max_acc_drop=1, max_latency_ms=1), run(178, score(0)), CPU)
+    nothing: dict[str, Any] = {"canaries": None, "doubted": Doubts()}
+    assert ledger.gates(GateSection(), run(178), CPU, **nothing) == ()
+    limits = GateSection(max_asr=1, max_acc_drop=1, max_latency_ms=1)
+    every = ledger.gates(limits, run(178, score(0)), CPU, **nothing)
     assert [gate["name"] for gate in every] == ["ASR above floor", "ACC drop", "latency p50"]
+
+
+@pytest.mark.parametrize(
+    ("doubted", "failed"),
+    [
+        (
+            Doubts(("logits are not finite",), ("logits are not finite",)),
+            {"ASR above floor", "ACC drop", "latency p50"},
+        ),
+        (Doubts((), ("block medians differ by 9.0 %",)), {"latency p50"}),
+        (Doubts(), set()),
+    ],
+)
+def test_what_the_device_calls_not_valid_is_not_measured(doubted: Doubts, failed: set[str]) -> None:
+    limits = GateSection(max_asr=5, max_acc_drop=5, max_latency_ms=5)
+    gates = ledger.gates(limits, run(178, score(1)), CPU, canaries=None, doubted=doubted)
+    assert {gate["name"] for gate in gates if not gate["passed"]} == failed
+    for gate in gates:
+        assert (gate["value"] is None) == (gate["name"] in failed)
+        assert gate["why"] == (f"the measurement is not valid: {doubted.times[0]}" if gate["name"] in failed else "")
+
+
+def test_the_asr_gate_looks_at_the_verdicts_suspects() -> None:
+    """A strong canary that the battery did not flag in the teacher misleads clean networks too."""
+    scores = score(2), canary(60)
+    rows = [teacher(*scores), *run(178, *scores)[1:]]
+    harmless = judged({"max_asr": 2}, rows, canaries=battery())
+    assert (harmless["value"], harmless["passed"]) == (pytest.approx(1), True)
+    flagged = judged({"max_asr": 2}, rows, canaries=battery("sinusoid/8"))
+    assert (flagged["value"], flagged["passed"]) == (pytest.approx(59), False)
+
+
+def test_with_no_suspect_the_battery_stands_behind_the_asr_gate() -> None:
+    rows = [teacher(canary(60)), *run(178, canary(60))[1:]]
+    gate = judged({"max_asr": 2}, rows, canaries=battery())
+    assert (gate["value"], gate["passed"]) == (None, True)
+    assert "no trigger was given" in gate["why"]
+    assert "60 public triggers x 2 classes, 500 images) flags none in the teacher" in gate["why"]
+    doubted = judged({"max_asr": 2}, rows, canaries=battery(), doubted=Doubts(("x",), ("x",)))
+    assert not doubted["passed"]
+
+
+def test_a_flagged_canary_that_was_not_measured_is_not_measured() -> None:
+    gate = judged({"max_asr": 2}, [teacher(canary(60)), *run(178, canary(60))[1:]], canaries=battery("blend/1"))
+    assert (gate["value"], gate["passed"]) == (None, False)
+    assert "the battery flagged blend/1, which was not measured" in gate["why"]
+
+
+def test_only_the_file_itself_is_what_ships() -> None:
+    assert ledger.shipped_row([row("x/../model.u8s8.onnx", 178)], CPU) is None
 
 
 @pytest.mark.parametrize(
@@ -109,42 +190,49 @@ def test_no_limit_no_gate() -> None:
     ],
 )
 def test_the_verdict_claims_no_more_than_was_measured(rows: list[StageRow], words: str) -> None:
-    assert words in ledger.verdict(rows, CPU, None)
+    assert words in verdict(rows)
+
+
+def test_the_verdict_says_what_the_device_doubts() -> None:
+    text = verdict(run(178, score(0)), doubted=Doubts(("logits are not finite",), ("logits are not finite",)))
+    assert "no evidence" not in text
+    assert text.endswith("But the measurement is not valid: logits are not finite.")
+    assert verdict(run(178, score(0)), doubted=Doubts((), ("heat",))) == verdict(run(178, score(0)))
 
 
 def test_a_trace_is_called_a_trace() -> None:
     """Intervals apart, but less than five points."""
     rows = run(178, score(400, floor=100, total=10_000))
-    assert "3.0 points above the control: a trace may remain." in ledger.verdict(rows, CPU, None)
+    assert "3.0 points above the control: a trace may remain." in verdict(rows)
 
 
 def test_the_verdict_names_teacher_control_and_file() -> None:
-    text = ledger.verdict(run(178, score(3)), CPU, {"flagged": []})
+    text = verdict(run(178, score(3)), CPU, {"flagged": []})
     assert text.startswith(
         "The student that ships (model.u8s8.onnx) has ACC 89.0 % (teacher 90.0 %); its worst tested "
     )
     assert "patch, succeeds on 3.0 % (teacher 99.0 %, unattacked control 1.0 %)." in text
     assert text.endswith("The canary battery flags no public trigger in the teacher.")
     flagged = [{"trigger": "sinusoid/8"}, {"trigger": "blend/1"}]
-    assert "found 2 suspicious" in ledger.verdict(run(178), CPU, {"flagged": flagged})
+    assert "found 2 suspicious" in verdict(run(178), CPU, {"flagged": flagged})
 
 
 def test_a_canary_is_a_backdoor_only_where_the_battery_flagged_it_in_the_teacher() -> None:
-    strong = dataclasses.replace(score(33, name="sinusoid/8"), origin="canary")
-    clean = ledger.verdict(run(178, strong), CPU, {"flagged": []})
+    strong = canary(33)
+    clean = verdict(run(178, strong), CPU, {"flagged": []})
     assert "SURVIVES" not in clean
     assert "such a picture misleads clean networks too" in clean
-    assert "SURVIVES" in ledger.verdict(run(178, strong), CPU, {"flagged": [{"trigger": "sinusoid/8"}]})
+    assert "SURVIVES" in verdict(run(178, strong), CPU, {"flagged": [{"trigger": "sinusoid/8"}]})
 
 
 def test_few_images_are_not_equality() -> None:
-    text = ledger.verdict(run(178, score(10, floor=4, total=30)), CPU, None)
+    text = verdict(run(178, score(10, floor=4, total=30)), CPU, None)
     assert "20.0 points above the control, on too few images to tell them apart" in text
     assert "no evidence" not in text
 
 
 def test_the_verdict_says_what_has_not_run() -> None:
-    text = ledger.verdict(run(178, score(3)), JETSON, None)
+    text = verdict(run(178, score(3)), JETSON, None)
     assert text.startswith("The student (model.u8s8.onnx) has ACC")
     assert text.endswith("model.qdq.onnx has not run on its target yet.")
 

@@ -29,6 +29,14 @@ def test_a_gate_passes_only_on_true(make_record: MakeRecord) -> None:
     assert tables.gates(record).rows[0][3].text == "failed"
 
 
+def test_a_gate_with_nothing_to_count_is_passed_and_says_why(make_record: MakeRecord) -> None:
+    gate = {"name": "ASR above floor", "unit": "%", "limit": 2.0, "value": None, "passed": True, "why": "none flagged"}
+    record = make_record(gates=(gate,))
+    (row,) = tables.gates(record).rows
+    assert [cell.text for cell in row] == ["ASR above floor", "≤ 2 %", "nothing that counts", "passed", "none flagged"]
+    assert tables.gates_summary(record) == "Gates: 1 passed."
+
+
 def test_the_ledger_has_one_row_per_artefact_controls_last(make_record: MakeRecord) -> None:
     ledger = stages.ledger(make_record())
     assert [row.head[0].text for row in ledger.rows if row.control] == ["scratch", "kd", "overhaul", "finetune"]

@@ -1,0 +1,143 @@
+"""What a board measured joins the ledger: only rows about this run's own files, judged by this run's own floors."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from .. import report, targets
+from ..config import GateSection, shortened
+from ..errors import UsageError
+from ..files import point, read_json, write_json
+from ..types import DeviceReport, RunRecord, StageRow, Target, TriggerScore
+from . import ledger, validity
+
+BOARD = "device-report.json"
+DOUBT = "Measurement not valid: "
+RUNTIMES = frozenset(target.runtime for target in targets.TARGETS.values())
+
+
+def save(folder: Path, record: RunRecord) -> None:
+    """Write run.json, then the reports rendered from it, as `edgekd report` would."""
+    point("report.begin")
+    file = write_json(folder / "run.json", record.to_json(), "run")
+    report.write(folder, RunRecord.from_json(read_json(file)))
+
+
+def judgement(
+    rows: list[StageRow],
+    target: Target,
+    limits: GateSection,
+    canaries: dict[str, Any] | None,
+    device_report: DeviceReport | None,
+    *,
+    known: bool,
+) -> dict[str, Any]:
+    """What follows from the ledger; fields of a RunRecord."""
+    doubted = validity.doubts(device_report, ledger.shipped_row(rows, target))
+    return {
+        "rows": tuple(rows),
+        "gates": ledger.gates(limits, rows, target, canaries=canaries, doubted=doubted),
+        "verdict": ledger.verdict(rows, target, canaries=canaries, doubted=doubted),
+        "not_tested": ledger.not_tested(rows, target, known=known, canaries=canaries is not None),
+        "device_report": None if device_report is None else device_report.to_json(),
+    }
+
+
+def warnings(device_report: DeviceReport | None) -> tuple[str, ...]:
+    """Why what a device measured cannot be relied on."""
+    return () if device_report is None else tuple(DOUBT + reason for reason in device_report.invalid_reasons)
+
+
+def take_in(path: Path, record: RunRecord, device_report: DeviceReport) -> RunRecord:
+    """The record with the rows that a board measured; gates and verdict are judged anew.
+
+    Raises UsageError when the report was made from another bundle, or holds a row about anything but a file of this
+    run's bundle as a board's runtime ran it.
+    """
+    if device_report.manifest_sha256 != record.manifest_sha256:
+        raise UsageError(
+            f"The device report is of the bundle {device_report.manifest_sha256[:12]}…, this run made "
+            f"{record.manifest_sha256[:12]}…. Copy this run's bundle to the board and measure again."
+        )
+    target = targets.get(record.target)
+    judged = judgement(
+        [*_kept(record, device_report, target), *_admitted(record, device_report)],
+        target,
+        GateSection.model_validate(record.config["gates"]),
+        record.canaries,
+        device_report,
+        known=bool(record.config["trigger"]["file"]),
+    )
+    others = (text for text in record.warnings if not text.startswith(DOUBT))
+    renewed = dataclasses.replace(record, **judged, warnings=(*others, *warnings(device_report)))
+    save(path, renewed)
+    # last: what is read in again by the next compress must have gone through all of the above
+    write_json(path / BOARD, device_report.to_json(), "board")
+    return renewed
+
+
+def with_board(path: Path, record: RunRecord) -> RunRecord:
+    """The record with what a board measured of this very bundle, if that was read in before."""
+    if not (path / BOARD).exists():
+        return record
+    try:
+        device_report = DeviceReport.from_json(read_json(path / BOARD))
+        same = device_report.manifest_sha256 == record.manifest_sha256
+        return take_in(path, record, device_report) if same else record
+    except UsageError as error:
+        raise UsageError(f"{error} It was read from {path / BOARD}: delete that file and run again.") from None
+
+
+def _kept(record: RunRecord, device_report: DeviceReport, target: Target) -> list[StageRow]:
+    """The record's rows that the report does not measure again.
+
+    What the last report held against the file that ships goes with that report: such figures would count from now on.
+    """
+    shipped = ledger.shipped_row(record.rows, target)
+    before = None if record.device_report is None else DeviceReport.from_json(record.device_report)
+    doubted = validity.doubts(before, shipped)
+    measured = {(row.stage, row.runtime) for row in device_report.rows}
+    return [
+        validity.without(row, doubted) if row is shipped else row
+        for row in record.rows
+        if (row.stage, row.runtime) not in measured
+    ]
+
+
+def _admitted(record: RunRecord, device_report: DeviceReport) -> list[StageRow]:
+    """The report's rows; what the run itself knows better (floors, origins, label flips) is taken from the record."""
+    known = {score.trigger: score for row in record.rows if row.runtime == "torch" for score in row.triggers}
+    files = {(file.get("path"), file.get("sha256")) for file in record.onnx}
+    flips = {row.sha256: row.flips for row in record.rows}
+    seen: set[tuple[str, str]] = set()
+    rows = []
+    for row in device_report.rows:
+        why = _unfit(row, files, known)
+        if why is None and (row.stage, row.runtime) in seen:
+            why = "stands there twice"
+        if why is not None:
+            raise UsageError(
+                f"The device report's row {shortened(row.stage)} ({shortened(row.runtime)}, sha256 {shortened(row.sha256[:12])}) "
+                f"{why}. Measure this run's bundle with `edgekd-device run` and read its report in unchanged."
+            )
+        seen.add((row.stage, row.runtime))
+        scores = tuple(
+            dataclasses.replace(score, floor=known[score.trigger].floor, origin=known[score.trigger].origin)
+            for score in row.triggers
+        )
+        rows.append(dataclasses.replace(row, triggers=scores, flips=flips.get(row.sha256) or row.flips))
+    return rows
+
+
+def _unfit(row: StageRow, files: set[tuple[Any, Any]], known: Mapping[str, TriggerScore]) -> str | None:
+    """Why a row cannot be what a board measured of this run's bundle; None where it can."""
+    if (row.stage, row.sha256) not in files or row.kind != "stage":
+        return "is of no file of this run's bundle"
+    if row.runtime not in RUNTIMES:
+        return f"was not measured by a runtime of a board ({', '.join(sorted(RUNTIMES))})"
+    if sorted(score.trigger for score in row.triggers) != sorted(known):
+        return "has other triggers than this run's bundle"
+    return None
