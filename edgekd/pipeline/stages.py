@@ -14,6 +14,7 @@ from ..config import RunConfig
 from ..data import ImageSet
 from ..files import canonical_json, write_text
 from ..quantize.images import select
+from ..report import detox
 from ..runners.torch import TorchRunner
 from ..training import Progress
 from ..training.device import resolve_device
@@ -151,10 +152,13 @@ class Stages:
         result = self.folder.stage(name, inputs, make)
         self.logs[method] = result["log"]
         self._write_metrics()
-        if result["log"]["method"].get("detox", {}).get("within_max_drop") is False:
+        found = result["log"]["method"].get("detox", {})
+        if found.get("within_max_drop") is False:
             self.warnings.append(
                 "Detoxification cost the teacher more validation ACC than distill.max_drop allows; its best state was used."
             )
+        blunt = detox.warning(found)
+        self.warnings += [] if blunt is None else [blunt]
         tensors, _ = checkpoints.load_student(self.folder.file(name, "model.safetensors"))
         # the spec from here, not from the folder: a folder from elsewhere could name code to run
         return models.build(self.teacher.spec if method == "finetune" else spec, tensors)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ..types import RunRecord
-from . import canaries, figures, pictures, stages, tables, text
+from . import canaries, detox, figures, pictures, stages, tables, text
 
 HERE = Path(__file__).parent
 
@@ -51,6 +51,7 @@ def _view(record: RunRecord) -> dict[str, Any]:
         "doubts_summary": pictures.doubts_summary(record),
         "curves": Markup(figures.training_curves(record)),
         "training": tables.training(record),
+        "detox": detox.table(record),
         "onnx": tables.onnx_files(record),
         "facts_tables": tables.origins(record),
         "hashes": tables.hashes(record),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from ..types import RunRecord
-from . import canaries, pictures, stages, tables, text
+from . import canaries, detox, pictures, stages, tables, text
 from .cells import Cell, Table
 
 escape = text.markdown
@@ -27,7 +27,11 @@ def markdown(record: RunRecord) -> str:
         lines += ["Notes on single rows:", "", *_list(f"{stage}: {note}" for stage, note in notes)]
     lines += ["## Canary triggers", "", *_canaries(record)]
     lines += ["## Transfer data", "", escape(pictures.doubts_summary(record)), ""]
-    for title, table in (("Training", tables.training(record)), ("Exported files", tables.onnx_files(record))):
+    for title, table in (
+        ("Training", tables.training(record)),
+        ("Detoxification", detox.table(record)),
+        ("Exported files", tables.onnx_files(record)),
+    ):
         if table.rows:
             lines += [f"## {title}", "", *_table(table)]
     lines += ["## What this was made from", ""]
