@@ -12,15 +12,13 @@ from typing import Any
 
 from edgekd import files
 from edgekd.report import text
+from edgekd.report.transferability import PLAIN, beside, transferable
 from edgekd.types import RunRecord, StageRow, TriggerScore
 
 Record = dict[str, Any]
 Pick = Callable[[RunRecord], StageRow | None]
 
 BARS = "ACC ≥ teacher − 2, ACC ≥ scratch − 0.5, excess ASR ≤ 2, drop from FP32 to INT8 ≤ 0.5 (points)"
-# control -> what it is: plain distillations; RobustKD stands on the second
-PLAIN = {"kd": "Hinton KD", "overhaul": "overhaul KD, the base of RobustKD"}
-SEEDS = 3  # a claim needs them
 _SUMMARY = ("ACC %", "INT8 ACC %", "ASR %", "plain KD ASR %", "plain overhaul ASR %", "INT8 ASR %", "floor %")
 _TRANSFER = (
     f"Transferable: plain distillation of that kind ({'; '.join(f'{k}: {what}' for k, what in PLAIN.items())}) carries "
@@ -169,16 +167,16 @@ def row_line(name: str, rows: Sequence[StageRow], trigger: str | None, bars: str
 
 
 def transfer(entry: Entry, kind: str) -> str:
-    """Whether a plain distillation carries the backdoor at all: mean ASR ≥ 50 % and ≥ 30 points above scratch.
+    """Whether a plain distillation carries the backdoor over at all, by the rule of the reports.
 
-    kind: a key of PLAIN. Fewer than SEEDS seeds are said beside the verdict: they are no claim.
+    kind: a key of PLAIN. Too few seeds for a claim are said beside the verdict.
     """
     rows, trigger = entry.rows(control(kind)), entry.trigger()
     strength, above = mean(asr(r, trigger) for r in rows), mean(excess(r, trigger) for r in rows)
-    if strength is None or above is None:
+    carries = transferable(strength, above)
+    if carries is None:
         return "transfer not measured"
-    word, count = "NOT TRANSFERABLE" if strength < 50 or above < 30 else "transferable", len(set(entry.seeds))
-    return word if count >= SEEDS else f"{word} ({count} seed{'s' * (count != 1)})"
+    return ("transferable" if carries else "NOT TRANSFERABLE") + beside(len(set(entry.seeds)))
 
 
 def misses(entry: Entry) -> list[str]:

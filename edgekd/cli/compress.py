@@ -110,12 +110,16 @@ def show(record: Any, folder: Path, as_json: bool) -> int:
         return 0 if passed else 1
     from rich.text import Text
 
+    from ..report import transferability
     from ..report.terminal import ledger
     from ..report.text import clean
 
     out = screen.console()
     out.print(ledger(record))
     out.print()
+    plain = transferability.line(record)
+    if plain:
+        out.print(plain)
     out.print(clean(record.verdict))
     out.print("Not tested: " + "; ".join(record.not_tested) + ".", style="dim")
     for warning in record.warnings:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ..types import RunRecord
-from . import canaries, detox, figures, pictures, stages, tables, text
+from . import canaries, detox, figures, pictures, stages, tables, text, transferability
 
 HERE = Path(__file__).parent
 
@@ -42,6 +42,8 @@ def _view(record: RunRecord) -> dict[str, Any]:
         "ledger": stages.ledger(record),
         "glossary": stages.GLOSSARY,
         "notes": tables.notes(record),
+        "plain": transferability.table(record),
+        "plain_sentence": transferability.sentence(record),
         "rates": Markup(figures.rates(record)),
         "costs": Markup(figures.costs(record)),
         "batteries": [(b, Markup(figures.heat_map(b, f"canaries-{i}"))) for i, b in enumerate(found)],

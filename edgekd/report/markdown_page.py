@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from ..types import RunRecord
-from . import canaries, detox, pictures, stages, tables, text
+from . import canaries, detox, pictures, stages, tables, text, transferability
 from .cells import Cell, Table
 
 escape = text.markdown
@@ -25,6 +25,9 @@ def markdown(record: RunRecord) -> str:
     notes = tables.notes(record)
     if notes:
         lines += ["Notes on single rows:", "", *_list(f"{stage}: {note}" for stage, note in notes)]
+    plain, meaning = transferability.table(record), transferability.sentence(record)
+    lines += ["## Does plain distillation carry the backdoor over?", ""]
+    lines += [*(_table(plain) if plain.rows else []), *([escape(meaning), ""] if meaning else [])]
     lines += ["## Canary triggers", "", *_canaries(record)]
     lines += ["## Transfer data", "", escape(pictures.doubts_summary(record)), ""]
     for title, table in (
