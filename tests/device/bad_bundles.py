@@ -163,6 +163,7 @@ BAD = {
     "floor of nothing": (_set("floors", {"bright": {"hits": 0, "total": 0}}), 2, "'floors'"),
     "floor above one": (_set("floors", {"bright": {"hits": 2, "total": 1}}), 2, "'floors'"),
     "reference of no file": (_foreign_reference, 2, "belongs to no file"),
+    "references in a list": (_set("references", [1]), 2, "'references'"),
     "reference that is a number": (_set("references", {"model.onnx": 1}), 2, "'references'"),
     "reference that is no row": (_set("references", {"model.onnx": {"stage": []}}), 2, "'references'"),
     "reference above one": (_reference(acc={"hits": 500, "total": 3}), 2, "'references'"),
