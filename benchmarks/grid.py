@@ -123,7 +123,9 @@ class Cell:
         work = self.folder / "work"
         work.mkdir(exist_ok=True)
         record = {"schema": SCHEMA, "table": self.table.name, "config": self.config, **provenance()}
-        files.append_line(self.attempts, files.canonical_json({"load_average": record["load_average"], "commit": record["commit"]}))
+        files.append_line(
+            self.attempts, files.canonical_json({"load_average": record["load_average"], "commit": record["commit"]})
+        )
         try:
             with self._timed(), _stopped_after(seconds):
                 record["result"] = self.table.run(self.config, work)

@@ -26,6 +26,7 @@ _TRANSFER = (
     "itself, so nothing is claimed for a defence on that base. A claim needs three seeds; where there are fewer, their "
     "number stands beside."
 )
+IDLE = 0.5  # load average at the start of an attempt up to which its latencies are quoted
 COLUMNS = ("row", "ACC %", "ASR %", "floor %", "RA %", "label flips %", "size", "latency p50", "bars")
 
 
@@ -36,7 +37,7 @@ class Entry:
     config: dict[str, Any]  # without the seed
     seeds: tuple[Any, ...]
     runs: tuple[RunRecord, ...]
-    seconds: float
+    seconds: float  # of all trainings
 
     @property
     def name(self) -> str:
@@ -65,11 +66,19 @@ def entries(records: Sequence[Record]) -> list[Entry]:
         Entry(
             {key: value for key, value in group[0]["config"].items() if key != "seed"},
             tuple(record["config"].get("seed") for record in group),
-            tuple(RunRecord.from_json(record["result"]["record"]) for record in group),
-            sum(record["seconds"] for record in group),
+            tuple(map(_run, group)),
+            sum(sum(log["seconds"].values()) for r in group for log in r["result"]["record"]["training"].values()),
         )
         for group in groups.values()
     ]
+
+
+def _run(record: Record) -> RunRecord:
+    """The run of a record; latencies that were taken beside other work are none."""
+    run = RunRecord.from_json(record["result"]["record"])
+    if record["load_average"] <= IDLE:
+        return run
+    return dataclasses.replace(run, rows=tuple(dataclasses.replace(row, latency=None) for row in run.rows))
 
 
 def teacher_row(run: RunRecord) -> StageRow | None:
@@ -215,7 +224,7 @@ def tables(records: Sequence[Record]) -> str:
         run = entry.runs[0]
         student = run.student.get("arch") or run.student.get("spec", {}).get("arch", "")
         seeds = ", ".join(str(seed) for seed in entry.seeds)
-        about = f"target {run.target}, student {student}, seed {seeds}, {text.seconds(entry.seconds)} in all"
+        about = f"target {run.target}, student {student}, seed {seeds}, {text.seconds(entry.seconds)} of training"
         lines += [f"**{text.markdown(entry.name)}** ({text.markdown(about)})", "", *head(COLUMNS)]
         for name, pick in picks(entry):
             kind = name.removeprefix("control: ")
@@ -223,6 +232,10 @@ def tables(records: Sequence[Record]) -> str:
             lines.append(row_line(name, entry.rows(pick), entry.trigger(), bars))
         lines += ["", *(f"- {sentence}" for sentence in misses(entry)), ""]
     lines.append(f"Bars for the INT8 file: {BARS}. {_TRANSFER} Several seeds: mean [lowest to highest].")
+    lines.append(
+        "Time of training is the sum over the student and all controls, one thread each, two cells side by side; "
+        f"latencies stand only where nothing else ran (load average at most {IDLE:g} before)."
+    )
     return "\n".join([*lines, "", provenance(records)]).replace("\n\n\n", "\n\n")
 
 
@@ -265,7 +278,11 @@ def provenance(records: Sequence[Record]) -> str:
     def every(values: Iterable[Any]) -> str:
         return ", ".join(dict.fromkeys(str(value) for value in values if value)) or "unknown"
 
-    commits = every(str(r["commit"])[:10] + (" with changes" if r["dirty"] else "") for r in records if r["commit"])
+    commits = every(
+        str(commit)[:10] + (" with changes" if r["dirty"] and commit == r["commit"] else "")
+        for r in records
+        for commit in r.get("commits") or [r["commit"]]
+    )
     gpus = every(r["hardware"].get("gpu") for r in records)
     parts = [
         f"{len(records)} record" + "s" * (len(records) != 1),
