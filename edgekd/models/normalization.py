@@ -70,7 +70,9 @@ def normalization(normalize: str | Statistics | None, channels: int) -> Statisti
     mean, std = (tuple(float(v) for v in values) * (channels if len(values) == 1 else 1) for values in normalize)
     finite = all(math.isfinite(value) for value in (*mean, *std))
     if not finite or len(mean) != channels or len(std) != channels or not all(value > 0 for value in std):
-        raise UsageError(f"Images of {channels} channels need {channels} means and as many positive deviations, all finite.")
+        raise UsageError(
+            f"Images of {channels} channels need {channels} means and as many positive deviations, all finite."
+        )
     return mean, std
 
 

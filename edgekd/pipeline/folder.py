@@ -142,7 +142,9 @@ class RunFolder:
         if len(made) < 2:
             return []
         parts = "; ".join(f"{source}: {', '.join(names)}" for source, names in made.items())
-        return [f"Stages of this run were made by different sources of edgekd ({parts}). Run it anew before quoting it."]
+        return [
+            f"Stages of this run were made by different sources of edgekd ({parts}). Run it anew before quoting it."
+        ]
 
     def file(self, stage: str, name: str) -> Path:
         """Where a stage keeps a file."""
