@@ -162,7 +162,7 @@ def interrupted(words: list[str], folder: Path, number: signal.Signals) -> Ended
             assert time.monotonic() < deadline, "the first epoch never came"
             time.sleep(0.02)
         process.send_signal(number)
-        out, err = process.communicate(timeout=60)
+        out, err = process.communicate(timeout=180)
     return Ended(process.returncode, out, err)
 
 

@@ -14,10 +14,17 @@ FILE = Path(__file__).with_name("loss_curves.json")
 OPTIONS = {
     "scratch": {},
     "kd": {},
-    "overhaul": {},
-    "overhaul-gaussian": {"margins": "gaussian"},
-    "robustkd": {"detox_steps": 6, "guard_every": 3},
-    "robustkd-blend": {"mode": "blend", "variance_mode": "sample", "granularity": "c", "detox_steps": 6},
+    "overhaul": {"fade": "none"},
+    "overhaul-fading": {},
+    "overhaul-gaussian": {"margins": "gaussian", "fade": "none"},
+    "robustkd": {"detox_steps": 6, "guard_every": 3, "fade": "none"},
+    "robustkd-blend": {
+        "fade": "none",
+        "mode": "blend",
+        "variance_mode": "sample",
+        "granularity": "c",
+        "detox_steps": 6,
+    },
     "finetune": {},
 }
 
