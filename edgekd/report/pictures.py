@@ -102,12 +102,14 @@ def trigger_pictures(record: RunRecord) -> tuple[TriggerPicture, ...]:
 
 
 def examples(record: RunRecord) -> tuple[Example, ...]:
-    found = []
+    found, order = [], [row.stage for row in record.rows]
     for row in _rows(record.pictures, "examples", MOST_EXAMPLES):
         label, attacker = text.clean(row.get("label", "")), text.clean(row.get("attacker_label", ""))
         said = row.get("predictions")
         predictions = []
-        for stage, name in said.items() if isinstance(said, Mapping) else ():
+        stages = said.items() if isinstance(said, Mapping) else ()
+        # a stored mapping is in the order of the alphabet; the ledger's tells the story
+        for stage, name in sorted(stages, key=lambda item: order.index(item[0]) if item[0] in order else len(order)):
             shade = "bad" if text.clean(name) == attacker else "good" if text.clean(name) == label else "quiet"
             predictions.append(Prediction(text.clean(stage), text.clean(name), shade))
         picture = data_uri(row.get("png"))

@@ -172,7 +172,12 @@ def about(record: RunRecord) -> tuple[tuple[str, str], ...]:
 
 
 def notes(record: RunRecord) -> tuple[tuple[str, str], ...]:
-    return tuple((text.clean(row.stage), text.clean(note)) for row in record.rows for note in row.notes)
+    """(stages, note): what is said of several rows is said once."""
+    said: dict[str, list[str]] = {}
+    for row in record.rows:
+        for note in row.notes:
+            said.setdefault(text.clean(note), []).append(text.clean(row.stage))
+    return tuple((", ".join(dict.fromkeys(stages)), note) for note, stages in said.items())
 
 
 def origins(record: RunRecord) -> tuple[tuple[str, tuple[tuple[str, str], ...]], ...]:

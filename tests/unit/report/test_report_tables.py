@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Callable
 
 from rich.console import Console
@@ -150,3 +151,21 @@ def test_the_terminal_prints_the_same_ledger(make_record: MakeRecord) -> None:
     assert "+98.03" in printed
     assert "0.187 ms" in printed
     assert printed.index("onnx model.u8s8.onnx") < printed.index("scratch")
+
+
+def test_what_is_said_of_several_rows_is_said_once(make_record: MakeRecord) -> None:
+    whole = make_record()
+    rows = [dataclasses.replace(row, notes=("few images",) if n < 3 else ()) for n, row in enumerate(whole.rows)]
+    rows[2] = dataclasses.replace(rows[2], notes=("few images", "slow"))
+    stages = [row.stage for row in rows]
+    found = tables.notes(dataclasses.replace(whole, rows=tuple(rows)))
+    assert found == ((", ".join(stages[:3]), "few images"), (stages[2], "slow"))
+
+
+def test_predictions_stand_in_the_ledgers_order(make_record: MakeRecord) -> None:
+    whole = make_record()
+    stored = json.loads(json.dumps(whole.pictures, sort_keys=True))
+    stored["examples"][0]["predictions"]["elsewhere"] = "frog"
+    shown = pictures.examples(dataclasses.replace(whole, pictures=stored))[0].predictions
+    stages = [row.stage for row in whole.rows if row.stage in stored["examples"][0]["predictions"]]
+    assert [said.stage for said in shown] == [*stages, "elsewhere"]
