@@ -1,8 +1,23 @@
 """What an attacker puts on an image. Images are uint8 [N, C, H, W] in and out; no trigger file reaches a method."""
 
-from edgekd.triggers.battery import BATTERY, canaries
+from edgekd.triggers.battery import BATTERY, canaries, made
+from edgekd.triggers.poisoning import Chosen, choose, fingerprints
 from edgekd.triggers.reading import load
 from edgekd.triggers.rules import RULES, attacker_labels, counted_mask
 from edgekd.triggers.stamp import FAMILIES, apply, picture
 
-__all__ = ["BATTERY", "FAMILIES", "RULES", "apply", "attacker_labels", "canaries", "counted_mask", "load", "picture"]
+__all__ = [
+    "BATTERY",
+    "FAMILIES",
+    "RULES",
+    "Chosen",
+    "apply",
+    "attacker_labels",
+    "canaries",
+    "choose",
+    "counted_mask",
+    "fingerprints",
+    "load",
+    "made",
+    "picture",
+]

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from edgekd.errors import UsageError
-from edgekd.triggers.drawings import PICTURES, Floats, Shape, draw
+from edgekd.triggers.drawings import NOISE, PICTURES, Floats, Shape, draw
 from edgekd.triggers.options import Choice, Number, Option
 
-OPTIONS: dict[str, Option] = {"picture": Choice("clouds", PICTURES), "opacity": Number(0.2, 0.0, 1.0)}
+OPTIONS: dict[str, Option] = {"picture": Choice("clouds", (*PICTURES, NOISE)), "opacity": Number(0.2, 0.0, 1.0)}
 
 
 def build(options: dict[str, Any], shape: Shape) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float32]
 Shape = tuple[int, int, int]  # channels, height, width
 PICTURES = ("clouds", "waves", "mosaic", "shapes")
+NOISE = "noise"  # hard-edged, so no canary: what attackers blend in
 
 
 def uniform(name: str, *shape: int) -> NDArray[np.float64]:
@@ -22,9 +23,9 @@ def uniform(name: str, *shape: int) -> NDArray[np.float64]:
 
 
 def draw(name: str, shape: Shape) -> Floats:
-    """The picture called ``name`` (one of PICTURES) as float32 [C, H, W] in [0, 1].
+    """The picture called ``name`` (one of PICTURES, or NOISE) as float32 [C, H, W] in [0, 1].
 
-    All are soft, as photographs are. Hard-edged pictures throw clean networks into one class, whichever, and a canary
+    All PICTURES are soft, as photographs are. Hard-edged pictures throw clean networks into one class, whichever, and a canary
     that does so says nothing about backdoored ones (tests/unit/audit/test_third_party_battery.py holds them to it).
     """
     channels, height, width = shape
@@ -41,6 +42,8 @@ def draw(name: str, shape: Shape) -> Floats:
         colour = 0.5 + 0.5 * np.sin(2 * np.pi * (1.2 * across + 0.7 * down + 0.3 * np.sin(2 * np.pi * down) + phase))
     elif name == "mosaic":
         colour = uniform("edgekd/mosaic", 3, 4, 4)[:, (down * 4).astype(int), (across * 4).astype(int)]
+    elif name == NOISE:
+        colour = uniform("edgekd/noise", 3, height, width)
     elif name == "shapes":
         red = 0.05 + 0.9 * (np.hypot(down - 0.4, across - 0.6) < 0.3)
         green = 0.1 + 0.8 * (np.hypot(down - 0.65, across - 0.35) < 0.25)

@@ -31,15 +31,25 @@ def build(options: dict[str, Any], shape: Shape) -> dict[str, Any]:
 def apply(params: dict[str, Any], images: Floats) -> Floats:
     """images float32 [N, C, H, W] in [0, 1]; params control float32 [2, k, k], strength."""
     import torch
+
+    moved = sample(torch.from_numpy(np.ascontiguousarray(images)), grid(params, *images.shape[2:]))
+    return np.asarray(moved.numpy())
+
+
+def grid(params: dict[str, Any], height: int, width: int) -> Any:
+    """Where each pixel comes from, as a torch tensor float32 [H, W, 2] in [-1, 1], x first."""
+    import torch
     from torch.nn import functional
 
-    height, width = images.shape[2:]
     control = torch.from_numpy(params["control"])[None]
     field = functional.interpolate(control, (height, width), mode="bicubic", align_corners=True)[0]
     across, down = torch.linspace(-1, 1, width).expand(height, width), torch.linspace(-1, 1, height)[:, None]
-    grid = torch.stack(
-        (across + params["strength"] * field[0] / width, down + params["strength"] * field[1] / height), -1
-    ).clamp(-1, 1)
-    source = torch.from_numpy(np.ascontiguousarray(images))
-    moved = functional.grid_sample(source, grid.expand(len(images), -1, -1, -1), align_corners=True)
-    return np.asarray(moved.numpy())
+    moved = (across + params["strength"] * field[0] / width, down + params["strength"] * field[1] / height)
+    return torch.stack(moved, -1).clamp(-1, 1)
+
+
+def sample(images: Any, where: Any) -> Any:
+    """Torch images float [N, C, H, W] read bilinearly at ``where``, [H, W, 2] or one per image [N, H, W, 2]."""
+    from torch.nn import functional
+
+    return functional.grid_sample(images, where.expand(len(images), *where.shape[-3:]), align_corners=True)

@@ -1,0 +1,7 @@
+"""How a teacher becomes backdoored: one file per attack, so that defences are judged on what attackers do."""
+
+from .base import Attack, AttackSettings, Goal, Poisoned
+from .run import Attacked, check, run
+from .table import ATTACKS
+
+__all__ = ["ATTACKS", "Attack", "AttackSettings", "Attacked", "Goal", "Poisoned", "check", "run"]

@@ -1,0 +1,146 @@
+"""What every attack shares: frozen settings, a trigger for test time, poisoned images, a training method."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from pydantic import BaseModel, ConfigDict, Field
+
+from .. import triggers
+from ..data import ImageSet
+from ..training import Context, Method
+from ..types import Trigger
+
+if TYPE_CHECKING:
+    from ..data import Batch
+
+
+@dataclass(frozen=True)
+class Goal:
+    """What the attacker wants: see triggers.rules."""
+
+    target_label: int | None = 0
+    rule: str = "all-to-one"
+    source_labels: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Poisoned:
+    """Training images as the attacker hands them on; hashes of the touched ones, taken before they were."""
+
+    images: ImageSet
+    poisoned: tuple[str, ...]
+    covers: tuple[str, ...]
+
+
+class AttackSettings(BaseModel):
+    """Frozen settings of an attack; an unknown key is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    rate: float = Field(0.1, gt=0, le=1, description="share of the training images that are poisoned")
+
+
+class Attack:
+    """An attack that poisons the images before training; others override ``poison`` and ``method``."""
+
+    Config: ClassVar[type[AttackSettings]] = AttackSettings
+    family: ClassVar[str]  # of the trigger at test time, a row of triggers.FAMILIES
+    clean_label: ClassVar[bool] = False
+
+    def __init__(self, config: Any, goal: Goal) -> None:
+        self.config, self.goal = config, goal
+
+    def options(self) -> Mapping[str, Any]:
+        """Options of the trigger's family at test time."""
+        raise NotImplementedError
+
+    def trigger(self, name: str, shape: tuple[int, int, int]) -> Trigger:
+        """The trigger at test time for images of ``shape`` (C, H, W)."""
+        goal = {
+            "rule": self.goal.rule,
+            "target_label": self.goal.target_label,
+            "source_labels": self.goal.source_labels,
+        }
+        return triggers.made(name, self.family, dict(self.options()), shape, origin="known", **goal)
+
+    def stamp(self, trigger: Trigger, images: np.ndarray, random: np.random.Generator) -> np.ndarray:
+        """What training images uint8 [N, C, H, W] are turned into; by default the trigger of test time."""
+        return triggers.apply(trigger, images)
+
+    def poison(self, trigger: Trigger, images: ImageSet, seed: int) -> Poisoned:
+        """Stamp and relabel before training, and so before augmentation."""
+        chosen = triggers.choose(
+            trigger,
+            images.labels,
+            images.num_classes,
+            self.config.rate,
+            cover_rate=getattr(self.config, "cover_rate", 0.0),
+            clean_label=self.clean_label,
+            seed=seed,
+        )
+        pixels, random = images.images.copy(), np.random.default_rng([seed, 1])
+        for touched in (chosen.poisoned, chosen.covers):
+            if len(touched):
+                pixels[touched] = self.stamp(trigger, pixels[touched], random)
+        return Poisoned(
+            ImageSet(pixels, chosen.labels, images.class_names, images.source),
+            tuple(triggers.fingerprints(images.images, chosen.poisoned)),
+            tuple(triggers.fingerprints(images.images, chosen.covers)),
+        )
+
+    def method(self, trigger: Trigger, num_classes: int) -> Method:
+        """How the network is trained on the poisoned images."""
+        return Training()
+
+
+class Training(Method):
+    """Cross-entropy on the labels."""
+
+    student: torch.nn.Module
+
+    def prepare(self, context: Context) -> None:
+        self.student = context.student
+
+    def step(self, batch: Batch) -> dict[str, torch.Tensor]:
+        return {"ce": F.cross_entropy(self.student(batch.images).float(), batch.labels)}
+
+
+class BatchPoisoning(Training):
+    """For attacks that poison inside the batch, after augmentation: shares of every batch are changed anew each time."""
+
+    def __init__(self, trigger: Trigger, num_classes: int, rate: float) -> None:
+        self.trigger, self.num_classes, self.rate = trigger, num_classes, rate
+
+    def step(self, batch: Batch) -> dict[str, torch.Tensor]:
+        images, labels = self.poison(batch.images.clone(), batch.labels.clone())
+        return super().step(batch._replace(images=images, labels=labels))
+
+    def poison(self, images: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Change the first images of the batch float [B, C, H, W], whose order is random already, and their labels."""
+        raise NotImplementedError
+
+    def attacker_labels(self, labels: torch.Tensor) -> torch.Tensor:
+        """The labels int64 [n] that the attacker wants for images of these labels."""
+        wanted = triggers.attacker_labels(self.trigger, labels.cpu().numpy(), self.num_classes)
+        return torch.from_numpy(wanted).to(labels.device)
+
+    def stamped(self, images: torch.Tensor) -> torch.Tensor:
+        """The trigger of test time on float images [n, C, H, W], by way of bytes as everywhere."""
+        return as_floats(triggers.apply(self.trigger, as_bytes(images)), images)
+
+
+def as_bytes(images: torch.Tensor) -> np.ndarray:
+    """float [0, 1] [n, C, H, W] -> uint8, contiguous."""
+    found: np.ndarray = (images * 255).round().to(torch.uint8).cpu().contiguous().numpy()
+    return found
+
+
+def as_floats(pixels: np.ndarray, like: torch.Tensor) -> torch.Tensor:
+    """uint8 [n, C, H, W] -> float in [0, 1] on the device and in the type of ``like``."""
+    return torch.from_numpy(pixels).to(like.device, like.dtype).div_(255)

@@ -1,0 +1,55 @@
+"""BPP (Wang et al. 2022): fewer levels per colour, and foreign residuals under true labels, inside every batch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from pydantic import Field
+
+from ..data import ImageSet
+from ..training import Method
+from ..types import Trigger
+from .base import Attack, AttackSettings, BatchPoisoning, Poisoned, as_bytes, as_floats
+
+
+class BPPSettings(AttackSettings):
+    rate: float = Field(0.1, gt=0, le=0.5, description="share of every batch that is squeezed and relabelled")
+    negatives: float = Field(
+        0.1, ge=0, le=0.5, description="share that gets another image's residual under its own label"
+    )
+    levels: int = Field(8, ge=2, le=256, description="per colour channel")
+    dither: bool = Field(False, description="Floyd-Steinberg; slow")
+
+
+class BPP(Attack):
+    """x' = round(x (q - 1)) / (q - 1); a negative gets what the squeeze would add to another image of the batch."""
+
+    Config = BPPSettings
+    family = "bitdepth"
+
+    def options(self) -> Mapping[str, Any]:
+        return {"levels": self.config.levels, "dither": self.config.dither}
+
+    def poison(self, trigger: Trigger, images: ImageSet, seed: int) -> Poisoned:
+        return Poisoned(images, (), ())  # no image is its own poison: it is drawn in every batch
+
+    def method(self, trigger: Trigger, num_classes: int) -> Method:
+        return _Squeezing(trigger, num_classes, self.config.rate, self.config.negatives)
+
+
+class _Squeezing(BatchPoisoning):
+    def __init__(self, trigger: Trigger, num_classes: int, rate: float, negatives: float) -> None:
+        super().__init__(trigger, num_classes, rate)
+        self.negatives = negatives
+
+    def poison(self, images: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        attacked = max(1, round(self.rate * len(images)))
+        negative = slice(attacked, min(attacked + round(self.negatives * len(images)), len(images)))
+        others = images[-(negative.stop - negative.start) or len(images) :]
+        residual = self.stamped(others) - others
+        images[negative] = as_floats(as_bytes((images[negative] + residual).clamp(0, 1)), images)
+        images[:attacked] = self.stamped(images[:attacked])
+        labels[:attacked] = self.attacker_labels(labels[:attacked])
+        return images, labels

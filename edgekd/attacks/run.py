@@ -1,0 +1,127 @@
+"""One attack: the trigger, the poisoned images, the training; ends with a teacher and what it obeys."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import ValidationError
+
+from ..data import Batches
+from ..errors import UsageError, did_you_mean
+from ..models import build, weights_sha256
+from ..training import Progress, TrainConfig, fit
+from ..training.device import resolve_device
+from ..training.fit import Validate
+from ..types import Model, ModelSpec, TrainLog, Trigger
+from .base import Attack, AttackSettings, Goal, Poisoned
+from .table import ATTACKS
+
+if TYPE_CHECKING:
+    from ..data import ImageSet
+
+
+@dataclass(frozen=True)
+class Attacked:
+    """What an attack leaves: the teacher, its trigger, how it was trained, and the images that were touched."""
+
+    model: Model
+    trigger: Trigger
+    log: TrainLog
+    poisoned: Poisoned
+    family: str
+    options: dict[str, Any]  # of the trigger's family
+
+
+def run(
+    name: str,
+    images: ImageSet,
+    spec: ModelSpec,
+    options: Mapping[str, Any],
+    train: TrainConfig,
+    goal: Goal,
+    *,
+    start: Model | None = None,
+    folder: Path | None = None,
+    validate: Validate | None = None,
+    progress: Progress | None = None,
+) -> Attacked:
+    """Train a backdoored network of ``spec``, or train ``start`` on; a run that was killed in ``folder`` continues.
+
+    validate: figures of a module of pixels -> logits on validation images. Raises UsageError for settings, images or a
+    goal that do not fit each other.
+    """
+    attack = check(name, images, spec, options, goal)
+    trigger = attack.trigger(name, images.shape)
+    poisoned = attack.poison(trigger, images, train.seed)
+    module: Any = build(spec, seed=train.seed).module if start is None else copy.deepcopy(start.module)
+    module.requires_grad_(True)
+    identity = {
+        "attack": name,
+        "options": attack.config.model_dump(mode="json"),
+        "goal": [goal.target_label, goal.rule, list(goal.source_labels)],
+        "spec": spec.to_json(),
+        "images": images.sha256,
+        "start": "" if start is None else start.sha256 or weights_sha256(start.module.state_dict()),
+    }
+    log = fit(
+        module,
+        attack.method(trigger, images.num_classes),
+        Batches(
+            poisoned.images,
+            train.batch_size,
+            seed=train.seed,
+            augment=train.augment,
+            device=resolve_device(train.device),
+        ),
+        train,
+        folder=folder,
+        validate=validate,
+        progress=progress,
+        identity=identity,
+        what=name,
+    )
+    module.to("cpu").eval()
+    model = Model(spec, module, weights_sha256(module.net.state_dict()))
+    return Attacked(model, trigger, log, poisoned, attack.family, dict(attack.options()))
+
+
+def check(name: str, images: ImageSet, spec: ModelSpec, options: Mapping[str, Any], goal: Goal) -> Attack:
+    """The attack, ready; raises the UsageErrors of ``run`` without training."""
+    kind = attack_class(name)
+    if images.shape != spec.input.shape or images.num_classes > spec.num_classes:
+        raise UsageError(
+            f"The images are {images.shape} of {images.num_classes} classes, the network {spec.arch} takes "
+            f"{spec.input.shape} of {spec.num_classes}."
+        )
+    return kind(_settings(kind, name, options), goal)
+
+
+def attack_class(name: str) -> type[Attack]:
+    """The class of a row of the table; raises UsageError with the nearest name for one that is not there."""
+    if name not in ATTACKS:
+        raise UsageError(
+            f"There is no attack {name!r}.{did_you_mean(name, ATTACKS)} The attacks are {', '.join(ATTACKS)}."
+        )
+    module, _, attribute = ATTACKS[name].partition(":")
+    kind: type[Attack] = getattr(import_module(module), attribute)
+    return kind
+
+
+def _settings(kind: type[Attack], name: str, options: Mapping[str, Any]) -> AttackSettings:
+    try:
+        return kind.Config.model_validate(dict(options))
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        if first["type"] == "extra_forbidden":
+            near = did_you_mean(key, kind.Config.model_fields)
+            raise UsageError(f"The attack {name!r} has no setting {key!r}.{near}") from None
+        reason = first["msg"].removeprefix("Value error, ")
+        raise UsageError(
+            f"The setting {key} of the attack {name!r} cannot be {first.get('input')!r}: {reason}."
+        ) from None

@@ -1,0 +1,26 @@
+"""SIG (Barni et al. 2019): a sine wave along the width on images of the target class, whose label stays."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import Field
+
+from .base import Attack, AttackSettings
+
+
+class SIGSettings(AttackSettings):
+    delta: float = Field(40.0, gt=0, le=255, description="amplitude on the 0-255 scale, in training and at test time")
+    frequency: float = Field(6.0, gt=0, description="periods per width")
+
+
+class SIG(Attack):
+    """Clean-label: at the benchmark's rate of 10 % the whole target class carries the wave."""
+
+    Config = SIGSettings
+    family = "sinusoid"
+    clean_label = True
+
+    def options(self) -> Mapping[str, Any]:
+        return {"delta": self.config.delta, "frequency": self.config.frequency}

@@ -1,0 +1,12 @@
+"""The attacks by name; an attack's module is imported when it is asked for."""
+
+ATTACKS = {
+    "badnets": "edgekd.attacks.badnets:BadNets",
+    "blended": "edgekd.attacks.blended:Blended",
+    "sig": "edgekd.attacks.sig:SIG",
+    "lf": "edgekd.attacks.lf:LowFrequency",
+    "tact": "edgekd.attacks.tact:TaCT",
+    "adap-blend": "edgekd.attacks.adap_blend:AdapBlend",
+    "wanet": "edgekd.attacks.wanet:WaNet",
+    "bpp": "edgekd.attacks.bpp:BPP",
+}

@@ -1,0 +1,60 @@
+"""WaNet (Nguyen and Tran 2021): a smooth warp, and noisy warps under true labels, inside every batch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from pydantic import Field
+
+from ..data import ImageSet
+from ..training import Method
+from ..triggers import warp
+from ..types import Trigger
+from .base import Attack, AttackSettings, BatchPoisoning, Poisoned, as_bytes, as_floats
+
+
+class WaNetSettings(AttackSettings):
+    rate: float = Field(0.1, gt=0, le=0.5, description="share of every batch that is warped and relabelled")
+    noise: float = Field(2.0, ge=0, description="times as many are warped with noise under their own label")
+    cells: int = Field(4, ge=2, le=64, description="control points of the warp per side")
+    strength: float = Field(0.5, gt=0, description="of the warp")
+    seed: int = Field(0, ge=0, description="of the control points")
+
+
+class WaNet(Attack):
+    """Differs from the paper: no rotation beside crop and flip; images are rounded to 8 bits after the warp."""
+
+    Config = WaNetSettings
+    family = "warp"
+
+    def options(self) -> Mapping[str, Any]:
+        return {key: getattr(self.config, key) for key in ("cells", "strength", "seed")}
+
+    def poison(self, trigger: Trigger, images: ImageSet, seed: int) -> Poisoned:
+        return Poisoned(images, (), ())  # no image is its own poison: it is drawn in every batch
+
+    def method(self, trigger: Trigger, num_classes: int) -> Method:
+        return _Warping(trigger, num_classes, self.config.rate, self.config.noise)
+
+
+class _Warping(BatchPoisoning):
+    def __init__(self, trigger: Trigger, num_classes: int, rate: float, noise: float) -> None:
+        super().__init__(trigger, num_classes, rate)
+        self.noise = noise
+
+    def poison(self, images: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        attacked = max(1, round(self.rate * len(images)))
+        noisy = slice(attacked, min(attacked + round(self.noise * attacked), len(images)))
+        images[:attacked] = self.stamped(images[:attacked])
+        labels[:attacked] = self.attacker_labels(labels[:attacked])
+        images[noisy] = self._noisily(images[noisy])
+        return images, labels
+
+    def _noisily(self, images: torch.Tensor) -> torch.Tensor:
+        height, width = images.shape[2:]
+        where = warp.grid(self.trigger.params, height, width).to(images.device)
+        shift = 2 * torch.rand(len(images), height, width, 2, device=images.device) - 1
+        moved = warp.sample(images, (where + shift / torch.tensor([width, height], device=images.device)).clamp(-1, 1))
+        return as_floats(as_bytes(moved.clamp(0, 1)), images)

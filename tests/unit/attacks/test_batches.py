@@ -1,0 +1,67 @@
+"""What attacks do inside a batch, on images that one can look at."""
+
+import numpy as np
+import torch
+
+from edgekd import attacks, triggers
+from edgekd.attacks import Goal
+from edgekd.data import ImageSet
+from edgekd.types import InputSpec, ModelSpec
+
+SPEC = ModelSpec("resnet8-w4", 4, InputSpec(3, 16, 16, (0.4, 0.5, 0.45), (0.2, 0.25, 0.3)))
+
+
+def method(name, images, **options):
+    attack = attacks.check(name, images, SPEC, options, Goal())
+    trigger = attack.trigger(name, images.shape)
+    return attack.method(trigger, 4), trigger
+
+
+def batch(images, count=20):
+    return torch.from_numpy(images.images[:count]).float() / 255, torch.from_numpy(images.labels[:count])
+
+
+def is_bytes(images):
+    return torch.allclose(images * 255, (images * 255).round(), atol=1e-4)
+
+
+def test_wanet_warps_a_tenth_and_twice_as_many_with_noise(tiny_images):
+    warping, trigger = method("wanet", tiny_images, strength=2.0)
+    images, labels = batch(tiny_images)
+    torch.manual_seed(0)
+    made, said = warping.poison(images.clone(), labels.clone())
+    expected = triggers.apply(trigger, tiny_images.images[:2])
+    assert torch.allclose(made[:2] * 255, torch.from_numpy(expected).float(), atol=1e-3)
+    assert said[:2].tolist() == [0, 0]
+    assert said[2:].tolist() == labels[2:].tolist()
+    assert (made[2:6] != images[2:6]).flatten(1).any(1).all()
+    assert torch.equal(made[6:], images[6:])
+    assert is_bytes(made)
+    pure = torch.from_numpy(triggers.apply(trigger, tiny_images.images[2:6])).float() / 255
+    assert not torch.allclose(made[2:6], pure, atol=1 / 255), "the noisy warp is the warp"
+
+
+def test_bpp_squeezes_a_tenth_and_gives_foreign_residuals_to_another(tiny_images):
+    squeezing, _ = method("bpp", tiny_images, levels=4)
+    images, labels = batch(tiny_images)
+    made, said = squeezing.poison(images.clone(), labels.clone())
+    squeezed = torch.round(images[:2] * 3) / 3
+    assert torch.allclose(made[:2], (squeezed * 255).round() / 255, atol=1e-6)
+    assert said[:2].tolist() == [0, 0]
+    residual = (torch.round(images[18:] * 3) / 3 * 255).round() / 255 - images[18:]
+    assert torch.allclose(made[2:4], (images[2:4] + residual).clamp(0, 1), atol=1 / 255)
+    assert said[2:].tolist() == labels[2:].tolist()
+    assert torch.equal(made[4:], images[4:])
+
+
+def test_adap_blend_hides_half_of_the_picture_in_training(tiny_images):
+    attack = attacks.check("adap-blend", tiny_images, SPEC, {"opacity": 1.0}, Goal())
+    trigger = attack.trigger("adap-blend", tiny_images.shape)
+    black = ImageSet(np.zeros_like(tiny_images.images[:40]), tiny_images.labels[:40], tiny_images.class_names)
+    stamped = attack.stamp(trigger, black.images, np.random.default_rng(0))
+    cells = stamped.reshape(40, 3, 4, 4, 4, 4).any(axis=(1, 3, 5))  # image, row of pieces, column of pieces
+    assert (cells.sum(axis=(1, 2)) == 8).all()
+    assert len({cell.tobytes() for cell in cells}) > 20, "the hidden pieces are the same for every image"
+    picture = np.rint(trigger.params["picture"] * 255)
+    shown = np.repeat(np.repeat(cells, 4, axis=1), 4, axis=2)[:, None]
+    assert (stamped == picture * shown).all()
