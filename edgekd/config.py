@@ -15,6 +15,7 @@ from typing import Any, Literal
 from omegaconf import OmegaConf
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from .attacks.run import attack_class
 from .distill import METHODS
 from .errors import UsageError
 from .quantize import PtqConfig
@@ -138,6 +139,48 @@ class RunConfig(Section):
         return kind.model_validate(shared).model_dump(mode="json")
 
 
+class GoalSection(Section):
+    """What the attacker's trigger is to cause."""
+
+    target_label: int | None = Field(None, ge=0, description="the attacker's label; default 0, none for all-to-all")
+    rule: str = Field("all-to-one", description="which labels change, how: all-to-one, all-to-all or source")
+    source_labels: tuple[int, ...] = Field((), description="labels that a source-specific trigger acts on")
+
+
+class AttackConfig(Section):
+    """Everything that decides how a teacher is backdoored; names are those of RunConfig where they mean the same."""
+
+    teacher: str = Field("", description="clean network to train on; default: fresh weights of arch")
+    data: str = Field(description="training images")
+    test: str | None = Field(None, description="test images; without them a seeded split 80/10/10 of the data")
+    arch: str | None = Field(None, description="architecture; default: that of the network to train on, else wrn-16-1")
+    normalize: str = Field("auto", description="input normalisation of the network to train on; see RunConfig")
+    num_classes: int | None = Field(None, ge=2, description="classes of the network to train on")
+    class_map: str | None = Field(None, description="YAML: class of the data -> label")
+    image_size: int | None = Field(None, ge=8, le=1024, description="side to which folder images are brought")
+    channels: Literal[1, 3] | None = Field(None, description="channels to which images are brought")
+    seed: int = Field(0, ge=0, lt=2**31, description="every random choice derives from it")
+    device: str = Field("auto", description="cpu, cuda, or auto")
+    goal: GoalSection = GoalSection()
+    train: TrainConfig
+    attack: dict[str, Any] = Field(description="name, and the attack's own settings")
+
+    @property
+    def name(self) -> str:
+        return str(self.attack["name"])
+
+    @property
+    def options(self) -> dict[str, Any]:
+        return {key: value for key, value in self.attack.items() if key != "name"}
+
+
+# Training a poisoned network: from fresh weights, and from a clean network.
+ATTACK_TRAINING = {
+    False: {"epochs": 10, "schedule": "onecycle", "lr": 0.2},
+    True: {"epochs": 4, "schedule": "cosine", "lr": 0.02},
+}
+
+
 def method_config(name: str) -> type[BaseModel]:
     """The settings class of a distillation method; raises UsageError with a suggestion for an unknown name."""
     if name not in METHODS:
@@ -159,15 +202,7 @@ def resolve(file: str | Path | None, flags: dict[str, Any], overrides: list[str]
     file: YAML with the same keys. flags: dotted keys from the command line, None = not given. overrides: ``key=value``.
     Raises UsageError naming the key, with the nearest known one.
     """
-    given = _read(file) if file is not None else {}
-    given = _merge(given, _nest({key: value for key, value in flags.items() if value is not None}))
-    asked = _parse(overrides)
-    for key, source in DERIVED.items():
-        section, _, name = key.partition(".")
-        if isinstance(asked.get(section), dict) and name in asked[section]:
-            raise UsageError(f"{key} follows from {source} for the whole run: set {source} instead.")
-    given = _merge(given, asked)
-    _refuse_interpolation(given, "")
+    given = _given(file, flags, overrides)
     profile = given.get("profile", "fast")
     if not isinstance(profile, str) or profile not in PROFILES:
         raise UsageError(f"There is no profile {shortened(profile)}{suggest(str(profile), PROFILES)}: fast or full.")
@@ -194,6 +229,48 @@ def resolve(file: str | Path | None, flags: dict[str, Any], overrides: list[str]
     value = _validate(RunConfig, merged, "")
     assert isinstance(value, RunConfig)
     return value
+
+
+def resolve_attack(
+    file: str | Path | None, flags: dict[str, Any], overrides: list[str] | tuple[str, ...] = ()
+) -> AttackConfig:
+    """The configuration of an attack; as ``resolve``, with the settings of the attack under ``attack.``."""
+    given = _given(file, flags, overrides)
+    attack, train = given.get("attack", {}), given.get("train", {})
+    if not isinstance(attack, dict) or not isinstance(train, dict):
+        raise UsageError("`attack` and `train` are groups of settings: attack.rate=0.05, train.epochs=4.")
+    name = str(attack.get("name", ""))
+    kind = attack_class(name)
+    options = _validate(kind.Config, {key: value for key, value in attack.items() if key != "name"}, "attack.")
+    shared = {"seed": given.get("seed", 0), "device": given.get("device", "auto")}
+    preset = ATTACK_TRAINING[bool(given.get("teacher"))]
+    goal = given.get("goal", {})
+    if isinstance(goal, dict) and goal.get("rule") != "all-to-all":
+        given = {**given, "goal": {"target_label": 0, **goal}}
+    merged = {
+        **given,
+        "train": {**preset, **train, **shared},
+        "attack": {"name": name, **options.model_dump(mode="json")},
+    }
+    if not merged.get("data"):
+        raise UsageError("No data was given: name it with --data, or as `data:` in the file of -c.")
+    value = _validate(AttackConfig, merged, "")
+    assert isinstance(value, AttackConfig)
+    return value
+
+
+def _given(file: str | Path | None, flags: dict[str, Any], overrides: list[str] | tuple[str, ...]) -> dict[str, Any]:
+    """What file, flags and overrides say, later ones first."""
+    given = _read(file) if file is not None else {}
+    given = _merge(given, _nest({key: value for key, value in flags.items() if value is not None}))
+    asked = _parse(overrides)
+    for key, source in DERIVED.items():
+        section, _, name = key.partition(".")
+        if isinstance(asked.get(section), dict) and name in asked[section]:
+            raise UsageError(f"{key} follows from {source} for the whole run: set {source} instead.")
+    given = _merge(given, asked)
+    _refuse_interpolation(given, "")
+    return given
 
 
 def settings(config: type[BaseModel], prefix: str = "") -> list[tuple[str, Any, str]]:

@@ -13,6 +13,7 @@ from . import options, screen
 
 class Kind(str, Enum):
     methods = "methods"
+    attacks = "attacks"
     targets = "targets"
     models = "models"
     triggers = "triggers"
@@ -25,13 +26,22 @@ def register(app: typer.Typer) -> None:
 
 
 def listing(
-    kind: Annotated[Kind, typer.Argument(metavar="KIND", help="methods, targets, models, triggers or settings.")],
+    kind: Annotated[
+        Kind, typer.Argument(metavar="KIND", help="methods, attacks, targets, models, triggers or settings.")
+    ],
     json_: options.Json = False,
 ) -> None:
-    """List distillation methods, deployment targets, networks, trigger families, or every setting of -c and -o."""
+    """List distillation methods, attacks, deployment targets, networks, trigger families, or every setting of -c and -o."""
     from ..files import canonical_json
 
-    makers = {"methods": _methods, "targets": _targets, "models": _models, "triggers": _triggers, "settings": _settings}
+    makers = {
+        "methods": _methods,
+        "attacks": _attacks,
+        "targets": _targets,
+        "models": _models,
+        "triggers": _triggers,
+        "settings": _settings,
+    }
     rows = makers[kind.value]()
     if json_:
         typer.echo(canonical_json(rows))
@@ -84,6 +94,18 @@ def _methods() -> list[dict[str, Any]]:
     for name, place in METHODS.items():
         module = import_module(place.partition(":")[0])
         rows.append({"method": name, "what it does": _summary(module.__doc__)})
+    return rows
+
+
+def _attacks() -> list[dict[str, Any]]:
+    from importlib import import_module
+
+    from ..attacks import ATTACKS
+
+    rows = []
+    for name, place in ATTACKS.items():
+        module = import_module(place.partition(":")[0])
+        rows.append({"attack": name, "what it does": _summary(module.__doc__)})
     return rows
 
 

@@ -9,18 +9,20 @@ from typing import Any, Literal
 from edgekd_device import metrics
 
 from .. import checkpoints, data, models, triggers
-from ..config import RunConfig
+from ..config import AttackConfig, RunConfig
 from ..data import ImageSet
 from ..errors import UnsafeInput, UsageError
 from ..runners.torch import TorchRunner
 from ..types import Model, ModelSpec, Trigger
 from ..yaml_files import read_yaml
 
+Inputs = RunConfig | AttackConfig  # what says which images and which network to read
+
 # Below this many times chance, labels or normalisation are wrong rather than the teacher weak.
 NEAR_CHANCE = 1.5
 
 
-def load_data(config: RunConfig) -> dict[str, ImageSet]:
+def load_data(config: Inputs) -> dict[str, ImageSet]:
     """train, validation and test images; a seeded split where there is no test set, given or beside the training images."""
     images = load_images(config, config.data, "train")
     held_out = config.test or (config.data if "test" in data.parts(config.data) else None)
@@ -43,7 +45,7 @@ def load_data(config: RunConfig) -> dict[str, ImageSet]:
     return {**parts, "test": test}
 
 
-def load_images(config: RunConfig, path: str, part: Literal["train", "test"]) -> ImageSet:
+def load_images(config: Inputs, path: str, part: Literal["train", "test"]) -> ImageSet:
     """One set of images, brought to the size and channels and labelled in the order that the settings ask for."""
     size = (config.image_size, config.image_size) if config.image_size else None
     class_map = read_class_map(config.class_map)
@@ -60,7 +62,7 @@ def read_class_map(file: str | None) -> dict[Any, int] | None:
     return loaded
 
 
-def load_teacher(config: RunConfig, validation: ImageSet) -> tuple[Model, dict[str, Any]]:
+def load_teacher(config: Inputs, validation: ImageSet) -> tuple[Model, dict[str, Any]]:
     """The teacher and what is to be said of it; its input normalisation is found on validation images only.
 
     Raises UsageError when its accuracy there is near chance.
@@ -119,7 +121,7 @@ def load_teacher(config: RunConfig, validation: ImageSet) -> tuple[Model, dict[s
     return model, about
 
 
-def noted_spec(config: RunConfig) -> ModelSpec | None:
+def noted_spec(config: Inputs) -> ModelSpec | None:
     """What edgekd noted beside weights of its own about the network; None where there is no such note.
 
     Raises UsageError for a damaged note or one of other weights, UnsafeInput for one that names code to run.

@@ -1,0 +1,81 @@
+"""edgekd attack: a backdoored teacher to try a defence on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from . import options
+from .progress import progress
+
+
+def register(app: typer.Typer) -> None:
+    examples = options.examples(
+        "edgekd attack badnets --data cifar10.npz --out badnets.safetensors",
+        "edgekd attack blended --data images/train --start clean.pt --target-label 3 -o attack.rate=0.05",
+        "edgekd attack tact --data cifar10.npz --trigger-rule source --source-label 5 --out tact.safetensors",
+    )
+    app.command(rich_help_panel="Single steps", epilog=examples)(attack)
+
+
+def attack(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Attack: badnets, blended, … `edgekd list attacks`.")],
+    data: options.Data = None,
+    test: options.Test = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", metavar="FILE", help="Weights to write, .safetensors; default <attack>.safetensors."),
+    ] = None,
+    start: Annotated[
+        str | None,
+        typer.Option("--start", metavar="FILE", help="Clean network to train on, much faster than from fresh weights."),
+    ] = None,
+    target_label: options.TargetLabel = None,
+    trigger_rule: options.TriggerRule = None,
+    source_label: options.SourceLabels = None,
+    arch: options.Arch = None,
+    normalize: options.Normalize = None,
+    num_classes: options.NumClasses = None,
+    class_map: options.ClassMap = None,
+    image_size: options.ImageSize = None,
+    channels: options.Channels = None,
+    device: options.Device = None,
+    seed: options.Seed = None,
+    config: options.Config = None,
+    override: options.Override = None,
+    json_: options.Json = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Train a backdoored teacher on your images, to try a defence on an attack that you know.
+
+    Writes the weights and, beside them, the trigger for --trigger, a record with ACC and ASR on test images, and a
+    picture of the trigger. A run that was killed goes on with the same command.
+    """
+    from ..config import resolve_attack
+    from ..files import canonical_json
+    from ..pipeline.attack import attack as run
+
+    flags = {
+        "attack.name": name, "data": data, "test": test, "teacher": start, "arch": arch, "normalize": normalize,
+        "num_classes": num_classes, "class_map": class_map, "image_size": image_size, "channels": channels,
+        "device": device, "seed": seed, "goal.target_label": target_label, "goal.rule": trigger_rule,
+        "goal.source_labels": tuple(source_label) if source_label else None,
+    }  # fmt: skip
+    settings = resolve_attack(config, flags, tuple(override or ()))
+    with progress(quiet or json_) as bars:
+        record = run(settings, out or Path(f"{name}.safetensors"), bars)
+    if json_:
+        typer.echo(canonical_json(record))
+        return
+    acc, asr, floor = record["acc"], record["trigger"]["asr"], record["trigger"]["floor"]
+    beneath = "not measured" if floor is None else f"{_percent(floor)} on the network it started from"
+    typer.echo(f"{name}: ACC {_percent(acc)} ({acc['hits']}/{acc['total']}), ", nl=False)
+    typer.echo(f"ASR {_percent(asr)} ({asr['hits']}/{asr['total']}; floor {beneath})")
+    for file in record["files"]:
+        typer.echo(f"wrote {file}")
+
+
+def _percent(rate: dict[str, int]) -> str:
+    return f"{100 * rate['hits'] / rate['total']:.1f} %"

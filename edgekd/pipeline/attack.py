@@ -1,0 +1,119 @@
+"""`edgekd attack`: a backdoored teacher, its trigger as a file that --trigger reads, and what was measured of both."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+from PIL import Image
+
+from .. import attacks, audit, checkpoints, models, triggers
+from ..attacks import Attack, Attacked, Goal
+from ..config import AttackConfig
+from ..data import ImageSet
+from ..errors import UsageError
+from ..files import lock, write_json, write_text, write_with
+from ..runners.torch import TorchRunner
+from ..training import Progress
+from ..training.device import resolve_device
+from ..types import InputSpec, Model, ModelSpec, Trigger
+from . import intake
+from .calibration import accuracy_on
+from .environment import commit, describe
+
+ARCH = "wrn-16-1"
+SUFFIXES = {"trigger": ".trigger.yaml", "record": ".attack.json", "picture": ".gallery.png"}
+SHOWN = 4  # images of the gallery
+
+
+def attack(config: AttackConfig, out: Path, progress: Progress | None = None) -> dict[str, Any]:
+    """Train the backdoored network and write ``out`` (.safetensors); trigger, record and picture go beside it.
+
+    Returns the record and the files. A run that was killed goes on with the same command. Raises UsageError for
+    settings, images or a goal that do not fit each other.
+    """
+    if out.suffix != ".safetensors":
+        raise UsageError(f"--out {out} must end in .safetensors; the trigger and the record are written beside it.")
+    parts = intake.load_data(config)
+    start = intake.load_teacher(config, parts["validation"])[0] if config.teacher else None
+    spec = start.spec if start is not None else _fresh(config, parts["train"])
+    goal = Goal(**config.goal.model_dump())
+    kind = attacks.check(config.name, parts["train"], spec, config.options, goal)
+    trigger = kind.trigger(config.name, parts["test"].shape)
+    probes = audit.probes(parts["test"], (trigger,), spec.num_classes)  # what cannot be measured is refused here
+    device = str(resolve_device(config.device))
+    accuracy = accuracy_on(parts["validation"], device)
+    work, beside = out.with_name(out.stem + ".work"), {k: out.with_name(out.stem + s) for k, s in SUFFIXES.items()}
+    with lock(work):
+        made = attacks.run(
+            config.name,
+            parts["train"],
+            spec,
+            config.options,
+            config.train.model_copy(update={"device": device}),
+            goal,
+            start=start,
+            folder=work,
+            validate=lambda module: {"acc": accuracy(module)},
+            progress=progress,
+        )
+        floors = None if start is None else audit.floors(audit.scan(TorchRunner(start), probes))
+        report = audit.scan(TorchRunner(made.model), probes, floors=floors)
+        checkpoints.save(out, models.weights(made.model), {"spec": spec.to_json(), "attack": config.name})
+        write_text(beside["trigger"], trigger_file(kind, trigger), "trigger")
+        write_with(beside["picture"], lambda file: _gallery(trigger, parts["test"].images[:SHOWN], file), "picture")
+        record = {
+            "attack": config.name,
+            "acc": report.acc.to_json(),
+            "trigger": report.triggers[0].to_json(),
+            "warnings": list(report.warnings),
+            **_origin(config, made, start),
+        }
+        write_json(beside["record"], record, "attack")
+    shutil.rmtree(work, ignore_errors=True)
+    return {**record, "files": [str(path) for path in (out, *beside.values())]}
+
+
+def trigger_file(kind: Attack, trigger: Trigger) -> str:
+    """The trigger at test time as the YAML list that triggers.load reads."""
+    entry: dict[str, Any] = {"name": trigger.name, "family": kind.family, "rule": trigger.rule}
+    if trigger.target_label is not None:
+        entry["target_label"] = trigger.target_label
+    if trigger.source_labels:
+        entry["source_labels"] = list(trigger.source_labels)
+    return yaml.safe_dump([{**entry, **kind.options()}], sort_keys=False)
+
+
+def _fresh(config: AttackConfig, images: ImageSet) -> ModelSpec:
+    arch = config.arch or ARCH
+    statistics = models.normalization("half", images.shape[0])
+    return ModelSpec(arch, config.num_classes or images.num_classes, InputSpec(*images.shape, *statistics))
+
+
+def _origin(config: AttackConfig, made: Attacked, start: Model | None) -> dict[str, Any]:
+    """Everything the figures hang on; images that were touched by their hashes, never by their places."""
+    settings = config.model_dump(mode="json")
+    settings |= {key: Path(settings[key]).name for key in ("teacher", "data", "test") if settings[key]}
+    return {
+        "config": settings,
+        "spec": made.model.spec.to_json(),
+        "weights_sha256": made.model.sha256,
+        "start_sha256": None if start is None else start.sha256,
+        "poisoned": list(made.poisoned.poisoned),
+        "covers": list(made.poisoned.covers),
+        "training": made.log.to_json(),
+        "environment": describe(),
+        "commit": commit(),
+    }
+
+
+def _gallery(trigger: Trigger, images: np.ndarray, file: Path) -> None:
+    """A line per image: clean, with the trigger, ten times the difference."""
+    lines = [np.concatenate([image, *triggers.picture(trigger, image)], axis=2) for image in images]
+    whole = np.moveaxis(np.concatenate(lines, axis=1), 0, -1)
+    picture = Image.fromarray(whole[..., 0] if whole.shape[-1] == 1 else whole)
+    factor = max(1, 96 // images.shape[2])
+    picture.resize((picture.width * factor, picture.height * factor), Image.Resampling.NEAREST).save(file, format="PNG")
