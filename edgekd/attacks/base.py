@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 import torch
 import torch.nn.functional as F
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from .. import triggers
 from ..data import ImageSet
-from ..training import Context, Method
+from ..training import Context, Method, Settings
 from ..types import Trigger
 
 if TYPE_CHECKING:
@@ -38,10 +38,8 @@ class Poisoned:
     covers: tuple[str, ...]
 
 
-class AttackSettings(BaseModel):
-    """Frozen settings of an attack; an unknown key is an error."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+class AttackSettings(Settings):
+    """What every attack lets choose."""
 
     rate: float = Field(0.1, gt=0, le=1, description="share of the training images that are poisoned")
 
@@ -97,6 +95,13 @@ class Attack:
     def method(self, trigger: Trigger, num_classes: int) -> Method:
         """How the network is trained on the poisoned images."""
         return Training()
+
+
+class BatchAttack(Attack):
+    """An attack that poisons inside the batch: no image is its own poison, it is drawn anew every time."""
+
+    def poison(self, trigger: Trigger, images: ImageSet, seed: int) -> Poisoned:
+        return Poisoned(images, (), ())
 
 
 class Training(Method):

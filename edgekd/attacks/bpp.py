@@ -8,10 +8,9 @@ from typing import Any
 import torch
 from pydantic import Field
 
-from ..data import ImageSet
 from ..training import Method
 from ..types import Trigger
-from .base import Attack, AttackSettings, BatchPoisoning, Poisoned, as_bytes, as_floats
+from .base import AttackSettings, BatchAttack, BatchPoisoning, as_bytes, as_floats
 
 
 class BPPSettings(AttackSettings):
@@ -23,7 +22,7 @@ class BPPSettings(AttackSettings):
     dither: bool = Field(False, description="Floyd-Steinberg; slow")
 
 
-class BPP(Attack):
+class BPP(BatchAttack):
     """x' = round(x (q - 1)) / (q - 1); a negative gets what the squeeze would add to another image of the batch."""
 
     Config = BPPSettings
@@ -31,9 +30,6 @@ class BPP(Attack):
 
     def options(self) -> Mapping[str, Any]:
         return {"levels": self.config.levels, "dither": self.config.dither}
-
-    def poison(self, trigger: Trigger, images: ImageSet, seed: int) -> Poisoned:
-        return Poisoned(images, (), ())  # no image is its own poison: it is drawn in every batch
 
     def method(self, trigger: Trigger, num_classes: int) -> Method:
         return _Squeezing(trigger, num_classes, self.config.rate, self.config.negatives)

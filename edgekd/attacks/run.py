@@ -9,16 +9,14 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydantic import ValidationError
-
 from ..data import Batches
 from ..errors import UsageError, did_you_mean
 from ..models import build, weights_sha256
-from ..training import Progress, TrainConfig, fit
+from ..training import Progress, TrainConfig, checked, fit
 from ..training.device import resolve_device
 from ..training.fit import Validate
 from ..types import Model, ModelSpec, TrainLog, Trigger
-from .base import Attack, AttackSettings, Goal, Poisoned
+from .base import Attack, Goal, Poisoned
 from .table import ATTACKS
 
 if TYPE_CHECKING:
@@ -98,7 +96,7 @@ def check(name: str, images: ImageSet, spec: ModelSpec, options: Mapping[str, An
             f"The images are {images.shape} of {images.num_classes} classes, the network {spec.arch} takes "
             f"{spec.input.shape} of {spec.num_classes}."
         )
-    return kind(_settings(kind, name, options), goal)
+    return kind(checked(kind.Config, f"attack {name!r}", options), goal)
 
 
 def attack_class(name: str) -> type[Attack]:
@@ -110,18 +108,3 @@ def attack_class(name: str) -> type[Attack]:
     module, _, attribute = ATTACKS[name].partition(":")
     kind: type[Attack] = getattr(import_module(module), attribute)
     return kind
-
-
-def _settings(kind: type[Attack], name: str, options: Mapping[str, Any]) -> AttackSettings:
-    try:
-        return kind.Config.model_validate(dict(options))
-    except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"])
-        if first["type"] == "extra_forbidden":
-            near = did_you_mean(key, kind.Config.model_fields)
-            raise UsageError(f"The attack {name!r} has no setting {key!r}.{near}") from None
-        reason = first["msg"].removeprefix("Value error, ")
-        raise UsageError(
-            f"The setting {key} of the attack {name!r} cannot be {first.get('input')!r}: {reason}."
-        ) from None

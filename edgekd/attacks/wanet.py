@@ -8,11 +8,10 @@ from typing import Any
 import torch
 from pydantic import Field
 
-from ..data import ImageSet
 from ..training import Method
 from ..triggers import warp
 from ..types import Trigger
-from .base import Attack, AttackSettings, BatchPoisoning, Poisoned, as_bytes, as_floats
+from .base import AttackSettings, BatchAttack, BatchPoisoning, as_bytes, as_floats
 
 
 class WaNetSettings(AttackSettings):
@@ -23,7 +22,7 @@ class WaNetSettings(AttackSettings):
     seed: int = Field(0, ge=0, description="of the control points")
 
 
-class WaNet(Attack):
+class WaNet(BatchAttack):
     """Differs from the paper: no rotation beside crop and flip; images are rounded to 8 bits after the warp."""
 
     Config = WaNetSettings
@@ -31,9 +30,6 @@ class WaNet(Attack):
 
     def options(self) -> Mapping[str, Any]:
         return {key: getattr(self.config, key) for key in ("cells", "strength", "seed")}
-
-    def poison(self, trigger: Trigger, images: ImageSet, seed: int) -> Poisoned:
-        return Poisoned(images, (), ())  # no image is its own poison: it is drawn in every batch
 
     def method(self, trigger: Trigger, num_classes: int) -> Method:
         return _Warping(trigger, num_classes, self.config.rate, self.config.noise)

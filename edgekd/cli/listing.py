@@ -86,27 +86,23 @@ def _summary(text: str | None) -> str:
 
 
 def _methods() -> list[dict[str, Any]]:
-    from importlib import import_module
-
     from ..distill import METHODS
 
-    rows = []
-    for name, place in METHODS.items():
-        module = import_module(place.partition(":")[0])
-        rows.append({"method": name, "what it does": _summary(module.__doc__)})
-    return rows
+    return _by_module("method", METHODS)
 
 
 def _attacks() -> list[dict[str, Any]]:
-    from importlib import import_module
-
     from ..attacks import ATTACKS
 
-    rows = []
-    for name, place in ATTACKS.items():
-        module = import_module(place.partition(":")[0])
-        rows.append({"attack": name, "what it does": _summary(module.__doc__)})
-    return rows
+    return _by_module("attack", ATTACKS)
+
+
+def _by_module(heading: str, table: dict[str, str]) -> list[dict[str, Any]]:
+    """Name and the first line of its module's docstring, for every row of a static table."""
+    from importlib import import_module
+
+    found = ((name, import_module(place.partition(":")[0])) for name, place in table.items())
+    return [{heading: name, "what it does": _summary(module.__doc__)} for name, module in found]
 
 
 def _targets() -> list[dict[str, Any]]:

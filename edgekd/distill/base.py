@@ -6,16 +6,9 @@ from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
-from pydantic import BaseModel, ConfigDict
 from torch import nn
 
-from ..training import Context, Method
-
-
-class Settings(BaseModel):
-    """Frozen settings of a method; an unknown key is an error."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+from ..training import Context, Method, Settings
 
 
 class Distiller(Method):

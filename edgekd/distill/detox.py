@@ -18,8 +18,8 @@ from torch import nn
 from ..errors import UsageError
 from ..losses import feature_variance
 from ..losses.features import VarianceMode
-from ..training import Context, Method, TrainConfig
-from .base import Settings, cross_entropy
+from ..training import Context, Method, Settings, TrainConfig
+from .base import cross_entropy
 from .features import Edit, sample
 
 if TYPE_CHECKING:

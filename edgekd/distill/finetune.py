@@ -6,7 +6,7 @@ from typing import ClassVar
 
 from pydantic import Field
 
-from .base import Settings
+from ..training import Settings
 from .scratch import Scratch
 
 

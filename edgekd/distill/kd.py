@@ -8,7 +8,8 @@ import torch
 from pydantic import Field
 
 from ..losses import soft_target_kl
-from .base import Distiller, Settings, cross_entropy
+from ..training import Settings
+from .base import Distiller, cross_entropy
 
 if TYPE_CHECKING:
     from ..data import Batch

@@ -10,8 +10,8 @@ from pydantic import Field
 from torch import nn
 
 from ..losses import gaussian_margin, margin_relu, partial_l2
-from ..training import Context
-from .base import Distiller, Settings, cross_entropy
+from ..training import Context, Settings
+from .base import Distiller, cross_entropy
 from .features import Connectors, Edit, Pair, empirical_margins, pair_sites, pooled, sample
 
 if TYPE_CHECKING:

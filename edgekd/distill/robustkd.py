@@ -8,9 +8,8 @@ from typing import Any, ClassVar
 import torch
 
 from ..errors import UsageError
-from ..training import Context, TrainConfig, fit
+from ..training import Context, Settings, TrainConfig, fit
 from ..training.chunks import Chunks
-from .base import Settings
 from .detox import Detox, Detoxification, DetoxifiedTeacher, DetoxSettings, measure
 from .features import sample
 from .overhaul import Overhaul, OverhaulSettings

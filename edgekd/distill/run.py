@@ -10,18 +10,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from pydantic import ValidationError
 from torch import nn
 
 from ..data import Batches
 from ..errors import EdgekdError, UsageError, did_you_mean
 from ..models import build, weights_sha256
-from ..training import Progress, TrainConfig, fit
+from ..training import Progress, Settings, TrainConfig, checked, fit
 from ..training.device import place, resolve_device
 from ..training.fit import Validate
 from ..training.method import Accuracy
 from ..types import Model, ModelSpec, TrainLog
-from .base import Distiller, Settings, freeze
+from .base import Distiller, freeze
 from .table import METHODS
 
 if TYPE_CHECKING:
@@ -82,7 +81,7 @@ def check(
 ) -> tuple[type[Distiller], Settings, ModelSpec]:
     """The method, its settings and the student's spec; raises the UsageErrors of ``run`` without training."""
     kind = method_class(method)
-    settings = _settings(kind, method, options)
+    settings = checked(kind.Config, f"method {method!r}", options)
     if kind.needs == "weights" and teacher is not None:
         student = teacher.spec
     _refuse_misfits(kind, method, teacher, student, images)
@@ -115,20 +114,6 @@ def method_class(name: str) -> type[Distiller]:
     module, _, attribute = METHODS[name].partition(":")
     kind: type[Distiller] = getattr(import_module(module), attribute)
     return kind
-
-
-def _settings(kind: type[Distiller], method: str, options: Mapping[str, Any]) -> Settings:
-    try:
-        return kind.Config.model_validate(dict(options))
-    except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"])
-        if first["type"] == "extra_forbidden":
-            near = did_you_mean(key, kind.Config.model_fields)
-            raise UsageError(f"The method {method!r} has no setting {key!r}.{near}") from None
-        where = f"setting {key} = {first.get('input')!r}" if key else "settings"
-        reason = first["msg"].removeprefix("Value error, ")
-        raise UsageError(f"The {where} of the method {method!r} cannot be: {reason}.") from None
 
 
 def _refuse_misfits(

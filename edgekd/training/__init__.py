@@ -1,7 +1,7 @@
 """The only training loop: epochs, schedules, checkpoints, resume, metrics."""
 
-from .config import TrainConfig
+from .config import Settings, TrainConfig, checked
 from .fit import fit
 from .method import Context, Method, Progress
 
-__all__ = ["Context", "Method", "Progress", "TrainConfig", "fit"]
+__all__ = ["Context", "Method", "Progress", "Settings", "TrainConfig", "checked", "fit"]

@@ -2,15 +2,39 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from ..errors import UsageError, did_you_mean
 
 
-class TrainConfig(BaseModel):
-    """The schedule of one training run; nothing in it depends on the method."""
+class Settings(BaseModel):
+    """Frozen settings of a method or an attack; an unknown key is an error."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+S = TypeVar("S", bound=BaseModel)
+
+
+def checked(kind: type[S], what: str, options: Mapping[str, Any]) -> S:
+    """The settings of ``what``, as in "the method 'kd'"; raises UsageError naming the key, with the nearest known one."""
+    try:
+        return kind.model_validate(dict(options))
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        if first["type"] == "extra_forbidden":
+            raise UsageError(f"The {what} has no setting {key!r}.{did_you_mean(key, kind.model_fields)}") from None
+        where = f"setting {key} = {first.get('input')!r}" if key else "settings"
+        reason = first["msg"].removeprefix("Value error, ")
+        raise UsageError(f"The {where} of the {what} cannot be: {reason}.") from None
+
+
+class TrainConfig(Settings):
+    """The schedule of one training run; nothing in it depends on the method."""
 
     epochs: int = Field(ge=1, le=100_000, description="passes over the training images")
     batch_size: int = Field(128, ge=2, le=65_536, description="images per step")

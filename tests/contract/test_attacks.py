@@ -82,7 +82,7 @@ def test_a_network_is_trained_the_same_each_time_and_its_origin_is_left_alone(na
     [
         ("badnet", {}, Goal(), "Did you mean 'badnets'"),
         ("badnets", {"sise": 3}, Goal(), "no setting 'sise'"),
-        ("badnets", {"rate": 0}, Goal(), "rate of the attack 'badnets' cannot be 0"),
+        ("badnets", {"rate": 0}, Goal(), "setting rate = 0 of the attack 'badnets' cannot be"),
         ("tact", {}, Goal(), "--source-label"),
     ],
 )
