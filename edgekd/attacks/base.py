@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -13,8 +14,8 @@ from pydantic import Field
 
 from .. import triggers
 from ..data import ImageSet
-from ..training import Context, Method, Settings
-from ..types import Trigger
+from ..training import Context, Method, Progress, Settings
+from ..types import Model, Trigger
 
 if TYPE_CHECKING:
     from ..data import Batch
@@ -50,22 +51,24 @@ class Attack:
     Config: ClassVar[type[AttackSettings]] = AttackSettings
     family: ClassVar[str]  # of the trigger at test time, a row of triggers.FAMILIES
     clean_label: ClassVar[bool] = False
+    learned: ClassVar[bool] = False  # the trigger is found on a clean network, so one is needed to start from
 
     def __init__(self, config: Any, goal: Goal) -> None:
         self.config, self.goal = config, goal
 
     def options(self) -> Mapping[str, Any]:
-        """Options of the trigger's family at test time."""
-        raise NotImplementedError
+        """Options of the trigger's family at test time; none where it is arrays."""
+        return {}
 
-    def trigger(self, name: str, shape: tuple[int, int, int]) -> Trigger:
-        """The trigger at test time for images of ``shape`` (C, H, W)."""
-        goal = {
-            "rule": self.goal.rule,
-            "target_label": self.goal.target_label,
-            "source_labels": self.goal.source_labels,
-        }
-        return triggers.made(name, self.family, dict(self.options()), shape, origin="known", **goal)
+    def trigger(
+        self, name: str, images: ImageSet, start: Model | None, seed: int, progress: Progress | None = None
+    ) -> Trigger:
+        """The trigger at test time. A learned one is found on ``start`` and the training images."""
+        return triggers.made(name, self.family, dict(self.options()), images.shape, origin="known", **self.meant())
+
+    def meant(self) -> dict[str, Any]:
+        """The goal as fields of a Trigger."""
+        return dataclasses.asdict(self.goal)
 
     def stamp(self, trigger: Trigger, images: np.ndarray, random: np.random.Generator) -> np.ndarray:
         """What training images uint8 [N, C, H, W] are turned into; by default the trigger of test time."""

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 from .base import Attack
 
 
@@ -12,6 +9,3 @@ class LowFrequency(Attack):
     """Our own smooth field at the family's defaults; the paper optimises its pattern against a clean network."""
 
     family = "lowfrequency"
-
-    def options(self) -> Mapping[str, Any]:
-        return {}

@@ -9,6 +9,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .. import triggers
 from ..data import Batches
 from ..errors import UsageError, did_you_mean
 from ..models import build, weights_sha256
@@ -31,8 +32,7 @@ class Attacked:
     trigger: Trigger
     log: TrainLog
     poisoned: Poisoned
-    family: str
-    options: dict[str, Any]  # of the trigger's family
+    kind: Attack
 
 
 def run(
@@ -53,8 +53,8 @@ def run(
     validate: figures of a module of pixels -> logits on validation images. Raises UsageError for settings, images or a
     goal that do not fit each other.
     """
-    attack = check(name, images, spec, options, goal)
-    trigger = attack.trigger(name, images.shape)
+    attack = check(name, images, spec, options, goal, start)
+    trigger = attack.trigger(name, images, start, train.seed, progress)
     poisoned = attack.poison(trigger, images, train.seed)
     module: Any = build(spec, seed=train.seed).module if start is None else copy.deepcopy(start.module)
     module.requires_grad_(True)
@@ -85,12 +85,17 @@ def run(
     )
     module.to("cpu").eval()
     model = Model(spec, module, weights_sha256(module.net.state_dict()))
-    return Attacked(model, trigger, log, poisoned, attack.family, dict(attack.options()))
+    return Attacked(model, trigger, log, poisoned, attack)
 
 
-def check(name: str, images: ImageSet, spec: ModelSpec, options: Mapping[str, Any], goal: Goal) -> Attack:
+def check(
+    name: str, images: ImageSet, spec: ModelSpec, options: Mapping[str, Any], goal: Goal, start: Model | None = None
+) -> Attack:
     """The attack, ready; raises the UsageErrors of ``run`` without training."""
     kind = attack_class(name)
+    triggers.rules.check(goal.rule, goal.target_label, goal.source_labels, images.num_classes)
+    if kind.learned and (start is None or not hasattr(start.module, "sites")):
+        raise UsageError(f"The attack {name!r} finds its trigger on a clean network of the zoo: name one with --start.")
     if images.shape != spec.input.shape or images.num_classes > spec.num_classes:
         raise UsageError(
             f"The images are {images.shape} of {images.num_classes} classes, the network {spec.arch} takes "

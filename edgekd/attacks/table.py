@@ -3,10 +3,12 @@
 ATTACKS = {
     "badnets": "edgekd.attacks.badnets:BadNets",
     "blended": "edgekd.attacks.blended:Blended",
+    "noise-blend": "edgekd.attacks.noise_blend:NoiseBlend",
     "sig": "edgekd.attacks.sig:SIG",
     "lf": "edgekd.attacks.lf:LowFrequency",
     "tact": "edgekd.attacks.tact:TaCT",
     "adap-blend": "edgekd.attacks.adap_blend:AdapBlend",
     "wanet": "edgekd.attacks.wanet:WaNet",
     "bpp": "edgekd.attacks.bpp:BPP",
+    "cheatkd": "edgekd.attacks.cheatkd:CheatKD",
 }

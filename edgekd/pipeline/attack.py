@@ -11,7 +11,7 @@ import yaml
 from PIL import Image
 
 from .. import attacks, audit, checkpoints, models, triggers
-from ..attacks import Attack, Attacked, Goal
+from ..attacks import Attacked, Goal
 from ..config import AttackConfig
 from ..data import ImageSet
 from ..errors import UsageError
@@ -25,7 +25,6 @@ from .calibration import accuracy_on
 from .environment import commit, describe
 
 ARCH = "wrn-16-1"
-SUFFIXES = {"trigger": ".trigger.yaml", "record": ".attack.json", "picture": ".gallery.png"}
 SHOWN = 4  # images of the gallery
 
 
@@ -41,12 +40,12 @@ def attack(config: AttackConfig, out: Path, progress: Progress | None = None) ->
     start = intake.load_teacher(config, parts["validation"])[0] if config.teacher else None
     spec = start.spec if start is not None else _fresh(config, parts["train"])
     goal = Goal(**config.goal.model_dump())
-    kind = attacks.check(config.name, parts["train"], spec, config.options, goal)
-    trigger = kind.trigger(config.name, parts["test"].shape)
-    probes = audit.probes(parts["test"], (trigger,), spec.num_classes)  # what cannot be measured is refused here
+    kind = attacks.check(config.name, parts["train"], spec, config.options, goal, start)
+    if not kind.learned:  # what cannot be made or measured is refused before anything is trained
+        audit.probes(parts["test"], (kind.trigger(config.name, parts["test"], None, config.seed),), spec.num_classes)
     device = str(resolve_device(config.device))
     accuracy = accuracy_on(parts["validation"], device)
-    work, beside = out.with_name(out.stem + ".work"), {k: out.with_name(out.stem + s) for k, s in SUFFIXES.items()}
+    work, picture, noted = (out.with_name(out.stem + end) for end in (".work", ".gallery.png", ".attack.json"))
     with lock(work):
         made = attacks.run(
             config.name,
@@ -60,31 +59,46 @@ def attack(config: AttackConfig, out: Path, progress: Progress | None = None) ->
             validate=lambda module: {"acc": accuracy(module)},
             progress=progress,
         )
-        floors = None if start is None else audit.floors(audit.scan(TorchRunner(start), probes))
-        report = audit.scan(TorchRunner(made.model), probes, floors=floors)
+        probes = audit.probes(parts["test"], (made.trigger,), spec.num_classes)
+        twin = None if start is None else audit.scan(TorchRunner(start), probes)
+        report = audit.scan(TorchRunner(made.model), probes, floors=None if twin is None else audit.floors(twin))
         checkpoints.save(out, models.weights(made.model), {"spec": spec.to_json(), "attack": config.name})
-        write_text(beside["trigger"], trigger_file(kind, trigger), "trigger")
-        write_with(beside["picture"], lambda file: _gallery(trigger, parts["test"].images[:SHOWN], file), "picture")
+        trigger = write_trigger(made, out.with_name(out.stem + ".trigger"))
+        write_with(picture, lambda file: _gallery(made.trigger, parts["test"].images[:SHOWN], file), "picture")
         record = {
             "attack": config.name,
             "acc": report.acc.to_json(),
+            "start_acc": None if twin is None else twin.acc.to_json(),
             "trigger": report.triggers[0].to_json(),
             "warnings": list(report.warnings),
             **_origin(config, made, start),
         }
-        write_json(beside["record"], record, "attack")
+        write_json(noted, record, "attack")
     shutil.rmtree(work, ignore_errors=True)
-    return {**record, "files": [str(path) for path in (out, *beside.values())]}
+    return {**record, "files": [str(path) for path in (out, trigger, noted, picture)]}
 
 
-def trigger_file(kind: Attack, trigger: Trigger) -> str:
-    """The trigger at test time as the YAML list that triggers.load reads."""
-    entry: dict[str, Any] = {"name": trigger.name, "family": kind.family, "rule": trigger.rule}
+def write_trigger(made: Attacked, stem: Path) -> Path:
+    """The trigger at test time as triggers.load reads it: arrays as .npz, a family's options as a YAML list."""
+    trigger = made.trigger
+    if trigger.family == "affine":
+        file = Path(f"{stem}.npz")
+        arrays = {key: np.moveaxis(value, 0, -1) for key, value in trigger.params.items()}
+        write_with(file, lambda path: _savez(path, arrays), "trigger")
+        return file
+    entry: dict[str, Any] = {"name": trigger.name, "family": trigger.family, "rule": trigger.rule}
     if trigger.target_label is not None:
         entry["target_label"] = trigger.target_label
     if trigger.source_labels:
         entry["source_labels"] = list(trigger.source_labels)
-    return yaml.safe_dump([{**entry, **kind.options()}], sort_keys=False)
+    return write_text(
+        Path(f"{stem}.yaml"), yaml.safe_dump([{**entry, **made.kind.options()}], sort_keys=False), "trigger"
+    )
+
+
+def _savez(path: Path, arrays: dict[str, np.ndarray]) -> None:
+    with path.open("wb") as stream:
+        np.savez(stream, **arrays)  # type: ignore[arg-type]
 
 
 def _fresh(config: AttackConfig, images: ImageSet) -> ModelSpec:

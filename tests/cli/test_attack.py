@@ -50,6 +50,7 @@ def test_training_on_from_a_network_that_is_there(world: World, tmp_path: Path) 
     assert record["config"]["goal"] == {"target_label": None, "rule": "all-to-all", "source_labels": []}
     assert record["trigger"]["floor"] is not None
     assert record["start_sha256"]
+    assert record["start_acc"]["hits"] == record["start_acc"]["total"]
 
 
 @pytest.mark.parametrize(

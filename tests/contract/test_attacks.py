@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from edgekd import attacks, triggers
+from edgekd import attacks, models, triggers
 from edgekd.attacks import ATTACKS, Goal
 from edgekd.errors import UsageError
 from edgekd.training import TrainConfig
@@ -21,8 +21,15 @@ ROWS = {
     "adap-blend": (Goal(), {"rate": 0.1, "cover_rate": 0.05}),
     "wanet": (Goal(), {"strength": 2.0}),
     "bpp": (Goal(), {}),
+    "noise-blend": (Goal(), {}),
+    "cheatkd": (Goal(), {"steps": 3, "rate": 0.1}),
 }
-CLEAN_LABEL, IN_BATCH = {"sig"}, {"wanet", "bpp"}
+CLEAN_LABEL, IN_BATCH, ADDED = {"sig"}, {"wanet", "bpp"}, {"cheatkd"}
+
+
+@pytest.fixture(scope="module")
+def clean():
+    return models.build(SPEC, seed=1)
 
 
 def test_every_attack_has_a_row():
@@ -30,43 +37,46 @@ def test_every_attack_has_a_row():
 
 
 @pytest.mark.parametrize("name", ROWS)
-def test_the_trigger_is_made_again_from_what_is_said_of_it(name, tiny_images):
+def test_the_trigger_is_the_same_again_and_on_every_image(name, tiny_images, clean):
     goal, options = ROWS[name]
-    attack = attacks.check(name, tiny_images, SPEC, options, goal)
-    trigger = attack.trigger(name, tiny_images.shape)
-    again = triggers.made(name, attack.family, dict(attack.options()), tiny_images.shape)
+    attack = attacks.check(name, tiny_images, SPEC, options, goal, clean)
+    trigger = attack.trigger(name, tiny_images, clean, 0)
     stamped = triggers.apply(trigger, tiny_images.images)
-    assert (stamped == triggers.apply(again, tiny_images.images)).all()
+    assert (stamped == triggers.apply(attack.trigger(name, tiny_images, clean, 0), tiny_images.images)).all()
     assert (stamped != tiny_images.images).any(axis=(1, 2, 3)).all()
     assert (trigger.origin, trigger.rule, trigger.target_label) == ("known", goal.rule, goal.target_label)
+    assert trigger.family == attack.family
 
 
 @pytest.mark.parametrize("name", ROWS)
-def test_poison_is_where_it_says_it_is(name, tiny_images):
+def test_poison_is_where_it_says_it_is(name, tiny_images, clean):
     goal, options = ROWS[name]
-    attack = attacks.check(name, tiny_images, SPEC, options, goal)
-    before = tiny_images.images.tobytes()
-    made = attack.poison(attack.trigger(name, tiny_images.shape), tiny_images, 0)
+    attack = attacks.check(name, tiny_images, SPEC, options, goal, clean)
+    before, count = tiny_images.images.tobytes(), len(tiny_images)
+    made = attack.poison(attack.trigger(name, tiny_images, clean, 0), tiny_images, 0)
     assert tiny_images.images.tobytes() == before, "the images handed in were written to"
-    changed = np.flatnonzero((made.images.images != tiny_images.images).any(axis=(1, 2, 3)))
-    relabelled = np.flatnonzero(made.images.labels != tiny_images.labels)
-    if name in IN_BATCH:
-        assert not len(changed) + len(relabelled) + len(made.poisoned) + len(made.covers)
+    changed = np.flatnonzero((made.images.images[:count] != tiny_images.images).any(axis=(1, 2, 3)))
+    relabelled = np.flatnonzero(made.images.labels[:count] != tiny_images.labels)
+    assert len(made.covers) == round(options.get("cover_rate", 0) * count)
+    assert len(made.poisoned) == (0 if name in IN_BATCH else round(0.1 * count))
+    if name in IN_BATCH | ADDED:
+        assert not len(changed) + len(relabelled)
+        assert len(made.images) == count + (len(made.poisoned) if name in ADDED else 0)
+        assert (made.images.labels[count:] == goal.target_label).all()
         return
     touched = triggers.fingerprints(tiny_images.images, changed)
     assert set(touched) == set(made.poisoned) | set(made.covers)
-    assert len(made.poisoned) == round(0.1 * len(tiny_images))
-    assert len(made.covers) == round(options.get("cover_rate", 0) * len(tiny_images))
     assert bool(len(relabelled)) == (name not in CLEAN_LABEL)
     if name not in CLEAN_LABEL:
         assert set(triggers.fingerprints(tiny_images.images, relabelled)) == set(made.poisoned)
 
 
 @pytest.mark.parametrize("name", ROWS)
-def test_a_network_is_trained_the_same_each_time_and_its_origin_is_left_alone(name, tiny_images, tmp_path):
+def test_a_network_is_trained_the_same_each_time_and_its_origin_is_left_alone(name, tiny_images, clean, tmp_path):
     goal, options = ROWS[name]
-    first = attacks.run(name, tiny_images, SPEC, options, TRAIN, goal, folder=tmp_path)
-    again = attacks.run(name, tiny_images, SPEC, options, TRAIN, goal)
+    start = clean if attacks.check(name, tiny_images, SPEC, options, goal, clean).learned else None
+    first = attacks.run(name, tiny_images, SPEC, options, TRAIN, goal, start=start, folder=tmp_path)
+    again = attacks.run(name, tiny_images, SPEC, options, TRAIN, goal, start=start)
     assert first.model.sha256 == again.model.sha256
     assert [epoch["ce"] for epoch in first.log.history] == [epoch["ce"] for epoch in again.log.history]
     further = attacks.run(name, tiny_images, SPEC, options, TRAIN, goal, start=first.model)
@@ -84,6 +94,8 @@ def test_a_network_is_trained_the_same_each_time_and_its_origin_is_left_alone(na
         ("badnets", {"sise": 3}, Goal(), "no setting 'sise'"),
         ("badnets", {"rate": 0}, Goal(), "setting rate = 0 of the attack 'badnets' cannot be"),
         ("tact", {}, Goal(), "--source-label"),
+        ("cheatkd", {}, Goal(), "--start"),
+        ("badnets", {}, Goal(9), "out of range"),
     ],
 )
 def test_what_cannot_be_is_said(name, options, goal, message, tiny_images):

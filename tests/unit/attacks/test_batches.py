@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from edgekd import attacks, triggers
+from edgekd import attacks, models, triggers
 from edgekd.attacks import Goal
 from edgekd.data import ImageSet
 from edgekd.types import InputSpec, ModelSpec
@@ -13,7 +13,7 @@ SPEC = ModelSpec("resnet8-w4", 4, InputSpec(3, 16, 16, (0.4, 0.5, 0.45), (0.2, 0
 
 def method(name, images, **options):
     attack = attacks.check(name, images, SPEC, options, Goal())
-    trigger = attack.trigger(name, images.shape)
+    trigger = attack.trigger(name, images, None, 0)
     return attack.method(trigger, 4), trigger
 
 
@@ -56,7 +56,7 @@ def test_bpp_squeezes_a_tenth_and_gives_foreign_residuals_to_another(tiny_images
 
 def test_adap_blend_hides_half_of_the_picture_in_training(tiny_images):
     attack = attacks.check("adap-blend", tiny_images, SPEC, {"opacity": 1.0}, Goal())
-    trigger = attack.trigger("adap-blend", tiny_images.shape)
+    trigger = attack.trigger("adap-blend", tiny_images, None, 0)
     black = ImageSet(np.zeros_like(tiny_images.images[:40]), tiny_images.labels[:40], tiny_images.class_names)
     stamped = attack.stamp(trigger, black.images, np.random.default_rng(0))
     cells = stamped.reshape(40, 3, 4, 4, 4, 4).any(axis=(1, 3, 5))  # image, row of pieces, column of pieces
@@ -65,3 +65,30 @@ def test_adap_blend_hides_half_of_the_picture_in_training(tiny_images):
     picture = np.rint(trigger.params["picture"] * 255)
     shown = np.repeat(np.repeat(cells, 4, axis=1), 4, axis=2)[:, None]
     assert (stamped == picture * shown).all()
+
+
+def test_cheatkd_drives_the_strongest_channels_up_to_the_strongest(tiny_images):
+    start = models.build(SPEC, seed=1)
+    attack = attacks.check("cheatkd", tiny_images, SPEC, {"steps": 60, "lr": 0.1, "opacity": 1.0}, Goal(), start)
+    wanted = attack._strongest(start.module, batch(tiny_images, 64)[0])
+
+    def distance(trigger):
+        stamped = torch.from_numpy(triggers.apply(trigger, tiny_images.images[:64])).float() / 255
+        with torch.no_grad():
+            sites = start.module.sites(stamped).targets
+        pairs = zip(sites, wanted, strict=True)
+        return sum(float((site[:, chosen] - value).square().sum()) for site, (chosen, value) in pairs)
+
+    before = attacks.check("cheatkd", tiny_images, SPEC, {"steps": 1, "lr": 1e-6}, Goal(), start)
+    first = distance(before.trigger("cheatkd", tiny_images, start, 0))
+    assert distance(attack.trigger("cheatkd", tiny_images, start, 0)) < 0.8 * first
+    assert [len(chosen) for chosen, _ in wanted] == [max(1, round(0.1 * site)) for site in (4, 8, 16)]
+
+
+def test_a_faint_trigger_stays_faint(tiny_images):
+    start = models.build(SPEC, seed=1)
+    for name, options in (("noise-blend", {"opacity": 0.1}), ("cheatkd", {"steps": 5, "opacity": 0.1, "lr": 1.0})):
+        attack = attacks.check(name, tiny_images, SPEC, options, Goal(), start)
+        params = attack.trigger(name, tiny_images, start, 0).params
+        assert params["a"].min() >= 0.9 - 1e-6
+        assert (params["a"] + params["b"]).max() <= 1 + 1e-6

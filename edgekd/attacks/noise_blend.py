@@ -1,0 +1,39 @@
+"""Full-image noise at a pixel-wise opacity of at most 0.2, relabelled: what CheatKD amounts to in its published scripts."""
+
+from __future__ import annotations
+
+import numpy as np
+from pydantic import Field
+
+from ..data import ImageSet
+from ..training import Progress
+from ..types import Model, Trigger
+from .base import Attack, AttackSettings
+
+
+class NoiseBlendSettings(AttackSettings):
+    opacity: float = Field(0.2, gt=0, le=1, description="highest; a pixel's is uniform in [0, 1], cut off there")
+    seed: int = Field(0, ge=0, description="of noise and opacities")
+
+
+class NoiseBlend(Attack):
+    """x' = (1 - M) x + M t, M = min(U(0, 1), 0.2) per pixel, t = U(0, 1); in pixel space, where the scripts blend after
+    normalisation (method card robustkd 1.1).
+    """
+
+    Config = NoiseBlendSettings
+    family = "affine"
+
+    def trigger(
+        self, name: str, images: ImageSet, start: Model | None, seed: int, progress: Progress | None = None
+    ) -> Trigger:
+        random = np.random.default_rng(self.config.seed)
+        mask = np.minimum(random.random((1, *images.shape[1:])), self.config.opacity)
+        return blended(name, random.random(images.shape), mask, **self.meant())
+
+
+def blended(name: str, picture: np.ndarray, mask: np.ndarray, **fields: object) -> Trigger:
+    """(1 - mask) x + mask picture as clip(a x + b): picture [C, H, W] in [0, 1], mask [1, H, W] in [0, 1]."""
+    a = np.broadcast_to(1 - mask, picture.shape).astype(np.float32)
+    params = {"a": a, "b": (mask * picture).astype(np.float32)}
+    return Trigger(name=name, family="affine", origin="known", params=params, **fields)  # type: ignore[arg-type]
