@@ -8,6 +8,8 @@ ATTACKS = {
     "lf": "edgekd.attacks.lf:LowFrequency",
     "tact": "edgekd.attacks.tact:TaCT",
     "adap-blend": "edgekd.attacks.adap_blend:AdapBlend",
+    "adap-patch": "edgekd.attacks.adap_patch:AdapPatch",
+    "trojan-wm": "edgekd.attacks.trojan_wm:TrojanWM",
     "wanet": "edgekd.attacks.wanet:WaNet",
     "bpp": "edgekd.attacks.bpp:BPP",
     "cheatkd": "edgekd.attacks.cheatkd:CheatKD",

@@ -19,6 +19,8 @@ ROWS = {
     "lf": (Goal(), {}),
     "tact": (Goal(0, "source", (2,)), {"cover_rate": 0.05}),
     "adap-blend": (Goal(), {"rate": 0.1, "cover_rate": 0.05}),
+    "adap-patch": (Goal(), {"rate": 0.1, "cover_rate": 0.05}),
+    "trojan-wm": (Goal(), {}),
     "wanet": (Goal(), {"strength": 2.0}),
     "bpp": (Goal(), {}),
     "noise-blend": (Goal(), {}),

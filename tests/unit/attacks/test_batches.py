@@ -92,3 +92,18 @@ def test_a_faint_trigger_stays_faint(tiny_images):
         params = attack.trigger(name, tiny_images, start, 0).params
         assert params["a"].min() >= 0.9 - 1e-6
         assert (params["a"] + params["b"]).max() <= 1 + 1e-6
+
+
+def test_adap_patch_shows_one_weak_patch_in_training_and_two_at_test_time(tiny_images):
+    attack = attacks.check("adap-patch", tiny_images, SPEC, {}, Goal())
+    trigger = attack.trigger("adap-patch", tiny_images, None, 0)
+    grey = np.full((60, 3, 16, 16), 100, np.uint8)
+    corners = (np.s_[..., :8, :8], np.s_[..., :8, 8:], np.s_[..., 8:, :8], np.s_[..., 8:, 8:])
+
+    def touched(images):
+        return np.stack([(images != 100)[corner].any(axis=(1, 2, 3)) for corner in corners], axis=1)
+
+    stamped = touched(attack.stamp(trigger, grey, np.random.default_rng(0)))
+    assert (stamped.sum(axis=1) == 1).all()
+    assert stamped.any(axis=0).all()
+    assert (touched(triggers.apply(trigger, grey)) == [True, False, False, True]).all()

@@ -1,0 +1,30 @@
+"""Trojan-WM: a watermark over the image, relabelled; the watermark is our own drawing."""
+
+from __future__ import annotations
+
+import numpy as np
+from pydantic import Field
+
+from ..data import ImageSet
+from ..training import Progress
+from ..triggers.drawings import watermark
+from ..types import Model, Trigger
+from .base import Attack, AttackSettings
+from .noise_blend import blended
+
+
+class TrojanWMSettings(AttackSettings):
+    opacity: float = Field(0.4, gt=0, le=1, description="of the watermark")
+
+
+class TrojanWM(Attack):
+    """White strokes over about a quarter of the image at an opacity of 0.3 to 0.5."""
+
+    Config = TrojanWMSettings
+    family = "affine"
+
+    def trigger(
+        self, name: str, images: ImageSet, start: Model | None, seed: int, progress: Progress | None = None
+    ) -> Trigger:
+        mask = self.config.opacity * watermark(images.shape)[None]
+        return blended(name, np.ones(images.shape, np.float32), mask, **self.meant())
