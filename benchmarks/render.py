@@ -70,6 +70,16 @@ RENDERERS: dict[str, tuple[str, Callable[[Sequence[Record]], str]]] = {
             both_bars_met="passed",
         ),
     ),
+    "feature_schedule": (
+        "feature_schedule",
+        columns(
+            student="row",
+            seed="seed",
+            ACC_held_out="acc",
+            teacher_held_out="teacher_acc",
+            teacher_on_its_own="teacher_acc_train",
+        ),
+    ),
     "loop_time": (
         "loop_time",
         columns(
