@@ -156,6 +156,8 @@ def test_5_internal_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
 
 def interrupted(words: list[str], folder: Path, number: signal.Signals) -> Ended:
     """The command, sent a signal as soon as its first epoch is done."""
+    # a test run that was started in the background ignores SIGINT, and so would its children
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     with subprocess.Popen(command(*words), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         deadline = time.monotonic() + 120
         while not list(folder.glob("work/train-*/metrics.jsonl")) and process.poll() is None:
