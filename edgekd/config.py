@@ -260,7 +260,7 @@ def resolve_attack(
 
 
 def _given(file: str | Path | None, flags: dict[str, Any], overrides: list[str] | tuple[str, ...]) -> dict[str, Any]:
-    """What file, flags and overrides say, later ones first."""
+    """What file, flags and overrides say; later ones win."""
     given = _read(file) if file is not None else {}
     given = _merge(given, _nest({key: value for key, value in flags.items() if value is not None}))
     asked = _parse(overrides)

@@ -68,7 +68,11 @@ class InputSpec:
 
     @staticmethod
     def from_json(value: dict[str, Any]) -> InputSpec:
-        return InputSpec(value["channels"], value["height"], value["width"], tuple(value["mean"]), tuple(value["std"]))
+        """Raises KeyError, TypeError or ValueError for what is none: the value may be a stranger's."""
+        sizes = [value[key] for key in ("channels", "height", "width")]
+        if not all(type(size) is int and size > 0 for size in sizes):
+            raise ValueError("its sizes are no positive whole numbers")
+        return InputSpec(*sizes, tuple(map(float, value["mean"])), tuple(map(float, value["std"])))
 
 
 @dataclass(frozen=True)
@@ -84,6 +88,9 @@ class ModelSpec:
 
     @staticmethod
     def from_json(value: dict[str, Any]) -> ModelSpec:
+        """Raises KeyError, TypeError or ValueError for what is none: the value may be a stranger's."""
+        if not isinstance(value["arch"], str) or type(value["num_classes"]) is not int:
+            raise ValueError("its architecture is no name or its classes no number")
         return ModelSpec(value["arch"], value["num_classes"], InputSpec.from_json(value["input"]))
 
 

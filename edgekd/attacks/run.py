@@ -94,6 +94,8 @@ def check(
     """The attack, ready; raises the UsageErrors of ``run`` without training."""
     kind = attack_class(name)
     triggers.rules.check(goal.rule, goal.target_label, goal.source_labels, images.num_classes)
+    if start is not None and not any(True for _ in start.module.parameters()):
+        raise UsageError(f"{start.spec.arch} has no weights to train on; --start takes weights, not an ONNX graph.")
     if kind.learned and (start is None or not hasattr(start.module, "sites")):
         raise UsageError(f"The attack {name!r} finds its trigger on a clean network of the zoo: name one with --start.")
     if images.shape != spec.input.shape or images.num_classes > spec.num_classes:

@@ -110,7 +110,7 @@ def _fresh(config: AttackConfig, images: ImageSet) -> ModelSpec:
 def _origin(config: AttackConfig, made: Attacked, start: Model | None) -> dict[str, Any]:
     """Everything the figures hang on; images that were touched by their hashes, never by their places."""
     settings = config.model_dump(mode="json")
-    settings |= {key: Path(settings[key]).name for key in ("teacher", "data", "test") if settings[key]}
+    settings |= {key: Path(settings[key]).name for key in ("teacher", "data", "test", "class_map") if settings[key]}
     return {
         "config": settings,
         "spec": made.model.spec.to_json(),

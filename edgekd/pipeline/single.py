@@ -15,7 +15,7 @@ from ..export import onnx as onnx_writer
 from ..files import write_bytes
 from ..runners.torch import TorchRunner
 from ..training import Progress
-from ..types import AuditReport, Model, ModelSpec, Rate
+from ..types import AuditReport, Model, Rate
 from . import intake
 from .calibration import quantiser, trusted
 from .folder import RunFolder
@@ -85,15 +85,9 @@ def load_reference(config: RunConfig, file: str, arch: str | None, images: Image
 
 def load_student(config: RunConfig, validation: ImageSet) -> Model:
     """A network from safetensors that edgekd wrote (its sidecar names the architecture), or any readable checkpoint."""
-    sidecar = checkpoints.load_sidecar(config.teacher)
-    if sidecar is not None and "spec" in sidecar["metadata"]:
-        tensors, metadata = checkpoints.load_student(config.teacher)
-        try:
-            spec = ModelSpec.from_json(metadata["spec"])
-        except (KeyError, TypeError, ValueError) as error:
-            raise UsageError(f"{config.teacher}.json does not say which network this is ({error}).") from None
-        intake.refuse_foreign_code(spec.arch, config.arch)
-        return models.build(spec, tensors)
+    spec = intake.noted_spec(config)
+    if spec is not None:
+        return models.build(spec, checkpoints.load_student(config.teacher)[0])
     model, about = intake.load_teacher(config, validation)
     if about["format"] == "onnx":
         raise UsageError(

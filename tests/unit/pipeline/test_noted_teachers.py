@@ -39,6 +39,11 @@ def test_input_and_architecture_come_from_the_note(teacher, tiny_images, monkeyp
     [
         ({"arch": "antigravity:fly"}, UnsafeInput, "code that would have to run"),
         ({"input": None}, UsageError, "does not say which network"),
+        ({"arch": ["x"]}, UsageError, "does not say which network"),
+        ({"arch": 5}, UsageError, "does not say which network"),
+        ({"input": {**SPEC.input.to_json(), "mean": "abc"}}, UsageError, "does not say which network"),
+        ({"input": {**SPEC.input.to_json(), "mean": [[1], 2, 3]}}, UsageError, "does not say which network"),
+        ({"input": {**SPEC.input.to_json(), "height": "16"}}, UsageError, "does not say which network"),
         ({"num_classes": None}, UsageError, None),
     ],
 )
