@@ -4,7 +4,7 @@
 
 ACC beside that of the clean network it started from ("twin"; it was not trained on, so a drop is the attack's), ASR, its
 floor on that network, seconds. Bars at a rate of 10 %: ACC within 1.5 points of the twin; ASR at least 95 %, and 90 % for
-CheatKD as intended, WaNet, Input-aware and BPP. The weights stay in the cell's cache folder.
+CheatKD as intended, WaNet and BPP. The weights stay in the cell's cache folder.
 """
 
 from __future__ import annotations

@@ -233,8 +233,9 @@ def tables(records: Sequence[Record]) -> str:
         lines += ["", *(f"- {sentence}" for sentence in misses(entry)), ""]
     lines.append(f"Bars for the INT8 file: {BARS}. {_TRANSFER} Several seeds: mean [lowest to highest].")
     lines.append(
-        "Time of training is the sum over the student and all controls, one thread each, two cells side by side; "
-        f"latencies stand only where nothing else ran (load average at most {IDLE:g} before)."
+        "Time of training is the sum over the student and all controls, one thread each, beside other work; a control "
+        "that several cells share counts in each. Latencies stand only where nothing else ran (load average at most "
+        f"{IDLE:g} before)."
     )
     return "\n".join([*lines, "", provenance(records)]).replace("\n\n\n", "\n\n")
 

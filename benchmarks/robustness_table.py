@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from benchmarks.main_job_table import provenance
+from benchmarks.main_job_table import head, line, provenance
 from edgekd.report import text
 
 Record = dict[str, Any]
@@ -14,8 +14,7 @@ AREAS = ("checkpoint", "data", "trigger", "config", "bundle")
 
 
 def lines(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> list[str]:
-    head = ["| " + " | ".join(columns) + " |", "|" + " --- |" * len(columns)]
-    return head + ["| " + " | ".join(text.markdown(str(cell)) for cell in row) + " |" for row in rows]
+    return head(columns) + [line([text.markdown(str(cell)) for cell in row]) for row in rows]
 
 
 def bad_inputs(records: Sequence[Record]) -> str:

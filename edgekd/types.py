@@ -69,10 +69,10 @@ class InputSpec:
     @staticmethod
     def from_json(value: dict[str, Any]) -> InputSpec:
         """Raises KeyError, TypeError or ValueError for what is none: the value may be a stranger's."""
-        sizes = [value[key] for key in ("channels", "height", "width")]
-        if not all(type(size) is int and size > 0 for size in sizes):
+        channels, height, width = (value[key] for key in ("channels", "height", "width"))
+        if not all(type(size) is int and size > 0 for size in (channels, height, width)):
             raise ValueError("its sizes are no positive whole numbers")
-        return InputSpec(*sizes, tuple(map(float, value["mean"])), tuple(map(float, value["std"])))
+        return InputSpec(channels, height, width, tuple(map(float, value["mean"])), tuple(map(float, value["std"])))
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from pydantic import Field
 
@@ -32,8 +34,8 @@ class NoiseBlend(Attack):
         return blended(name, random.random(images.shape), mask, **self.meant())
 
 
-def blended(name: str, picture: np.ndarray, mask: np.ndarray, **fields: object) -> Trigger:
+def blended(name: str, picture: np.ndarray, mask: np.ndarray, **fields: Any) -> Trigger:
     """(1 - mask) x + mask picture as clip(a x + b): picture [C, H, W] in [0, 1], mask [1, H, W] in [0, 1]."""
     a = np.broadcast_to(1 - mask, picture.shape).astype(np.float32)
     params = {"a": a, "b": (mask * picture).astype(np.float32)}
-    return Trigger(name=name, family="affine", origin="known", params=params, **fields)  # type: ignore[arg-type]
+    return Trigger(name=name, family="affine", origin="known", params=params, **fields)

@@ -5,15 +5,14 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .. import triggers
 from ..data import Batches
-from ..errors import UsageError, did_you_mean
+from ..errors import UsageError
 from ..models import build, weights_sha256
-from ..training import Progress, TrainConfig, checked, fit
+from ..training import Progress, TrainConfig, checked, chosen, fit
 from ..training.device import resolve_device
 from ..training.fit import Validate
 from ..types import Model, ModelSpec, TrainLog, Trigger
@@ -108,10 +107,5 @@ def check(
 
 def attack_class(name: str) -> type[Attack]:
     """The class of a row of the table; raises UsageError with the nearest name for one that is not there."""
-    if name not in ATTACKS:
-        raise UsageError(
-            f"There is no attack {name!r}.{did_you_mean(name, ATTACKS)} The attacks are {', '.join(ATTACKS)}."
-        )
-    module, _, attribute = ATTACKS[name].partition(":")
-    kind: type[Attack] = getattr(import_module(module), attribute)
+    kind: type[Attack] = chosen(ATTACKS, name, "attack")
     return kind

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import copy
 from collections.abc import Iterator, Mapping
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,9 +12,9 @@ import torch
 from torch import nn
 
 from ..data import Batches
-from ..errors import EdgekdError, UsageError, did_you_mean
+from ..errors import EdgekdError, UsageError
 from ..models import build, weights_sha256
-from ..training import Progress, Settings, TrainConfig, checked, fit
+from ..training import Progress, Settings, TrainConfig, checked, chosen, fit
 from ..training.device import place, resolve_device
 from ..training.fit import Validate
 from ..training.method import Accuracy
@@ -107,12 +106,7 @@ def _untouched(teacher: nn.Module | None, device: torch.device, method: str) -> 
 
 def method_class(name: str) -> type[Distiller]:
     """The class of a row of the table; raises UsageError with the nearest name for one that is not there."""
-    if name not in METHODS:
-        raise UsageError(
-            f"There is no method {name!r}.{did_you_mean(name, METHODS)} The methods are {', '.join(METHODS)}."
-        )
-    module, _, attribute = METHODS[name].partition(":")
-    kind: type[Distiller] = getattr(import_module(module), attribute)
+    kind: type[Distiller] = chosen(METHODS, name, "method")
     return kind
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from importlib import import_module
 from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -20,7 +21,7 @@ S = TypeVar("S", bound=BaseModel)
 
 
 def checked(kind: type[S], what: str, options: Mapping[str, Any]) -> S:
-    """The settings of ``what``, as in "the method 'kd'"; raises UsageError naming the key, with the nearest known one."""
+    """The settings of ``what``, as in "method 'kd'"; raises UsageError naming the key, with the nearest known one."""
     try:
         return kind.model_validate(dict(options))
     except ValidationError as error:
@@ -31,6 +32,14 @@ def checked(kind: type[S], what: str, options: Mapping[str, Any]) -> S:
         where = f"setting {key} = {first.get('input')!r}" if key else "settings"
         reason = first["msg"].removeprefix("Value error, ")
         raise UsageError(f"The {where} of the {what} cannot be: {reason}.") from None
+
+
+def chosen(table: Mapping[str, str], name: str, what: str) -> Any:
+    """The class that row ``name`` of a static table (name -> module:class) stands for; raises UsageError for no row."""
+    if name not in table:
+        raise UsageError(f"There is no {what} {name!r}.{did_you_mean(name, table)} The {what}s are {', '.join(table)}.")
+    module, _, attribute = table[name].partition(":")
+    return getattr(import_module(module), attribute)
 
 
 class TrainConfig(Settings):
