@@ -12,11 +12,11 @@ from ..audit.evaluate import Predict
 from ..config import RunConfig
 from ..data import ImageSet
 from ..quantize.images import LEAST_IMAGES
+from ..runners.torch import images_at_once
 from ..types import Model
 
 # Candidates per image that is wanted: a teacher right on half of them still leaves enough.
 CANDIDATES = 3
-BATCH = 500
 
 
 def trusted(images: ImageSet, predict: Predict, count: int, seed: int) -> ImageSet:
@@ -37,11 +37,11 @@ def accuracy_on(images: ImageSet, device: str = "cpu") -> Callable[[Callable[[to
 
     @torch.inference_mode()
     def accuracy(predict: Callable[[torch.Tensor], torch.Tensor]) -> float:
-        hits = 0
-        for start in range(0, len(images), BATCH):
-            pixels = torch.from_numpy(images.images[start : start + BATCH]).to(device)
+        hits, step = 0, images_at_once(images.shape)
+        for start in range(0, len(images), step):
+            pixels = torch.from_numpy(images.images[start : start + step]).to(device)
             logits = predict(pixels.float().div(255).to(memory_format=torch.channels_last))
-            hits += int((logits.argmax(1).cpu() == torch.from_numpy(images.labels[start : start + BATCH])).sum())
+            hits += int((logits.argmax(1).cpu() == torch.from_numpy(images.labels[start : start + step])).sum())
         return hits / max(len(images), 1)
 
     return accuracy

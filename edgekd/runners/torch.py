@@ -15,6 +15,12 @@ from edgekd.types import Latency, Model
 from edgekd_device import latency as timing
 
 
+def images_at_once(shape: tuple[int, int, int]) -> int:
+    """How many images [C, H, W] pass a network together: 500 of 32 x 32; of larger ones fewer, in the same memory."""
+    _, height, width = shape
+    return min(500, max(16, 500 * 32 * 32 // (height * width)))
+
+
 class TorchRunner:
     """uint8 images [N, C, H, W] -> float32 logits [N, K] in FP32, inference mode, channels_last, a batch at a time.
 
@@ -22,10 +28,10 @@ class TorchRunner:
     device only while it is used. Raises UsageError for images that do not fit the model's input.
     """
 
-    def __init__(self, model: Model, device: str | torch.device = "cpu", batch_size: int = 500) -> None:
+    def __init__(self, model: Model, device: str | torch.device = "cpu") -> None:
         self.model = model
         self.device = torch.device(device)
-        self.batch_size = batch_size
+        self.batch_size = images_at_once(model.spec.input.shape)
 
     def __call__(self, images: np.ndarray) -> np.ndarray:
         expected = self.model.spec.input.shape
