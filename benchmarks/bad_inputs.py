@@ -223,12 +223,7 @@ def good_data(folder: Path) -> Path:
         labels = np.arange(200) % 10
         colours = random.integers(20, 236, (10, 1, 1, 3))
         images = np.clip(colours[labels] + random.integers(-9, 10, (200, 8, 8, 3)), 0, 255).astype(np.uint8)
-
-        def fill(place: Path) -> None:
-            with place.open("wb") as stream:
-                np.savez(stream, images=images, labels=labels)
-
-        files.write_with(path, fill)
+        files.write_npz(path, images=images, labels=labels)
     return path
 
 

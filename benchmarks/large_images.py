@@ -20,7 +20,7 @@ from benchmarks.grid import Config, Table, main
 from edgekd import checkpoints, data, distill, models, triggers
 from edgekd.config import resolve
 from edgekd.data import ImageSet
-from edgekd.files import write_with
+from edgekd.files import write_npz
 from edgekd.pipeline import compress
 from edgekd.training import TrainConfig
 from edgekd.types import InputSpec, ModelSpec
@@ -37,7 +37,7 @@ def run(config: Config, folder: Path) -> dict[str, Any]:
     trigger_file = folder / "square.npz"
     a, b = np.ones((SIDE, SIDE, 3), np.float32), np.zeros((SIDE, SIDE, 3), np.float32)
     a[-30:-4, -30:-4], b[-30:-4, -30:-4] = 0, 1
-    write_with(trigger_file, lambda path: _savez(path, a=a, b=b))
+    write_npz(trigger_file, a=a, b=b)
     images = data.load(prepare_data.prepare("tiny_imagenet_train"), part="train", size=(SIDE, SIDE))
     teacher_file = folder / "teacher.safetensors"
     if not teacher_file.exists():
@@ -72,11 +72,6 @@ def _teacher(config: Config, images: ImageSet, trigger_file: Path, folder: Path)
     spec = ModelSpec(config["teacher"], len(images.class_names), InputSpec(3, SIDE, SIDE, *IMAGENET))
     model, _ = distill.run(None, spec, poisoned, "scratch", {}, train, folder=folder / "teacher")
     checkpoints.save(folder / "teacher.safetensors", models.weights(model), {"spec": model.spec.to_json()})
-
-
-def _savez(path: Path, **arrays: np.ndarray) -> None:
-    with path.open("wb") as stream:
-        np.savez(stream, **arrays)  # type: ignore[arg-type]
 
 
 if __name__ == "__main__":

@@ -78,12 +78,7 @@ def _checksums(path: Path, names: Sequence[str]) -> dict[str, str]:
 
 def _save(output: Path, images: Any, labels: Any, class_names: Sequence[str]) -> None:
     arrays = {"images": images, "labels": np.asarray(labels, np.int64), "class_names": np.array(class_names)}
-
-    def fill(temporary: Path) -> None:
-        with temporary.open("wb") as stream:
-            np.savez(stream, **arrays)
-
-    files.write_with(output, fill, "data")
+    files.write_npz(output, "data", **arrays)
 
 
 def _load(path: Path) -> dict[str, np.ndarray]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import difflib
 import re
-from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from .attacks.run import attack_class
 from .distill import METHODS
+from .distill.run import method_class
 from .errors import UsageError
 from .quantize import PtqConfig
 from .training import TrainConfig
@@ -183,11 +183,7 @@ ATTACK_TRAINING = {
 
 def method_config(name: str) -> type[BaseModel]:
     """The settings class of a distillation method; raises UsageError with a suggestion for an unknown name."""
-    if name not in METHODS:
-        raise UsageError(f"There is no method {name!r}{suggest(name, METHODS)}. `edgekd list methods` shows them all.")
-    module, _, attribute = METHODS[name].partition(":")
-    config: type[BaseModel] = getattr(import_module(module), attribute).Config
-    return config
+    return method_class(name).Config
 
 
 def suggest(word: str, known: Any) -> str:

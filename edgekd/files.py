@@ -1,5 +1,10 @@
 """Atomic writes, locks and hashes; their home is the device package, which must stand alone."""
 
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
 from edgekd_device.files import (
     append_line,
     canonical_json,
@@ -15,6 +20,9 @@ from edgekd_device.files import (
     write_with,
 )
 
+if TYPE_CHECKING:
+    import numpy as np
+
 __all__ = [
     "append_line",
     "canonical_json",
@@ -26,6 +34,18 @@ __all__ = [
     "sha256_file",
     "write_bytes",
     "write_json",
+    "write_npz",
     "write_text",
     "write_with",
 ]
+
+
+def write_npz(path: str | Path, name: str = "arrays", **arrays: np.ndarray) -> Path:
+    """Write named arrays as one compressed .npz; ``name`` is that of the fault points, as for ``write_with``."""
+    import numpy as np
+
+    def fill(temporary: Path) -> None:
+        with temporary.open("wb") as stream:  # numpy adds .npz to a name that has none
+            np.savez_compressed(stream, **arrays)  # type: ignore[arg-type]
+
+    return write_with(path, fill, name)

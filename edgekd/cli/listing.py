@@ -129,15 +129,28 @@ def _triggers() -> list[dict[str, Any]]:
 
 
 def _settings() -> list[dict[str, Any]]:
+    from ..attacks import ATTACKS
+    from ..attacks.run import attack_class
     from ..config import DERIVED, RunConfig, method_config, settings
     from ..distill import METHODS
 
     found = [entry for entry in settings(RunConfig) if entry[0] not in ("distill", *DERIVED)]
     found.append(("distill.method", "robustkd", "see `edgekd list methods`"))
-    methods: dict[str, tuple[Any, str, list[str]]] = {}
-    for method in METHODS:
-        for key, default, about in settings(method_config(method)):
-            methods.setdefault(key, (default, about, []))[2].append(method)
-    for key, (default, about, users) in methods.items():
-        found.append((f"distill.{key}", default, f"{about} ({', '.join(users)})".strip()))
+    found += _shared("distill", {name: settings(method_config(name)) for name in METHODS})
+    found.append(("attack.name", None, "see `edgekd list attacks`; `edgekd attack` alone"))
+    found += _shared("attack", {name: settings(attack_class(name).Config) for name in ATTACKS})
     return [{"setting": key, "default": "" if v is None else str(v), "what it is": about} for key, v, about in found]
+
+
+def _shared(section: str, tables: dict[str, list[tuple[str, Any, str]]]) -> list[tuple[str, Any, str]]:
+    """Settings of many rows as one list: each key once per default and meaning, with the rows that have it."""
+    users: dict[tuple[str, str, str], list[str]] = {}
+    values: dict[tuple[str, str, str], Any] = {}
+    for row, entries in tables.items():
+        for key, default, about in entries:
+            users.setdefault((key, str(default), about), []).append(row)
+            values[(key, str(default), about)] = default
+    return [
+        (f"{section}.{key}", values[key, default, about], f"{about} ({', '.join(rows)})".strip())
+        for (key, default, about), rows in users.items()
+    ]

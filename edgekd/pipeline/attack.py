@@ -15,7 +15,7 @@ from ..attacks import Attacked, Goal
 from ..config import AttackConfig
 from ..data import ImageSet
 from ..errors import UsageError
-from ..files import lock, write_json, write_text, write_with
+from ..files import lock, write_json, write_npz, write_text, write_with
 from ..runners.torch import TorchRunner
 from ..training import Progress
 from ..training.device import resolve_device
@@ -84,8 +84,7 @@ def write_trigger(made: Attacked, stem: Path) -> Path:
     if trigger.family == "affine":
         file = Path(f"{stem}.npz")
         arrays = {key: np.moveaxis(value, 0, -1) for key, value in trigger.params.items()}
-        write_with(file, lambda path: _savez(path, arrays), "trigger")
-        return file
+        return write_npz(file, "trigger", **arrays)
     entry: dict[str, Any] = {"name": trigger.name, "family": trigger.family, "rule": trigger.rule}
     if trigger.target_label is not None:
         entry["target_label"] = trigger.target_label
@@ -94,11 +93,6 @@ def write_trigger(made: Attacked, stem: Path) -> Path:
     return write_text(
         Path(f"{stem}.yaml"), yaml.safe_dump([{**entry, **made.kind.options()}], sort_keys=False), "trigger"
     )
-
-
-def _savez(path: Path, arrays: dict[str, np.ndarray]) -> None:
-    with path.open("wb") as stream:
-        np.savez(stream, **arrays)  # type: ignore[arg-type]
 
 
 def _fresh(config: AttackConfig, images: ImageSet) -> ModelSpec:

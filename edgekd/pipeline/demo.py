@@ -11,7 +11,7 @@ from .. import checkpoints, distill, models
 from .. import triggers as trigger_box
 from ..data import ImageSet
 from ..errors import UsageError
-from ..files import write_with
+from ..files import write_npz
 from ..training import Progress, TrainConfig
 from ..types import InputSpec, ModelSpec, Trigger
 
@@ -40,10 +40,10 @@ def prepare(folder: Path, seed: int = 0, progress: Progress | None = None) -> No
         held_out = len(labels) // 5
         trigger = _trigger()
         train = ImageSet(images[held_out:], labels[held_out:], tuple("0123456789"), "scikit-learn digits")
-        _save(paths["trigger.file"], a=_last(trigger.params["a"]), b=_last(trigger.params["b"]))
-        _save(paths["test"], images=_last(images[:held_out]), labels=labels[:held_out])
+        write_npz(paths["trigger.file"], "demo", a=_last(trigger.params["a"]), b=_last(trigger.params["b"]))
+        write_npz(paths["test"], "demo", images=_last(images[:held_out]), labels=labels[:held_out])
         transfer = _stamped(train, trigger, TRANSFER_RATE, seed + 1, relabel=False)
-        _save(paths["data"], images=_last(transfer.images), labels=transfer.labels)
+        write_npz(paths["data"], "demo", images=_last(transfer.images), labels=transfer.labels)
         _train(_stamped(train, trigger, POISONING_RATE, seed, relabel=True), folder, seed, progress)
 
 
@@ -96,11 +96,3 @@ def _train(poisoned: ImageSet, folder: Path, seed: int, progress: Progress | Non
 
 def _last(images: np.ndarray) -> np.ndarray:
     return np.moveaxis(images, -3, -1)
-
-
-def _save(path: Path, **arrays: np.ndarray) -> None:
-    def fill(temporary: Path) -> None:
-        with temporary.open("wb") as stream:
-            np.savez_compressed(stream, **arrays)  # type: ignore[arg-type]
-
-    write_with(path, fill, "demo")

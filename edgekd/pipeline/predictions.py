@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ..files import write_with
+from ..files import write_npz
 from ..types import AuditReport, Rate, TriggerScore
 
 FILE = "predictions.npz"
@@ -19,12 +19,7 @@ def save_audit(folder: Path, report: AuditReport) -> dict[str, Any]:
     arrays = {"clean": report.predictions}
     for number, values in enumerate(report.triggered_predictions.values()):
         arrays[f"trigger{number}"] = values
-
-    def fill(path: Path) -> None:
-        with path.open("wb") as stream:
-            np.savez_compressed(stream, **arrays)  # type: ignore[arg-type]
-
-    write_with(folder / FILE, fill, "predictions")
+    write_npz(folder / FILE, "predictions", **arrays)
     return {
         "files": [FILE],
         "acc": report.acc.to_json(),
