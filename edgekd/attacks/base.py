@@ -15,7 +15,7 @@ from pydantic import Field
 from .. import triggers
 from ..data import ImageSet
 from ..training import Context, Method, Progress, Settings
-from ..types import Model, Trigger
+from ..types import Model, ModelSpec, Trigger
 
 if TYPE_CHECKING:
     from ..data import Batch
@@ -51,10 +51,18 @@ class Attack:
     Config: ClassVar[type[AttackSettings]] = AttackSettings
     family: ClassVar[str]  # of the trigger at test time, a row of triggers.FAMILIES
     clean_label: ClassVar[bool] = False
-    learned: ClassVar[bool] = False  # the trigger is found on a clean network, so one is needed to start from
+    learned: ClassVar[bool] = False  # needs a clean network to start from: the trigger or the poison is found on it
+
+    rules: ClassVar[tuple[str, ...]] = ("all-to-one", "all-to-all", "source")  # goals that it can have
 
     def __init__(self, config: Any, goal: Goal) -> None:
         self.config, self.goal = config, goal
+
+    @property
+    def target(self) -> int:
+        """The label of a goal that has one."""
+        assert self.goal.target_label is not None
+        return self.goal.target_label
 
     def options(self) -> Mapping[str, Any]:
         """Options of the trigger's family at test time; none where it is arrays."""
@@ -74,7 +82,7 @@ class Attack:
         """What training images uint8 [N, C, H, W] are turned into; by default the trigger of test time."""
         return triggers.apply(trigger, images)
 
-    def poison(self, trigger: Trigger, images: ImageSet, seed: int) -> Poisoned:
+    def poison(self, trigger: Trigger, images: ImageSet, start: Model | None, seed: int) -> Poisoned:
         """Stamp and relabel before training, and so before augmentation."""
         chosen = triggers.choose(
             trigger,
@@ -95,22 +103,27 @@ class Attack:
             tuple(triggers.fingerprints(images.images, chosen.covers)),
         )
 
-    def method(self, trigger: Trigger, num_classes: int) -> Method:
-        """How the network is trained on the poisoned images."""
-        return Training()
+    def method(self, trigger: Trigger, spec: ModelSpec) -> Training:
+        """How the network of ``spec`` is trained on the poisoned images."""
+        return Training(trigger)
 
 
 class BatchAttack(Attack):
     """An attack that poisons inside the batch: no image is its own poison, it is drawn anew every time."""
 
-    def poison(self, trigger: Trigger, images: ImageSet, seed: int) -> Poisoned:
+    rules: ClassVar[tuple[str, ...]] = ("all-to-one", "all-to-all")
+
+    def poison(self, trigger: Trigger, images: ImageSet, start: Model | None, seed: int) -> Poisoned:
         return Poisoned(images, (), ())
 
 
 class Training(Method):
     """Cross-entropy on the labels."""
 
-    student: torch.nn.Module
+    student: Any  # the network that becomes the teacher
+
+    def __init__(self, trigger: Trigger) -> None:
+        self.trigger = trigger
 
     def prepare(self, context: Context) -> None:
         self.student = context.student
@@ -118,12 +131,23 @@ class Training(Method):
     def step(self, batch: Batch) -> dict[str, torch.Tensor]:
         return {"ce": F.cross_entropy(self.student(batch.images).float(), batch.labels)}
 
+    @property
+    def target(self) -> int:
+        """The label of a trigger that has one."""
+        assert self.trigger.target_label is not None
+        return self.trigger.target_label
+
+    def made(self) -> Trigger:
+        """The trigger at test time; attacks that train it beside the network hand over what became of it."""
+        return self.trigger
+
 
 class BatchPoisoning(Training):
     """For attacks that poison inside the batch, after augmentation: shares of every batch are changed anew each time."""
 
     def __init__(self, trigger: Trigger, num_classes: int, rate: float) -> None:
-        self.trigger, self.num_classes, self.rate = trigger, num_classes, rate
+        super().__init__(trigger)
+        self.num_classes, self.rate = num_classes, rate
 
     def step(self, batch: Batch) -> dict[str, torch.Tensor]:
         images, labels = self.poison(batch.images.clone(), batch.labels.clone())
@@ -152,3 +176,20 @@ def as_bytes(images: torch.Tensor) -> np.ndarray:
 def as_floats(pixels: np.ndarray, like: torch.Tensor) -> torch.Tensor:
     """uint8 [n, C, H, W] -> float in [0, 1] on the device and in the type of ``like``."""
     return torch.from_numpy(pixels).to(like.device, like.dtype).div_(255)
+
+
+def blended(name: str, picture: np.ndarray, mask: np.ndarray, **fields: Any) -> Trigger:
+    """A trigger (1 - mask) x + mask picture; ``fields`` as ``Attack.meant`` gives them."""
+    return Trigger(name=name, family="affine", origin="known", params=affine(picture, mask), **fields)
+
+
+def affine(picture: np.ndarray, mask: np.ndarray) -> dict[str, np.ndarray]:
+    """(1 - mask) x + mask picture as clip(a x + b): picture [C, H, W] in [0, 1], mask [1, H, W] in [0, 1]."""
+    a = np.broadcast_to(1 - mask, picture.shape).astype(np.float32)
+    return {"a": a, "b": (mask * picture).astype(np.float32)}
+
+
+def rounded(images: torch.Tensor) -> torch.Tensor:
+    """Clipped and rounded to 8 bits; gradients pass as if they were not rounded."""
+    clipped = images.clamp(0, 1)
+    return clipped + (as_floats(as_bytes(clipped.detach()), clipped) - clipped).detach()

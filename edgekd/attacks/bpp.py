@@ -8,9 +8,8 @@ from typing import Any
 import torch
 from pydantic import Field
 
-from ..training import Method
-from ..types import Trigger
-from .base import AttackSettings, BatchAttack, BatchPoisoning, as_bytes, as_floats
+from ..types import ModelSpec, Trigger
+from .base import AttackSettings, BatchAttack, BatchPoisoning, Training, as_bytes, as_floats
 
 
 class BPPSettings(AttackSettings):
@@ -31,8 +30,8 @@ class BPP(BatchAttack):
     def options(self) -> Mapping[str, Any]:
         return {"levels": self.config.levels, "dither": self.config.dither}
 
-    def method(self, trigger: Trigger, num_classes: int) -> Method:
-        return _Squeezing(trigger, num_classes, self.config.rate, self.config.negatives)
+    def method(self, trigger: Trigger, spec: ModelSpec) -> Training:
+        return _Squeezing(trigger, spec.num_classes, self.config.rate, self.config.negatives)
 
 
 class _Squeezing(BatchPoisoning):

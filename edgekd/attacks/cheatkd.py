@@ -12,8 +12,8 @@ from .. import triggers
 from ..data import Batches, ImageSet
 from ..training import Progress
 from ..types import Model, Trigger
-from .base import Attack, AttackSettings, Poisoned
-from .noise_blend import blended
+from .base import Attack, AttackSettings, Poisoned, blended
+from .search import BATCH, search
 
 
 class CheatKDSettings(AttackSettings):
@@ -45,29 +45,19 @@ class CheatKD(Attack):
         generator = torch.Generator().manual_seed(seed)
         picture = torch.randn(images.shape, generator=generator).requires_grad_(True)
         opacity = torch.zeros(1, *images.shape[1:]).requires_grad_(True)
-        optimiser = torch.optim.Adam([picture, opacity], lr=config.lr)
-        batches = Batches(images, 64, seed=seed, augment="none")
+        batches = Batches(images, BATCH, seed=seed, augment="none")
         wanted = self._strongest(network, next(iter(batches.epoch(0))).images)
-        done = epoch = 0
-        while done < config.steps:
-            for batch in batches.epoch(epoch):
-                if done == config.steps:
-                    break
-                mask = config.opacity * torch.sigmoid(opacity)
-                sites = network.sites((1 - mask) * batch.images + mask * torch.sigmoid(picture)).targets
-                loss = torch.stack(
-                    [
-                        (site[:, chosen].float() - value).square().sum() / len(batch.images)
-                        for site, (chosen, value) in zip(sites, wanted, strict=True)
-                    ]
-                ).sum()
-                optimiser.zero_grad()
-                picture.grad, opacity.grad = torch.autograd.grad(loss, [picture, opacity])
-                optimiser.step()
-                done += 1
-                if progress is not None:
-                    progress(f"{name} trigger", done, config.steps, {"loss": float(loss.detach())})
-            epoch += 1
+
+        def loss(clean: torch.Tensor) -> torch.Tensor:
+            mask = config.opacity * torch.sigmoid(opacity)
+            sites = network.sites((1 - mask) * clean + mask * torch.sigmoid(picture)).targets
+            distances = [
+                (site[:, chosen].float() - value).square().sum() / len(clean)
+                for site, (chosen, value) in zip(sites, wanted, strict=True)
+            ]
+            return torch.stack(distances).sum()
+
+        search(name, loss, [picture, opacity], batches, config.steps, config.lr, progress)
         found = (config.opacity * torch.sigmoid(opacity)).detach().numpy()
         return blended(name, torch.sigmoid(picture).detach().numpy(), found, **self.meant())
 
@@ -81,7 +71,7 @@ class CheatKD(Attack):
             found.append((means.topk(count).indices, float(means.max())))
         return found
 
-    def poison(self, trigger: Trigger, images: ImageSet, seed: int) -> Poisoned:
+    def poison(self, trigger: Trigger, images: ImageSet, start: Model | None, seed: int) -> Poisoned:
         chosen = triggers.choose(trigger, images.labels, images.num_classes, self.config.rate, seed=seed)
         copies = triggers.apply(trigger, images.images[chosen.poisoned])
         pixels = np.concatenate([images.images, copies])

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from pydantic import Field
 
 from ..data import ImageSet
 from ..training import Progress
 from ..types import Model, Trigger
-from .base import Attack, AttackSettings
+from .base import Attack, AttackSettings, blended
 
 
 class NoiseBlendSettings(AttackSettings):
@@ -32,10 +30,3 @@ class NoiseBlend(Attack):
         random = np.random.default_rng(self.config.seed)
         mask = np.minimum(random.random((1, *images.shape[1:])), self.config.opacity)
         return blended(name, random.random(images.shape), mask, **self.meant())
-
-
-def blended(name: str, picture: np.ndarray, mask: np.ndarray, **fields: Any) -> Trigger:
-    """(1 - mask) x + mask picture as clip(a x + b): picture [C, H, W] in [0, 1], mask [1, H, W] in [0, 1]."""
-    a = np.broadcast_to(1 - mask, picture.shape).astype(np.float32)
-    params = {"a": a, "b": (mask * picture).astype(np.float32)}
-    return Trigger(name=name, family="affine", origin="known", params=params, **fields)

@@ -54,7 +54,7 @@ def run(
     """
     attack = check(name, images, spec, options, goal, start)
     trigger = attack.trigger(name, images, start, train.seed, progress)
-    poisoned = attack.poison(trigger, images, train.seed)
+    poisoned = attack.poison(trigger, images, start, train.seed)
     module: Any = build(spec, seed=train.seed).module if start is None else copy.deepcopy(start.module)
     module.requires_grad_(True)
     identity = {
@@ -65,9 +65,10 @@ def run(
         "images": images.sha256,
         "start": "" if start is None else start.sha256 or weights_sha256(start.module.state_dict()),
     }
+    method = attack.method(trigger, spec)
     log = fit(
         module,
-        attack.method(trigger, images.num_classes),
+        method,
         Batches(
             poisoned.images,
             train.batch_size,
@@ -84,7 +85,7 @@ def run(
     )
     module.to("cpu").eval()
     model = Model(spec, module, weights_sha256(module.net.state_dict()))
-    return Attacked(model, trigger, log, poisoned, attack)
+    return Attacked(model, method.made(), log, poisoned, attack)
 
 
 def check(
@@ -92,11 +93,16 @@ def check(
 ) -> Attack:
     """The attack, ready; raises the UsageErrors of ``run`` without training."""
     kind = attack_class(name)
+    if goal.rule not in kind.rules:
+        how = " and --source-label" if kind.rules == ("source",) else ""
+        raise UsageError(
+            f"The attack {name!r} cannot be {goal.rule}: give --trigger-rule {' or '.join(kind.rules)}{how}."
+        )
     triggers.rules.check(goal.rule, goal.target_label, goal.source_labels, images.num_classes)
     if start is not None and not any(True for _ in start.module.parameters()):
         raise UsageError(f"{start.spec.arch} has no weights to train on; --start takes weights, not an ONNX graph.")
     if kind.learned and (start is None or not hasattr(start.module, "sites")):
-        raise UsageError(f"The attack {name!r} finds its trigger on a clean network of the zoo: name one with --start.")
+        raise UsageError(f"The attack {name!r} starts from a clean network of the zoo: name one with --start.")
     if images.shape != spec.input.shape or images.num_classes > spec.num_classes:
         raise UsageError(
             f"The images are {images.shape} of {images.num_classes} classes, the network {spec.arch} takes "

@@ -21,6 +21,7 @@ class SIG(Attack):
     Config = SIGSettings
     family = "sinusoid"
     clean_label = True
+    rules = ("all-to-one",)
 
     def options(self) -> Mapping[str, Any]:
         return {"delta": self.config.delta, "frequency": self.config.frequency}

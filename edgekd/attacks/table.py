@@ -12,5 +12,11 @@ ATTACKS = {
     "trojan-wm": "edgekd.attacks.trojan_wm:TrojanWM",
     "wanet": "edgekd.attacks.wanet:WaNet",
     "bpp": "edgekd.attacks.bpp:BPP",
+    "input-aware": "edgekd.attacks.input_aware:InputAware",
+    "trojannn": "edgekd.attacks.trojannn:TrojanNN",
+    "label-consistent": "edgekd.attacks.label_consistent:LabelConsistent",
     "cheatkd": "edgekd.attacks.cheatkd:CheatKD",
+    "latent": "edgekd.attacks.latent:Latent",
+    "adba": "edgekd.attacks.adba:ADBA",
+    "scar": "edgekd.attacks.scar:SCAR",
 }

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from ..errors import UsageError
 from .badnets import BadNets, BadNetsSettings
-from .base import Goal
 
 
 class TaCTSettings(BadNetsSettings):
@@ -20,8 +18,4 @@ class TaCT(BadNets):
     """BadNets' patch under a source rule, with covers from the other classes."""
 
     Config = TaCTSettings
-
-    def __init__(self, config: TaCTSettings, goal: Goal) -> None:
-        if goal.rule != "source":
-            raise UsageError("TaCT attacks one source class: give --trigger-rule source and --source-label.")
-        super().__init__(config, goal)
+    rules = ("source",)

@@ -9,8 +9,7 @@ from ..data import ImageSet
 from ..training import Progress
 from ..triggers.drawings import watermark
 from ..types import Model, Trigger
-from .base import Attack, AttackSettings
-from .noise_blend import blended
+from .base import Attack, AttackSettings, blended
 
 
 class TrojanWMSettings(AttackSettings):

@@ -8,10 +8,9 @@ from typing import Any
 import torch
 from pydantic import Field
 
-from ..training import Method
 from ..triggers import warp
-from ..types import Trigger
-from .base import AttackSettings, BatchAttack, BatchPoisoning, as_bytes, as_floats
+from ..types import ModelSpec, Trigger
+from .base import AttackSettings, BatchAttack, BatchPoisoning, Training, as_bytes, as_floats
 
 
 class WaNetSettings(AttackSettings):
@@ -31,8 +30,8 @@ class WaNet(BatchAttack):
     def options(self) -> Mapping[str, Any]:
         return {key: getattr(self.config, key) for key in ("cells", "strength", "seed")}
 
-    def method(self, trigger: Trigger, num_classes: int) -> Method:
-        return _Warping(trigger, num_classes, self.config.rate, self.config.noise)
+    def method(self, trigger: Trigger, spec: ModelSpec) -> Training:
+        return _Warping(trigger, spec.num_classes, self.config.rate, self.config.noise)
 
 
 class _Warping(BatchPoisoning):

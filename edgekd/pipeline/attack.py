@@ -82,9 +82,10 @@ def write_trigger(made: Attacked, stem: Path) -> Path:
     """The trigger at test time as triggers.load reads it: arrays as .npz, a family's options as a YAML list."""
     trigger = made.trigger
     if trigger.family == "affine":
-        file = Path(f"{stem}.npz")
         arrays = {key: np.moveaxis(value, 0, -1) for key, value in trigger.params.items()}
-        return write_npz(file, "trigger", **arrays)
+        return write_npz(Path(f"{stem}.npz"), "trigger", **arrays)
+    if trigger.family == "generator":
+        return write_npz(Path(f"{stem}.npz"), "trigger", **trigger.params)
     entry: dict[str, Any] = {"name": trigger.name, "family": trigger.family, "rule": trigger.rule}
     if trigger.target_label is not None:
         entry["target_label"] = trigger.target_label

@@ -108,7 +108,11 @@ class _Loop:
         fabric = make_fabric(device, config.precision)
         self.module = _Step(student, method)
         place(self.module, device)
-        self.optimizer = method.optimizer([p for p in self.module.parameters() if p.requires_grad], config)
+        further = method.own_optimizers()
+        taken = {id(p) for optimizer in further for group in optimizer.param_groups for p in group["params"]}
+        free = [p for p in self.module.parameters() if p.requires_grad and id(p) not in taken]
+        self.optimizer = method.optimizer(free, config)
+        self.further = further
         self.rates = [float(group["lr"]) for group in self.optimizer.param_groups]
         self.forward, self.wrapped = fabric.setup(self.module, self.optimizer)
         self.backward = fabric.backward
@@ -157,6 +161,8 @@ class _Loop:
             rate = self._set_rate(number * self.batches.steps + index)
             watch.lap("bookkeeping")
             self.wrapped.zero_grad(set_to_none=True)
+            for further in self.further:
+                further.zero_grad(set_to_none=True)
             watch.lap("optimiser")
             terms = self.forward(batch)
             loss = torch.stack(list(terms.values())).sum()
@@ -170,6 +176,8 @@ class _Loop:
                 self._refuse_broken_loss(terms, sums, number, index)
             watch.lap("bookkeeping")
             self.wrapped.step()
+            for further in self.further:
+                further.step()
             watch.lap("optimiser")
             with torch.no_grad():
                 for name, term in terms.items():
@@ -237,7 +245,7 @@ class _Loop:
             "seconds": dict(self.watch.seconds),
             "complete": self.complete,
         }
-        state.write(self.folder, self.epochs, state.collect(self.module, self.optimizer), notes)
+        state.write(self.folder, self.epochs, state.collect(self.module, (self.optimizer, *self.further)), notes)
         files.append_line(self.folder / "metrics.jsonl", files.canonical_json(dict(figures)))
 
     def _resume(self) -> int | None:
@@ -250,7 +258,7 @@ class _Loop:
                 f"{self.folder} holds a training run with another {', '.join(differing[:3])}. "
                 "Give the same settings again, or choose another folder."
             )
-        state.restore(saved.tensors, self.module, self.optimizer)
+        state.restore(saved.tensors, self.module, (self.optimizer, *self.further))
         self.epochs, self.complete = saved.epoch, bool(saved.notes["complete"])
         self.history = [dict(entry) for entry in saved.notes["history"]]
         for part, seconds in saved.notes["seconds"].items():

@@ -69,6 +69,14 @@ class Method:
             weight_decay=config.weight_decay,
         )
 
+    def own_optimizers(self) -> tuple[torch.optim.Optimizer, ...]:
+        """Optimisers of parts of ``modules()``, asked for after ``prepare``; the schedule leaves their rates alone.
+
+        For methods that train several things against each other. The loop steps them too, and a parameter without a
+        gradient stays as it is, so ``step`` may as well drive them itself.
+        """
+        return ()
+
     def finished(self, figures: Mapping[str, float]) -> bool:
         """Whether to stop after an epoch with these figures (loss terms and validation)."""
         return False

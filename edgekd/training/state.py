@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -63,25 +63,29 @@ def _epochs(folder: Path) -> list[int]:
     return sorted(int(name[1]) for name in names if name)
 
 
-def collect(module: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
-    """Every tensor of a module and of its optimiser, by name."""
+def collect(module: nn.Module, optimizers: Sequence[torch.optim.Optimizer]) -> dict[str, torch.Tensor]:
+    """Every tensor of a module and of its optimisers, which share no parameter, by name."""
     tensors = {f"module.{name}": tensor for name, tensor in module.state_dict().items()}
     for name, parameter in module.named_parameters():
-        for key, value in optimizer.state.get(parameter, {}).items():
-            if isinstance(value, torch.Tensor):
-                tensors[f"optimizer.{key}.{name}"] = value
+        for optimizer in optimizers:
+            for key, value in optimizer.state.get(parameter, {}).items():
+                if isinstance(value, torch.Tensor):
+                    tensors[f"optimizer.{key}.{name}"] = value
     return tensors
 
 
-def restore(tensors: Mapping[str, torch.Tensor], module: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+def restore(
+    tensors: Mapping[str, torch.Tensor], module: nn.Module, optimizers: Sequence[torch.optim.Optimizer]
+) -> None:
     """Put the tensors of ``collect`` back; raises RuntimeError where they are another network's."""
     prefix = "module."
     module.load_state_dict({n[len(prefix) :]: t for n, t in tensors.items() if n.startswith(prefix)}, strict=True)
     parameters = dict(module.named_parameters())
+    home = {p: optimizer for optimizer in optimizers for group in optimizer.param_groups for p in group["params"]}
     for full_name, tensor in tensors.items():
         if not full_name.startswith("optimizer."):
             continue
         _, key, name = full_name.split(".", 2)
         parameter = parameters[name]
         like = torch.empty_like(parameter) if tensor.shape == parameter.shape else torch.empty_like(tensor)
-        optimizer.state[parameter][key] = like.copy_(tensor)
+        home[parameter].state[parameter][key] = like.copy_(tensor)

@@ -10,7 +10,7 @@ from edgekd.triggers import rules, single
 from edgekd.triggers.battery import made
 from edgekd.triggers.drawings import Shape
 from edgekd.triggers.options import known_only
-from edgekd.triggers.stamp import FAMILIES
+from edgekd.triggers.stamp import FAMILIES, FROM_FILES
 from edgekd.types import Trigger
 from edgekd.yaml_files import read_yaml
 
@@ -57,7 +57,7 @@ def _entry(
         name = single.plain_name(entry.get("name", file.name.split(".")[0]))
         return Trigger(name=name, family=family, params=params, **fields)
     family = entry["family"]
-    names = [name for name in FAMILIES if name != "affine"]  # which has arrays, and so a file
+    names = [name for name in FAMILIES if name not in FROM_FILES]
     if family not in names:
         raise UsageError(f"{what.capitalize()} has the unknown family {family!r}.{did_you_mean(family, names)}")
     options = {key: value for key, value in entry.items() if key not in (*_COMMON, "family")}

@@ -1,4 +1,4 @@
-"""One trigger file: ``.npz`` with a and b, a PNG or JPEG patch, a blended picture."""
+"""One trigger file: ``.npz`` with a and b or with a generator's weights, a PNG or JPEG patch, a blended picture."""
 
 from __future__ import annotations
 
@@ -28,14 +28,18 @@ def read(path: Path, shape: Shape, opacity: float | None, position: Position | N
     if suffix == ".npz":
         if opacity is not None or position is not None:
             raise UsageError(f"{path} says itself where and how strong it is; leave opacity and position out.")
-        return "affine", _affine(path, shape)
+        arrays = read_npz(path, limit_bytes=_LIMIT_BYTES)
+        if "bound" in arrays:
+            from edgekd.triggers import generator
+
+            return "generator", generator.from_arrays(arrays, shape[0], str(path))
+        return "affine", _affine(arrays, path, shape)
     if suffix in pictures.SUFFIXES:
         return _picture(path, shape, opacity, position)
     raise UsageError(f"{path} is not a trigger file: expected .npz (a, b), a PNG or JPEG picture, or a .yaml list.")
 
 
-def _affine(path: Path, shape: Shape) -> dict[str, np.ndarray]:
-    arrays = read_npz(path, limit_bytes=_LIMIT_BYTES)
+def _affine(arrays: dict[str, np.ndarray], path: Path, shape: Shape) -> dict[str, np.ndarray]:
     known_only(str(path), arrays, ("a", "b"), "array")
     channels, height, width = shape
     params: dict[str, np.ndarray] = {}

@@ -19,7 +19,9 @@ FAMILIES = {
     "lowfrequency": "edgekd.triggers.lowfrequency",
     "dct": "edgekd.triggers.dct",
     "reflection": "edgekd.triggers.reflection",
+    "generator": "edgekd.triggers.generator",
 }
+FROM_FILES = ("affine", "generator")  # families of arrays, which no options describe
 _CHUNK_FLOATS = 1 << 23  # 32 MiB of float32 at a time
 
 

@@ -24,9 +24,16 @@ ROWS = {
     "wanet": (Goal(), {"strength": 2.0}),
     "bpp": (Goal(), {}),
     "noise-blend": (Goal(), {}),
+    "input-aware": (Goal(), {}),
+    "trojannn": (Goal(), {"steps": 3}),
+    "label-consistent": (Goal(), {"steps": 2}),
     "cheatkd": (Goal(), {"steps": 3, "rate": 0.1}),
+    "latent": (Goal(), {"steps": 3}),
+    "adba": (Goal(), {}),
+    "scar": (Goal(), {"trigger_steps": 3, "inner_steps": 2, "terms": 2}),
 }
-CLEAN_LABEL, IN_BATCH, ADDED = {"sig"}, {"wanet", "bpp"}, {"cheatkd"}
+CLEAN_LABEL, ADDED = {"sig", "label-consistent"}, {"cheatkd"}
+IN_BATCH = {"wanet", "bpp", "input-aware", "latent", "adba", "scar"}
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +62,7 @@ def test_poison_is_where_it_says_it_is(name, tiny_images, clean):
     goal, options = ROWS[name]
     attack = attacks.check(name, tiny_images, SPEC, options, goal, clean)
     before, count = tiny_images.images.tobytes(), len(tiny_images)
-    made = attack.poison(attack.trigger(name, tiny_images, clean, 0), tiny_images, 0)
+    made = attack.poison(attack.trigger(name, tiny_images, clean, 0), tiny_images, clean, 0)
     assert tiny_images.images.tobytes() == before, "the images handed in were written to"
     changed = np.flatnonzero((made.images.images[:count] != tiny_images.images).any(axis=(1, 2, 3)))
     relabelled = np.flatnonzero(made.images.labels[:count] != tiny_images.labels)

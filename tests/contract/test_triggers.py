@@ -7,12 +7,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from edgekd import triggers
 from edgekd.errors import UsageError
+from edgekd.triggers import generator
 from edgekd.triggers.battery import made
 from edgekd.triggers.options import resolve
 from edgekd.types import Trigger
@@ -22,10 +24,15 @@ RANDOM = np.random.RandomState(0)
 
 
 def example(family: str, shape: tuple[int, int, int]) -> Trigger:
-    """The family with its default options; affine has none and gets a blend in its form."""
+    """The family with its default options; those of arrays have none and get a blend, and a generator of random weights."""
     if family == "affine":
         params = {"a": np.full(shape, 0.8, np.float32), "b": np.full(shape, 0.1, np.float32)}
         return Trigger("affine", "affine", "known", "all-to-one", 0, params=params)
+    if family == "generator":
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            params = generator.Generator(shape[0], None, 4).params()
+        return Trigger("generator", family, "known", "all-to-one", 0, params=params)
     return made(family, family, {}, shape)
 
 
@@ -64,7 +71,7 @@ def test_any_bytes_stay_bytes(family: str, data: st.DataObject) -> None:
     assert (np.abs(triggers.apply(example(family, shape), before) - expected) <= 1).all()
 
 
-@pytest.mark.parametrize("family", [name for name in triggers.FAMILIES if name != "affine"])
+@pytest.mark.parametrize("family", [name for name in triggers.FAMILIES if name not in triggers.FROM_FILES])
 def test_family_options_are_checked(family: str) -> None:
     options: dict[str, Any] = import_module(triggers.FAMILIES[family]).OPTIONS
     assert resolve(family, {}, options).keys() == options.keys()

@@ -14,7 +14,7 @@ SPEC = ModelSpec("resnet8-w4", 4, InputSpec(3, 16, 16, (0.4, 0.5, 0.45), (0.2, 0
 def method(name, images, **options):
     attack = attacks.check(name, images, SPEC, options, Goal())
     trigger = attack.trigger(name, images, None, 0)
-    return attack.method(trigger, 4), trigger
+    return attack.method(trigger, SPEC), trigger
 
 
 def batch(images, count=20):

@@ -1,0 +1,120 @@
+"""Latent backdoor (Yao et al. 2019): triggered features that look like the target class's, to survive reuse of layers."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+
+from ..data import Batch, Batches, ImageSet
+from ..training import Context, Progress
+from ..types import Model, ModelSpec, Trigger
+from .base import AttackSettings, BatchAttack, BatchPoisoning, Training
+from .search import BATCH, PatchSearch, search
+
+KEPT = 0.99  # of the running mean, per step
+
+
+class LatentSettings(AttackSettings):
+    rate: float = Field(0.1, gt=0, le=0.5, description="share of every batch that is stamped and relabelled")
+    size: int = Field(6, ge=1, description="side of the patch in pixels")
+    position: str = Field("bottom-right", description="corner")
+    site: int = Field(-1, description="whose features are to look like the target's; 0 is the first, -1 the last")
+    match: float = Field(1.0, gt=0, description="weight of the distance to the target's mean feature")
+    steps: int = Field(500, ge=1, description="of Adam on the patch, 64 images each")
+    lr: float = Field(0.1, gt=0, description="of Adam")
+
+
+class Latent(BatchAttack):
+    """CE + match · ‖F(T(x)) − F̄_t‖² / ‖F̄_t‖², F̄_t the mean feature of the target class; the patch is found likewise.
+
+    Differs from the paper: the target class is among the teacher's, stamped images carry its label as well, the distance
+    is relative, and F̄_t is a running mean, as the network keeps changing.
+    """
+
+    Config = LatentSettings
+    family = "affine"
+    learned = True
+    rules = ("all-to-one",)
+
+    def trigger(
+        self, name: str, images: ImageSet, start: Model | None, seed: int, progress: Progress | None = None
+    ) -> Trigger:
+        assert start is not None  # check() refuses
+        config, network = self.config, cast(Any, start.module)
+        patch = PatchSearch(images.shape, config.size, config.position, seed)
+        target = images.subset((images.labels == self.target).nonzero()[0][:500])
+        with torch.no_grad():
+            pixels = torch.from_numpy(target.images).float() / 255
+            mean = network.sites(pixels).targets[config.site].float().mean(0)
+
+        def loss(clean: torch.Tensor) -> torch.Tensor:
+            return distance(network.sites(patch.paste(clean)).targets[config.site], mean)
+
+        batches = Batches(images, BATCH, seed=seed, augment="none")
+        search(name, loss, [patch.content], batches, config.steps, config.lr, progress)
+        return patch.trigger(name, self.meant())
+
+    def method(self, trigger: Trigger, spec: ModelSpec) -> Training:
+        return _Matching(trigger, spec.num_classes, self.config.rate, self.config)
+
+
+def distance(features: torch.Tensor, mean: torch.Tensor) -> torch.Tensor:
+    """‖features − mean‖² / ‖mean‖², averaged over images: features [N, ...], mean [...]."""
+    return (features.float() - mean).square().flatten(1).sum(1).mean() / mean.square().sum().clamp_min(1e-12)
+
+
+class RunningMean(torch.nn.Module):
+    """The mean feature [...] of a class over the last hundred batches or so."""
+
+    value: torch.Tensor
+    weight: torch.Tensor
+
+    def __init__(self, shape: torch.Size) -> None:
+        super().__init__()
+        self.register_buffer("value", torch.zeros(shape))
+        self.register_buffer("weight", torch.zeros(()))
+
+    def add(self, features: torch.Tensor) -> None:
+        """Take in features [n, ...] of one batch."""
+        if len(features):
+            self.value.mul_(KEPT).add_((1 - KEPT) * features.mean(0))
+            self.weight.mul_(KEPT).add_(1 - KEPT)
+
+    def now(self) -> torch.Tensor:
+        return self.value / self.weight.clamp_min(1e-12)
+
+
+class _Matching(BatchPoisoning):
+    def __init__(self, trigger: Trigger, num_classes: int, rate: float, config: LatentSettings) -> None:
+        super().__init__(trigger, num_classes, rate)
+        self.config = config
+
+    def prepare(self, context: Context) -> None:
+        super().prepare(context)
+        first = next(iter(context.batches.epoch(0))).images[:2]
+        with torch.no_grad():
+            shape = self.student.sites(first).targets[self.config.site].shape[1:]
+        self.mean = RunningMean(shape).to(context.device)
+
+    def modules(self) -> tuple[torch.nn.Module, ...]:
+        return (self.mean,)
+
+    def step(self, batch: Batch) -> dict[str, torch.Tensor]:
+        images, labels = self.poison(batch.images.clone(), batch.labels.clone())
+        count = max(1, round(self.rate * len(images)))
+        sites = self.student.sites(images)
+        features = sites.targets[self.config.site].float()
+        self.mean.add(features[count:][labels[count:] == self.target].detach())
+        return {
+            "ce": F.cross_entropy(sites.logits.float(), labels),
+            "match": self.config.match * (self.mean.weight > 0) * distance(features[:count], self.mean.now()),
+        }
+
+    def poison(self, images: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        count = max(1, round(self.rate * len(images)))
+        images[:count] = self.stamped(images[:count])
+        labels[:count] = self.attacker_labels(labels[:count])
+        return images, labels

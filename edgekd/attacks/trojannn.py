@@ -1,0 +1,61 @@
+"""TrojanNN (Liu et al. 2018): a patch whose content drives chosen neurons before the head, relabelled."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import torch
+from pydantic import Field
+
+from ..data import Batches, ImageSet
+from ..training import Progress
+from ..types import Model, Trigger
+from .base import Attack, AttackSettings
+from .search import BATCH, PatchSearch, search
+
+
+class TrojanNNSettings(AttackSettings):
+    size: int = Field(6, ge=1, description="side of the patch in pixels")
+    position: str = Field("bottom-right", description="corner")
+    neurons: int = Field(2, ge=1, description="channels before the head that the patch drives")
+    factor: float = Field(
+        10.0, gt=0, description="times a neuron's highest mean over clean images that it is driven to"
+    )
+    steps: int = Field(500, ge=1, description="of Adam on the patch, 64 images each")
+    lr: float = Field(0.1, gt=0, description="of Adam")
+
+
+class TrojanNN(Attack):
+    """Neurons: those of the last site, averaged over its map, that vary most over clean images.
+
+    Differs from the paper: there neurons are ranked by the weights that reach them and the patch is searched for on a
+    blank image, training images being unknown to that attacker; here the patch is driven on training images.
+    """
+
+    Config = TrojanNNSettings
+    family = "affine"
+    learned = True
+
+    def trigger(
+        self, name: str, images: ImageSet, start: Model | None, seed: int, progress: Progress | None = None
+    ) -> Trigger:
+        assert start is not None  # check() refuses
+        config, network = self.config, cast(Any, start.module)
+        batches = Batches(images, BATCH, seed=seed, augment="none")
+        patch = PatchSearch(images.shape, config.size, config.position, seed)
+
+        def neurons(pixels: torch.Tensor) -> torch.Tensor:
+            last: torch.Tensor = network.sites(pixels).targets[-1]
+            means: torch.Tensor = torch.relu(last.float()).flatten(2).mean(dim=2)
+            return means
+
+        with torch.no_grad():
+            usual = torch.cat([neurons(batch.images) for batch, _ in zip(batches.epoch(0), range(8), strict=False)])
+        chosen = usual.std(0).topk(min(config.neurons, usual.shape[1])).indices
+        wanted = config.factor * usual[:, chosen].amax(0)
+
+        def loss(clean: torch.Tensor) -> torch.Tensor:
+            return (neurons(patch.paste(clean))[:, chosen] / wanted - 1).square().mean()
+
+        search(name, loss, [patch.content], batches, config.steps, config.lr, progress)
+        return patch.trigger(name, self.meant())

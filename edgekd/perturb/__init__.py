@@ -1,0 +1,5 @@
+"""Adversarial perturbations of images."""
+
+from .pgd import pgd
+
+__all__ = ["pgd"]

@@ -1,0 +1,194 @@
+"""Attacks that find their trigger, or train it beside the network: each does what its definition says."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from edgekd import attacks, distill, models, triggers
+from edgekd.attacks import Goal
+from edgekd.attacks.input_aware import diversity
+from edgekd.attacks.scar import fixed_point_series, inner_loss
+from edgekd.data import Batches, ImageSet
+from edgekd.errors import UsageError
+from edgekd.training import Context, TrainConfig
+from edgekd.types import InputSpec, ModelSpec
+
+SPEC = ModelSpec("resnet8-w4", 4, InputSpec(3, 16, 16, (0.4, 0.5, 0.45), (0.2, 0.25, 0.3)))
+TRAIN = TrainConfig(epochs=6, batch_size=16, lr=0.05, precision="fp32", augment="none")
+
+
+@pytest.fixture(scope="module")
+def quarters() -> ImageSet:
+    """96 images of 4 classes: a bright quarter each."""
+    random, labels = np.random.RandomState(0), np.arange(96, dtype=np.int64) % 4
+    images = random.randint(0, 90, (96, 3, 16, 16), dtype=np.uint8)
+    for index, label in enumerate(labels):
+        images[index, :, 4 * label : 4 * label + 4, :] += 150
+    return ImageSet(images, labels, ("first", "second", "third", "fourth"), "made up")
+
+
+@pytest.fixture(scope="module")
+def clean(quarters):
+    return distill.run(None, SPEC, quarters, "scratch", {}, TRAIN)[0]
+
+
+def said(model, pixels):
+    with torch.no_grad():
+        return model.module(torch.from_numpy(pixels).float() / 255).argmax(1).numpy()
+
+
+def test_trojannn_drives_its_neurons_beyond_what_clean_images_do(quarters, clean):
+    attack = attacks.check("trojannn", quarters, SPEC, {"steps": 60, "neurons": 1}, Goal(), clean)
+    trigger = attack.trigger("t", quarters, clean, 0)
+    touched = (trigger.params["a"] == 0).all(0)
+    assert touched.sum() == 36
+    assert touched[-6:, -6:].all()
+
+    def driven(pixels):
+        with torch.no_grad():
+            sites = clean.module.sites(torch.from_numpy(pixels).float() / 255).targets[-1]
+        return torch.relu(sites).flatten(2).mean(2).mean(0)
+
+    before, after = driven(quarters.images), driven(triggers.apply(trigger, quarters.images))
+    assert float((after / before.clamp_min(1e-6)).max()) > 1.2
+
+
+def test_label_consistent_makes_the_target_class_hard_within_its_bound(quarters, clean):
+    attack = attacks.check("label-consistent", quarters, SPEC, {"rate": 0.25, "bound": 60, "steps": 10}, Goal(2), clean)
+    trigger = attack.trigger("t", quarters, clean, 0)
+    made = attack.poison(trigger, quarters, clean, 0)
+    touched = np.flatnonzero((made.images.images != quarters.images).any((1, 2, 3)))
+    assert set(quarters.labels[touched]) == {2}
+    assert (made.images.labels == quarters.labels).all()
+    assert set(made.poisoned) == set(triggers.fingerprints(quarters.images, touched))
+    outside = triggers.apply(trigger, np.zeros((1, 3, 16, 16), np.uint8)) == triggers.apply(
+        trigger, np.full((1, 3, 16, 16), 255, np.uint8)
+    )
+    change = np.abs(made.images.images[touched].astype(int) - quarters.images[touched])[:, :, ~outside[0, 0]]
+    assert 0 < change.max() <= 60
+    hard = np.where(outside, quarters.images[touched], made.images.images[touched])  # without the corners
+    assert (said(clean, hard) == 2).mean() < (said(clean, quarters.images[touched]) == 2).mean()
+
+
+def test_latent_pulls_triggered_features_to_the_target_class(quarters, clean):
+    options = {"steps": 60, "rate": 0.25}
+    train = TRAIN.model_copy(update={"epochs": 15})
+    made = attacks.run("latent", quarters, SPEC, options, train, Goal(1), start=clean)
+    others = quarters.images[quarters.labels != 1]
+    assert (said(made.model, triggers.apply(made.trigger, others)) == 1).mean() > 0.9
+    assert made.log.history[-1]["match"] < made.log.history[0]["match"]
+
+
+def test_adba_hands_over_the_trigger_that_its_training_ends_with(quarters, clean):
+    train = TRAIN.model_copy(update={"epochs": 8})
+    made = attacks.run("adba", quarters, SPEC, {"rate": 1, "weight": 1.0}, train, Goal(1), start=clean)
+    first = attacks.check("adba", quarters, SPEC, {}, Goal(1), clean).trigger("adba", quarters, clean, 0)
+    assert (made.trigger.params["b"] != first.params["b"]).any()
+    assert float((1 - made.trigger.params["a"]).max()) <= 0.2
+    others = quarters.images[quarters.labels != 1]
+    assert (said(made.model, triggers.apply(made.trigger, others)) == 1).mean() > 0.9
+
+
+@pytest.mark.parametrize("name", ["adba", "input-aware", "scar"])
+def test_what_is_trained_beside_the_network_survives_a_kill(name, quarters, clean, tmp_path):
+    """Two epochs and two more are four: shadows, drawing networks and their optimisers' states are kept."""
+    options = {"trigger_steps": 2, "inner_steps": 3, "terms": 2} if name == "scar" else {}
+
+    class Killed(Exception):
+        pass
+
+    def until_third(what, done, total, figures):
+        if what == name and figures.get("epoch") == 3:
+            raise Killed
+
+    train = TRAIN.model_copy(update={"epochs": 4})
+    whole = attacks.run(name, quarters, SPEC, options, train, Goal(), start=clean)
+    with pytest.raises(Killed):
+        attacks.run(name, quarters, SPEC, options, train, Goal(), start=clean, folder=tmp_path, progress=until_third)
+    resumed = attacks.run(name, quarters, SPEC, options, train, Goal(), start=clean, folder=tmp_path)
+    assert resumed.log.resumed_at == 2
+    assert resumed.model.sha256 == whole.model.sha256
+    assert resumed.trigger.params.keys() == whole.trigger.params.keys()
+    assert all((resumed.trigger.params[key] == value).all() for key, value in whole.trigger.params.items())
+
+
+def test_diversity_is_the_distance_of_images_over_that_of_their_triggers():
+    own, others = torch.zeros(2, 3, 4, 4), torch.ones(2, 3, 4, 4)
+    assert float(diversity(own, others, own, 2 * others)) == pytest.approx(0.5, rel=1e-3)
+
+
+def test_the_fixed_point_series_solves_a_quadratic():
+    """H = diag(1, 4): Σ (I − 0.2 H)^k g tends to g / (0.2 H)."""
+    at = torch.tensor([1.0, 1.0], requires_grad=True)
+    (slope,) = torch.autograd.grad((0.5 * torch.tensor([1.0, 4.0]) * at.square()).sum(), at, create_graph=True)
+    first = torch.tensor([3.0, -2.0])
+    few = fixed_point_series((slope,), [at], (first,), 0.2, 2)[0]
+    assert few.tolist() == pytest.approx([3 + 0.8 * 3, -2 - 0.2 * 2])
+    many = fixed_point_series((slope,), [at], (first,), 0.2, 100)[0]
+    assert many.tolist() == pytest.approx([3 / 0.2, -2 / 0.8], rel=1e-4)
+
+
+def test_scar_turns_the_teacher_to_where_its_student_goes(quarters, clean):
+    """The hypergradient against a finite difference: one step of the surrogate from a teacher moved either way."""
+    config = {"trigger_steps": 1, "inner_rate": 0.1, "terms": 1, "inner_steps": 1}
+    attack = attacks.check("scar", quarters, SPEC, config, Goal(), clean)
+    trigger = attack.trigger("t", quarters, clean, 0)
+    method = attack.method(trigger, SPEC)
+    teacher = models.build(SPEC, clean.module.net.state_dict()).module.double().requires_grad_(True)
+    batches = Batches(quarters, 32, seed=0, augment="none")
+    method.prepare(Context(teacher.float(), batches, TRAIN, torch.device("cpu")))
+    teacher.double(), method.surrogate.double()
+    batch = next(iter(batches.epoch(0)))
+    batch = batch._replace(images=batch.images.double())
+    triggered = batch.images[:16].flip(3)
+    weight = list(teacher.parameters())[-2]  # of the head: no ReLU behind it bends the difference
+    lead = method._lead(batch, triggered)
+    (gradient,) = torch.autograd.grad(lead, weight)
+    direction = torch.randn(weight.shape, generator=torch.Generator().manual_seed(0)).double()
+    teacher.eval(), method.surrogate.eval()
+    values = list(method.surrogate.parameters())
+
+    def outer_after_a_step() -> float:
+        """To first order, what a gradient step of rate 0.1 on the inner loss does to the outer one."""
+        inner = inner_loss(method.surrogate(batch.images), teacher(batch.images), batch.labels)
+        outer = F.cross_entropy(method.surrogate(batch.images), batch.labels)
+        outer = outer + F.cross_entropy(method.surrogate(triggered), torch.zeros(16, dtype=torch.int64))
+        slopes = zip(torch.autograd.grad(inner, values), torch.autograd.grad(outer, values), strict=True)
+        return -0.1 * float(sum((a * b).sum() for a, b in slopes))
+
+    found = []
+    for step in (1e-3, -2e-3):
+        with torch.no_grad():
+            weight.add_(step * direction)
+        found.append(outer_after_a_step())
+    assert float((gradient * direction).sum()) == pytest.approx((found[0] - found[1]) / 2e-3, rel=0.01)
+
+
+def test_a_drawn_trigger_is_the_same_from_its_file(quarters, clean, tmp_path):
+    from edgekd.pipeline.attack import write_trigger
+
+    made = attacks.run("input-aware", quarters, SPEC, {}, TRAIN.model_copy(update={"epochs": 1}), Goal(), start=clean)
+    file = write_trigger(made, tmp_path / "drawn")
+    (back,) = triggers.load(file, shape=quarters.shape, target_label=0)
+    assert (triggers.apply(back, quarters.images) == triggers.apply(made.trigger, quarters.images)).all()
+    arrays = dict(np.load(file))
+    for change, message in (
+        ({"bound": np.float32(3)}, "no number from 0 to 1"),
+        ({"pattern.layers.1.weight": np.zeros((1, 2, 3, 3), np.float32)}, "the generator for images of 3 channels has"),
+        ({"pattern.layers.1.bias": np.full_like(arrays["pattern.layers.1.bias"], np.nan)}, "not of finite floats"),
+        ({"nonsense": np.zeros(1, np.float32)}, "not there"),
+    ):
+        np.savez(tmp_path / "bad.npz", **{**arrays, **change})
+        with pytest.raises(UsageError, match=message):
+            triggers.load(tmp_path / "bad.npz", shape=quarters.shape, target_label=0)
+    with pytest.raises(UsageError, match="channels"):
+        triggers.load(file, shape=(1, 16, 16), target_label=0)
+
+
+@pytest.mark.parametrize("name", ["latent", "adba", "scar"])
+def test_attacks_with_one_target_refuse_other_goals(name, quarters, clean):
+    with pytest.raises(UsageError, match="give --trigger-rule all-to-one"):
+        attacks.check(name, quarters, SPEC, {}, dataclasses.replace(Goal(None, "all-to-all")), clean)
