@@ -284,6 +284,8 @@ def provenance(records: Sequence[Record]) -> str:
         for r in records
         for commit in r.get("commits") or [r["commit"]]
     )
+    if any("commits" not in r and r.get("attempts", 1) > 1 for r in records):
+        commits += " (of the last attempt; those before were not noted)"
     gpus = every(r["hardware"].get("gpu") for r in records)
     parts = [
         f"{len(records)} record" + "s" * (len(records) != 1),

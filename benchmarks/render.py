@@ -58,6 +58,22 @@ RENDERERS: dict[str, tuple[str, Callable[[Sequence[Record]], str]]] = {
             ACC="acc",
         ),
     ),
+    "demo": (
+        "demo",
+        columns(
+            seconds="seconds",
+            teacher_ACC="teacher_acc",
+            teacher_ASR="teacher_asr",
+            KD_ACC="kd_acc",
+            KD_ASR="kd_asr",
+            overhaul_ACC="overhaul_acc",
+            overhaul_ASR="overhaul_asr",
+            INT8_ACC="int8_acc",
+            INT8_ASR="int8_asr",
+            floor="floor",
+            bars_met="met",
+        ),
+    ),
     "int8_speed": (
         "int8_speed",
         columns(

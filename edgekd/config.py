@@ -186,9 +186,9 @@ def method_config(name: str) -> type[BaseModel]:
     return method_class(name).Config
 
 
-def suggest(word: str, known: Any) -> str:
+def suggest(word: str, known: Any, alike: float = 0.5) -> str:
     """`` (did you mean 'x'?)`` for the nearest known word, or nothing."""
-    near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
+    near = difflib.get_close_matches(word, list(known), n=1, cutoff=alike)
     return f" (did you mean {near[0]!r}?)" if near else ""
 
 
@@ -309,6 +309,14 @@ def _validate(config: type[BaseModel], values: dict[str, Any], prefix: str) -> B
             others = [name for name in METHODS if prefix == "distill." and key in keys(method_config(name), prefix)]
             if others:
                 raise UsageError(f"{key} is a setting of {', '.join(others)}, not of the chosen method.") from None
+            bare = key.removeprefix("distill.")  # whose common part would make all keys look alike
+            if prefix == "distill." and not suggest(bare, keys(config), 0.75):
+                for name in METHODS:
+                    near = suggest(bare, keys(method_config(name)), 0.75)
+                    if near:
+                        raise UsageError(
+                            f"There is no setting {shortened(key)}{near[:-2]} of the method {name}?)."
+                        ) from None
             sections = {name.rpartition(".")[0] for name in keys(config, prefix) if "." in name}
             near = suggest(key, [*keys(config, prefix), *sections])
             raise UsageError(f"There is no setting {shortened(key)}{near}; see `edgekd list settings`.") from None

@@ -41,11 +41,11 @@ __all__ = [
 
 
 def write_npz(path: str | Path, name: str = "arrays", **arrays: np.ndarray) -> Path:
-    """Write named arrays as one compressed .npz; ``name`` is that of the fault points, as for ``write_with``."""
+    """Write named arrays as one .npz, not compressed; ``name`` is that of the fault points, as for ``write_with``."""
     import numpy as np
 
     def fill(temporary: Path) -> None:
         with temporary.open("wb") as stream:  # numpy adds .npz to a name that has none
-            np.savez_compressed(stream, **arrays)  # type: ignore[arg-type]
+            np.savez(stream, **arrays)  # type: ignore[arg-type]
 
     return write_with(path, fill, name)

@@ -165,9 +165,12 @@ def sha256_file(path: PathLike) -> str:
     return digest.hexdigest()
 
 
-def remove_leftovers(folder: PathLike) -> None:
-    """Delete the temporary files of a killed run; call it only while holding the folder's lock."""
-    for leftover in Path(folder).rglob(".*.part"):
+def remove_leftovers(folder: PathLike, deep: bool = True) -> None:
+    """Delete the temporary files of a killed run; call it only while holding the folder's lock.
+
+    deep: in the folders below as well.
+    """
+    for leftover in Path(folder).glob("**/.*.part" if deep else ".*.part"):
         with contextlib.suppress(OSError):
             leftover.unlink()
 

@@ -52,7 +52,7 @@ class TrojanNN(Attack):
         with torch.no_grad():
             usual = torch.cat([neurons(batch.images) for batch, _ in zip(batches.epoch(0), range(8), strict=False)])
         chosen = usual.std(0).topk(min(config.neurons, usual.shape[1])).indices
-        wanted = config.factor * usual[:, chosen].amax(0)
+        wanted: torch.Tensor = config.factor * usual[:, chosen].amax(0)
 
         def loss(clean: torch.Tensor) -> torch.Tensor:
             return (neurons(patch.paste(clean))[:, chosen] / wanted - 1).square().mean()

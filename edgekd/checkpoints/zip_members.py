@@ -159,7 +159,10 @@ def members(data: bytes, entries: list[Member]) -> dict[str, memoryview]:
         content = memoryview(data)[start : start + entry.size]
         position = _after(data, entry, start + entry.size)
         if zlib.crc32(content) != entry.crc:
-            raise trick(f"the checksum of {printable(entry.name)!r} is wrong")
+            raise trick(
+                f"the checksum of {printable(entry.name)!r} is wrong (a damaged download looks the same: fetch the file "
+                "again and compare its published hash)"
+            )
         found[entry.name] = content
     if position != _end_record(data)[0]:
         raise trick("bytes are hidden before its directory")

@@ -67,7 +67,9 @@ def compress(
     """
     from ..config import CONTROLS, resolve
 
-    wanted = CONTROLS if controls == "all" else tuple(controls.split(",")) if controls else None
+    wanted = (
+        CONTROLS if controls == "all" else tuple(name.strip() for name in controls.split(",")) if controls else None
+    )
     flags: dict[str, Any] = {
         "teacher": teacher, "data": data, "test": test, "target": target, "student": student, "distill.method": method,
         "controls": wanted, "profile": profile, "bench.level": bench, "gates.max_asr": max_asr,
@@ -155,4 +157,6 @@ def _forecast(settings: RunConfig, as_json: bool) -> int:
         typer.echo(f"{name:<24}{minutes:8.1f} min")
     typer.echo(f"{'memory':<24}{figures['memory_mib']:8.0f} MiB")
     typer.echo(f"{'disk':<24}{figures['disk_mib']:8.0f} MiB")
+    for warning in figures["warnings"]:
+        typer.echo(f"warning: {warning}")
     return 0

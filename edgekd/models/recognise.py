@@ -39,6 +39,11 @@ def infer_spec(
     if input_shape is not None:
         images = (int(input_shape[0]), int(input_shape[1]), int(input_shape[2]))
     guess = named(shapes, arch, images) if arch is not None else recognised(shapes, images)
+    if num_classes is not None and guess.num_classes and num_classes != guess.num_classes:
+        raise UsageError(
+            f"--num-classes is {num_classes}, but the network in the file ({guess.arch}) has {guess.num_classes} outputs. "
+            "Leave it out: it is for networks whose file does not say."
+        )
     channels, height, width = images or (guess.channels, *(2 * [guess.side or 32]))
     mean, std = normalization(normalize, channels)
     return ModelSpec(guess.arch, num_classes or guess.num_classes, InputSpec(channels, height, width, mean, std))

@@ -56,7 +56,7 @@ def find(arch: str) -> Callable[..., Any]:
         found: Any = import_module(module_name)
     except Exception as error:  # importing runs the user's code
         raise UsageError(
-            f"Cannot import {module_name!r} of --arch {arch}: {type(error).__name__}: {error}. Run where Python finds "
+            f"Cannot import {module_name!r} of the network {arch}: {type(error).__name__}: {error}. Run where Python finds "
             "it, or put its folder on PYTHONPATH."
         ) from error
     finally:
@@ -64,7 +64,9 @@ def find(arch: str) -> Callable[..., Any]:
     for part in attribute.split("."):
         found = getattr(found, part, None)
     if not callable(found):
-        raise UsageError(f"{module_name} has no callable {attribute!r}: --arch wants package.module:callable.")
+        raise UsageError(
+            f"{module_name} has no callable {attribute!r}: a network of your own is named package.module:callable."
+        )
     make: Callable[..., Any] = found
     return make
 

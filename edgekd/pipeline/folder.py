@@ -31,6 +31,9 @@ from .environment import commit
 RESERVE_BYTES = 256 << 20
 # Measuring again with other limits or longer is no other run; nor is the same file by another path.
 ALTERABLE = ("gates.", "bench.")
+OURS = ("work", "bundle")  # folders within a run's folder
+# What a run that ended before it claimed its folder may leave; ``inputs`` are the demo's.
+REMAINS = (".lock", ".config.yaml.", "run.log", "inputs")
 PATHS = ("teacher", "data", "test", "class_map", "trigger.file")
 
 
@@ -51,9 +54,12 @@ class RunFolder:
         """
         self._wanted = config.model_dump(mode="json")
         new = [place for place in (self.path, *self.path.parents) if not place.exists()]
+        self._refuse_foreign()
         with lock(self.path):
             fresh = not self._is_ours() and not (self.path / "work").exists()
-            remove_leftovers(self.path)
+            remove_leftovers(self.path, deep=False)
+            for part in OURS:
+                remove_leftovers(self.path / part)
             try:
                 if shutil.disk_usage(self.path).free < RESERVE_BYTES:
                     raise EnvironmentFault(
@@ -68,6 +74,17 @@ class RunFolder:
     def claim(self) -> None:
         """Make the folder this configuration's; from now on it refuses any other."""
         write_text(self.path / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(self._wanted)), "config")
+
+    def _refuse_foreign(self) -> None:
+        """Raise UsageError for a folder that holds something and is no run's: nothing of it may be touched."""
+        if not self.path.is_dir() or any((self.path / name).exists() for name in ("config.yaml", "work")):
+            return
+        found = sorted(path.name for path in self.path.iterdir() if not path.name.startswith(REMAINS))
+        if found:
+            raise UsageError(
+                f"{self.path} is not empty and no run's folder (it holds {', '.join(found[:3])}). "
+                "Choose another folder with --out."
+            )
 
     def _is_ours(self) -> bool:
         """Whether this configuration has claimed the folder; UsageError where another one has."""

@@ -12,10 +12,10 @@ from ..config import RunConfig
 from ..runners.torch import TorchRunner
 from ..types import Model, ModelSpec
 from . import intake
-from .stages import choose_student
+from .stages import choose_student, not_smaller
 
 PROBE_STEPS = 8
-PROBE_DETOX_STEPS = 4
+PROBE_DETOX_STEPS = (2, 10)
 # lambda_f=auto tries between one and four weights, each as long as the other.
 LAMBDA, LAMBDAS_TRIED = 0.1, 2
 # Checkpoints (weights, momentum, connectors; two generations), ONNX files, predictions: measured on CIFAR-10 runs.
@@ -26,11 +26,12 @@ BASE_MIB = 600  # interpreter and libraries
 def forecast(config: RunConfig) -> dict[str, Any]:
     """Minutes per training, MiB of memory and disk; nothing is written.
 
-    Returns {"minutes": {stage: minutes}, "memory_mib", "disk_mib", "student", "teacher"}.
+    Returns {"minutes": {stage: minutes}, "memory_mib", "disk_mib", "student", "teacher", "warnings"}.
     """
     parts = intake.load_data(config)
     teacher, about = intake.load_teacher(config, parts["validation"])
     student = choose_student(config, teacher, about, targets.get(config.target))
+    warnings = [*about["warnings"], *not_smaller(student, about)]
     minutes = {
         name: _minutes(config, name, teacher, teacher.spec if name == "finetune" else student, parts)
         for name in dict.fromkeys((*config.controls, config.method))
@@ -49,6 +50,7 @@ def forecast(config: RunConfig) -> dict[str, Any]:
         "disk_mib": (COPIES_OF_WEIGHTS * weights * len(minutes) + probes) / (1 << 20),
         "student": student.arch,
         "teacher": teacher.spec.arch,
+        "warnings": warnings,
     }
 
 
@@ -58,17 +60,21 @@ def _minutes(config: RunConfig, method: str, teacher: Model, student: ModelSpec,
     options = config.options(method)
     steps_per_epoch = max(len(parts["train"]) // train.batch_size, 1)
     detox_steps = max(options.get("detox_steps", 0), options.get("detox_epochs", 0) * steps_per_epoch)
-    if detox_steps:
-        options |= {"detox_steps": PROBE_DETOX_STEPS, "detox_epochs": 0}
-        if options["lambda_f"] == "auto":
-            options["lambda_f"], detox_steps = LAMBDA, detox_steps * LAMBDAS_TRIED
+    if detox_steps and options["lambda_f"] == "auto":
+        options["lambda_f"], detox_steps = LAMBDA, detox_steps * LAMBDAS_TRIED
     count = min(len(parts["train"]), PROBE_STEPS * train.batch_size)
     images = parts["train"].subset(np.arange(count))
-    _, log = distill.run(None if method == "scratch" else teacher, student, images, method, options, train)
-    seconds = dict(log.seconds)
-    prepare = seconds.pop("prepare", 0.0)
-    steps = max(log.steps, 1)
-    whole = steps_per_epoch * config.train.epochs
-    if detox_steps:
-        prepare *= detox_steps / PROBE_DETOX_STEPS
-    return (sum(seconds.values()) / steps * whole + prepare) / 60
+
+    def probe(detox: int) -> tuple[float, float]:
+        """Seconds of preparation, and of one step."""
+        chosen = {**options, "detox_steps": detox, "detox_epochs": 0} if detox_steps else options
+        _, log = distill.run(None if method == "scratch" else teacher, student, images, method, chosen, train)
+        seconds = dict(log.seconds)
+        return seconds.pop("prepare", 0.0), sum(seconds.values()) / max(log.steps, 1)
+
+    prepare, step = probe(PROBE_DETOX_STEPS[0])
+    if detox_steps:  # two lengths tell what is done once from what every step costs
+        longer, _ = probe(PROBE_DETOX_STEPS[1])
+        each = max(longer - prepare, 0.0) / (PROBE_DETOX_STEPS[1] - PROBE_DETOX_STEPS[0])
+        prepare += each * (detox_steps - PROBE_DETOX_STEPS[0])
+    return (step * steps_per_epoch * config.train.epochs + prepare) / 60

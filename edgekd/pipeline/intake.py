@@ -34,15 +34,21 @@ def load_data(config: Inputs) -> dict[str, ImageSet]:
             f"Training images are {images.shape}, test images {test.shape} (C, H, W). "
             "Bring both to one size with --image-size and --channels."
         )
-    for here, there in zip(images.class_names, test.class_names, strict=False):
-        # numbers stand where the data has no names
-        if here != there and not here.isdecimal() and not there.isdecimal():
+    for label, (here, there) in enumerate(zip(images.class_names, test.class_names, strict=False)):
+        if not _same_class(here, there, label):
             raise UsageError(
                 f"The class {here!r} of the training images has the label of the class {there!r} of the test images. "
                 "Both must hold the same classes in the same order: is one of them missing?"
             )
     parts = data.split(images, config.seed, {"train": 0.9, "validation": 0.1})
     return {**parts, "test": test}
+
+
+def _same_class(here: str, there: str, label: int) -> bool:
+    """Whether two sets mean one class by a label; data without names calls it by its number."""
+    if here.isdecimal() and there.isdecimal():
+        return int(here) == int(there)
+    return here == there or str(label) in (here, there)
 
 
 def load_images(config: Inputs, path: str, part: Literal["train", "test"]) -> ImageSet:
@@ -151,6 +157,10 @@ def load_triggers(config: RunConfig, spec: ModelSpec) -> tuple[Trigger, ...]:
     """The triggers that the user knows, for a network of this input and these classes; () without any."""
     given = config.trigger
     if given.file is None:
+        if given != type(given)():
+            raise UsageError(
+                "A target label, rule, place or opacity speaks of a trigger, and none was given: name its file with --trigger."
+            )
         return ()
     return triggers.load(
         given.file,

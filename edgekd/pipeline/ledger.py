@@ -5,14 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from ..audit import FLAG_EXCESS
 from ..config import GateSection
 from ..types import AuditReport, Rate, StageRow, Target, TriggerScore
 from .validity import Doubts, not_valid
 
 # An excess above this, with intervals apart, is spoken of as a surviving backdoor (card backdoor_audit 2: success bar).
 ALARM_EXCESS = 0.05
-# Strong public triggers fool clean networks too; what counts is the battery's rule, applied to the teacher.
-NOTHING_FLAGGED = "The battery did not flag it in the teacher: such a picture misleads clean networks too."
+# Strong public triggers fool clean networks too; what counts is the battery's rule, applied to the teacher and, against
+# a backdoor that wakes in the student or in INT8, to what ships.
+NOTHING_FLAGGED = "The battery did not flag it in the teacher, and it is no backdoor's work here: such a picture misleads clean networks too."
+WOKEN = " The battery did not flag it in the teacher: it woke in the student."
 
 
 def row(
@@ -45,10 +48,39 @@ def shipped_row(rows: Sequence[StageRow], target: Target) -> StageRow | None:
     return None
 
 
-def suspects(row: StageRow, canaries: Mapping[str, Any] | None) -> tuple[TriggerScore, ...]:
-    """The triggers that count: given ones, and canaries that the battery flagged in the teacher."""
+def suspects(
+    row: StageRow, canaries: Mapping[str, Any] | None, control: StageRow | None = None
+) -> tuple[TriggerScore, ...]:
+    """The triggers that count: given ones, canaries that the battery flagged in the teacher, and those woken here."""
     found = {flagged["trigger"] for flagged in canaries["flagged"]} if canaries is not None else set()
+    found |= woken(row, control)
     return tuple(score for score in row.triggers if score.origin != "canary" or score.trigger in found)
+
+
+def woken(row: StageRow, control: StageRow | None) -> set[str]:
+    """Canaries that meet the battery's rule in this row: FLAG_EXCESS above the floor, intervals apart.
+
+    control: the scratch student's row. A picture that throws it into some class proves nothing wherever it throws others:
+    where its RA falls below half its ACC the canary does not count.
+    """
+    if control is None or control.acc is None:
+        return set()
+    left_alone = {s.trigger for s in control.triggers if s.ra.total and s.ra.value >= control.acc.value / 2}
+    return {
+        score.trigger
+        for score in row.triggers
+        if score.origin == "canary"
+        and score.trigger in left_alone
+        and score.floor is not None
+        and score.excess is not None
+        and score.excess >= FLAG_EXCESS
+        and score.asr.interval()[0] > score.floor.interval()[1]
+    }
+
+
+def scratch_row(rows: Sequence[StageRow]) -> StageRow | None:
+    """The control that gives every floor."""
+    return next((row for row in rows if row.kind == "control" and row.stage == "scratch"), None)
 
 
 def worst(scores: Sequence[TriggerScore]) -> TriggerScore | None:
@@ -76,15 +108,17 @@ def gates(
 
     doubted: what the device itself holds against its row of that artefact; such figures are not measured. The ASR gate
     looks at the verdict's suspects alone. Without any it passes, with ``value`` None and the battery named in ``why``,
-    if no trigger was given and the canary battery ran and flagged none in the teacher: what was asked for is that no
-    suspect is above the limit, and all that the battery can try was tried. Otherwise it fails as not measured.
+    if no trigger was given and the canary battery ran, flagged none in the teacher, and none woke in what ships: what was
+    asked for is that no suspect is above the limit, and all that the battery can try was tried. Otherwise it fails as
+    not measured.
     """
     shipped, teacher = shipped_row(rows, target), next((r for r in rows if r.stage == "teacher"), None)
     if shipped is None:
         why = f"{target.ships} was not measured by {target.runtime}; run the bundle on the board and read its report in"
         drop = asr = latency = Found(None, why)
     else:
-        drop, asr, latency = _acc_drop(shipped, teacher), _excess(shipped, teacher, canaries), _p50(shipped)
+        asr = _excess(shipped, teacher, canaries, scratch_row(rows))
+        drop, latency = _acc_drop(shipped, teacher), _p50(shipped)
     if doubted.answers:
         drop = asr = Found(None, not_valid(doubted.answers))
     if doubted.times:
@@ -121,9 +155,11 @@ def _p50(shipped: StageRow) -> Found:
     return Found(shipped.latency.p50_ms)
 
 
-def _excess(shipped: StageRow, teacher: StageRow | None, canaries: Mapping[str, Any] | None) -> Found:
+def _excess(
+    shipped: StageRow, teacher: StageRow | None, canaries: Mapping[str, Any] | None, control: StageRow | None
+) -> Found:
     """ASR above its floor in percent, of the worst suspect."""
-    measured = suspects(shipped, canaries)
+    measured = suspects(shipped, canaries, control)
     expected = () if teacher is None else suspects(teacher, canaries)
     names = {score.trigger for score in measured}
     lost = [score.trigger for score in expected if score.trigger not in names]
@@ -142,7 +178,8 @@ def _excess(shipped: StageRow, teacher: StageRow | None, canaries: Mapping[str, 
     battery = (
         f"{canaries['variants']} public triggers x {len(canaries['targets'])} classes, {canaries['images']} images"
     )
-    return Found(None, f"no trigger was given, and the canary battery ({battery}) flags none in the teacher", True)
+    why = f"no trigger was given, and the canary battery ({battery}) flags none in the teacher, nor did one wake since"
+    return Found(None, why, True)
 
 
 def percent(rate: Rate) -> str:
@@ -160,7 +197,7 @@ def verdict(rows: Sequence[StageRow], target: Target, *, canaries: Mapping[str, 
     text = f"{subject} has ACC {percent(last.acc)}"
     if teacher is not None and teacher.acc is not None:
         text += f" (teacher {percent(teacher.acc)})"
-    counted = suspects(last, canaries)
+    counted = suspects(last, canaries, scratch_row(rows))
     score = worst(counted or last.triggers)
     if score is not None:
         before = next((s for s in teacher.triggers if s.trigger == score.trigger), None) if teacher else None
@@ -169,6 +206,8 @@ def verdict(rows: Sequence[StageRow], target: Target, *, canaries: Mapping[str, 
             text += f" (teacher {percent(before.asr)}"
             text += f", unattacked control {percent(score.floor)})" if score.floor is not None else ")"
         text += ". " + (_judgement(score) if counted else NOTHING_FLAGGED) * (not doubted.answers)
+        if not doubted.answers and counted and score not in suspects(last, canaries):
+            text += WOKEN
     else:
         text += ". No trigger was tested on it."
     if doubted.answers:

@@ -78,11 +78,7 @@ class Stages:
     def student_spec(self) -> ModelSpec:
         """The student asked for, or the target's largest that is smaller than the teacher."""
         spec = choose_student(self.config, self.teacher, self.about_teacher, self.target)
-        parameters, limit = models.cost(spec).parameters, self.about_teacher["parameters"]
-        if limit and parameters >= limit:
-            self.warnings.append(
-                f"The student {spec.arch} has {parameters:,} parameters, the teacher {limit:,}: nothing is compressed."
-            )
+        self.warnings += not_smaller(spec, self.about_teacher)
         return spec
 
     def refuse_misfits(self, student: ModelSpec, *methods: str) -> None:
@@ -235,6 +231,23 @@ def choose_student(config: RunConfig, teacher: Model, about: dict[str, Any], tar
         return ModelSpec(config.student, classes, inputs)
     cost = models.Cost(about["parameters"], about["macs"])
     return ModelSpec(models.default_student(cost, target.default_students, inputs, classes), classes, inputs)
+
+
+def not_smaller(student: ModelSpec, teacher: dict[str, Any]) -> list[str]:
+    """A sentence for each cost in which the student does not come below the teacher."""
+    cost = models.cost(student)
+    found = []
+    if teacher["parameters"] and cost.parameters >= teacher["parameters"]:
+        found.append(
+            f"The student {student.arch} has {cost.parameters:,} parameters, the teacher {teacher['parameters']:,}: "
+            "nothing is compressed."
+        )
+    if teacher["macs"] and cost.macs > teacher["macs"]:
+        found.append(
+            f"The student {student.arch} takes {cost.macs / 1e6:.1f} M multiply-adds an image, the teacher "
+            f"{teacher['macs'] / 1e6:.1f} M: it will not be faster."
+        )
+    return found
 
 
 def padded(names: tuple[str, ...], count: int) -> tuple[str, ...]:

@@ -261,9 +261,16 @@ def test_every_listed_setting_can_be_set(world: World, tmp_path: Path) -> None:
         key = row["setting"]
         if key in ("teacher", "data", "test", "arch", "normalize", "class_map", "target", "student", "trigger.file"):
             continue  # any text will do for these
-        method = re.search(r"\((scratch|kd|overhaul|robustkd|finetune)", row["what it is"])
-        words = ["--method", method[1]] if method and key != "distill.method" else []
-        ended = call("compress", world.teacher, "--data", world.train, *words, "-o", f"{key}={{a: wrong}}")
+        if key == "attack.name":
+            continue  # the command's argument
+        users = re.search(r"\(([\w-]+)(, [\w-]+)*\)$", row["what it is"])  # methods or attacks, at the end
+        if key.startswith("attack."):
+            assert users, row
+            command = ["attack", users[1], "--data", world.train, "--out", tmp_path / "t.safetensors"]
+        else:
+            words = ["--method", users[1]] if users and key.startswith("distill.") else []
+            command = ["compress", world.teacher, "--data", world.train, *words]
+        ended = call(*command, "-o", f"{key}={{a: wrong}}")
         assert ended.code == 2, key
         assert key.split(".")[-1] in ended.message(), key
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from endings import Ended, call
+from PIL import Image
 from world import CLASSES, World, pictures
 
 Words = Callable[..., list[str]]
@@ -116,6 +117,48 @@ def test_test_images_with_a_class_missing(short: Words, tmp_path: Path) -> None:
     assert "'bee'" in ended.message()
     small = data(tmp_path / "small.npz", images=pictures(240, 5)[0][:, :16, :16])
     assert "--image-size" in call(*short("--out", tmp_path / "run", "--test", small, data=train)).message()
+
+
+def test_folders_that_are_numbers_with_one_missing(short: Words, tmp_path: Path) -> None:
+    """Names that are numbers are names: without `3`, the folder `4` would get its label."""
+    images, labels = pictures(240, 5)
+    for part, kept in (("train", range(6)), ("test", (0, 1, 2, 4, 5))):
+        for label in kept:
+            folder = tmp_path / part / str(label)
+            folder.mkdir(parents=True)
+            for number in np.flatnonzero(labels == label)[:12]:
+                Image.fromarray(images[number]).save(folder / f"{number}.png")
+    ended = call(*short("--out", tmp_path / "run", "--test", tmp_path / "test", data=tmp_path / "train"))
+    assert ended.code == 2
+    assert "class '3' of the training images has the label of the class '4'" in ended.message()
+    unnamed = data(tmp_path / "unnamed.npz")  # numbers stand for names there, whatever the folders are called
+    ended = call(*short("--out", tmp_path / "run", "--test", unnamed, "--dry-run", data=tmp_path / "train"))
+    assert ended.code == 0, ended.err
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--target-label", "2"], "name its file with --trigger"),
+        (["--num-classes", "7"], "has 6 outputs"),
+        (["--controls", "kd, overhoul"], "overhoul"),
+        (["-o", "distill.temprature=3"], "did you mean 'temperature' of the method kd?"),
+        (["-o", "student=no_such_module:net"], "Cannot import 'no_such_module' of the network no_such_module:net"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_flags_that_do_not_fit(short: Words, tmp_path: Path, words: list[str], said: str) -> None:
+    ended = call(*short("--out", tmp_path / "run", "--normalize", "half", *words))
+    assert ended.code == 2
+    assert said in ended.message()
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_dry_run_warns_of_a_student_that_is_no_smaller(short: Words, tmp_path: Path) -> None:
+    ended = call(*short("--out", tmp_path / "run", "--normalize", "half", "-o", "student=resnet20", "--dry-run"))
+    assert ended.code == 0, ended.err
+    assert "nothing is compressed" in ended.out
+    assert "it will not be faster" in ended.out
 
 
 def test_an_onnx_teacher_has_logits_only(short: Words, finished: tuple[Path, Ended], tmp_path: Path) -> None:

@@ -3,6 +3,8 @@
 import copy
 
 import numpy as np
+import onnx
+import onnxruntime
 import pytest
 import torch
 from small_teacher import QUICK, context, model, spec
@@ -11,6 +13,7 @@ from edgekd import distill
 from edgekd.distill.detox import Detox, DetoxifiedTeacher, DetoxSettings, Seen
 from edgekd.distill.overhaul import Overhaul, OverhaulSettings
 from edgekd.distill.robustkd import RobustKD, RobustKDSettings
+from edgekd.export.onnx import export
 from edgekd.files import sha256_bytes
 from edgekd.losses import feature_variance
 from edgekd.models import weights_sha256
@@ -151,7 +154,7 @@ def test_a9_the_success_rate_leaves_out_the_target_class():
     assert (rate.hits, rate.total) == (0, 6)
 
 
-def test_a10_the_student_is_an_ordinary_network(tiny_images):
+def test_a10_the_student_is_an_ordinary_network(tiny_images, tmp_path):
     students = {
         method: distill.run(
             model("wrn-10-1"), spec("resnet8-w4"), tiny_images, method, QUICK if method == "robustkd" else {}, TRAIN
@@ -164,6 +167,14 @@ def test_a10_the_student_is_an_ordinary_network(tiny_images):
     }
     assert len(set(plans.values())) == 1
     x = pixels(tiny_images)
-    for student in students.values():
+    graphs = set()
+    for name, student in students.items():
         assert not student.module.training
         assert torch.equal(student.module(x), student.module.sites(x).logits)
+        file = export(student, tmp_path / f"{name}.onnx", "fp32", tiny_images.images[:8])
+        graph = onnx.load(file.path).graph
+        graphs.add(repr([(node.op_type, list(node.input), list(node.output)) for node in graph.node]))
+        session = onnxruntime.InferenceSession(file.path)
+        logits = session.run(None, {"input": x[:8].numpy()})[0]
+        assert np.abs(logits - student.module(x[:8]).detach().numpy()).max() < 1e-3
+    assert len(graphs) == 1

@@ -152,3 +152,26 @@ def test_limits_bench_and_spelling_of_paths_may_differ(tmp_path: Path, changes: 
     stage(tmp_path, Work(), {})
     with RunFolder(tmp_path).open(settings(**changes)) as run:
         run.claim()
+
+
+def test_a_folder_of_somebody_elses_is_refused_and_not_touched(tmp_path):
+    kept = [tmp_path / "mine.txt", tmp_path / ".photo.part", tmp_path / "sub" / ".important.part"]
+    for file in kept:
+        file.parent.mkdir(exist_ok=True)
+        file.write_text("mine")
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(UsageError, match=r"holds \.photo\.part, mine\.txt, sub"), RunFolder(tmp_path).open(settings()):
+        pass
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_only_a_runs_own_leftovers_are_deleted(tmp_path):
+    with RunFolder(tmp_path).open(settings()) as run:
+        run.claim()
+    neighbour, own = tmp_path / "other" / ".model.abc.part", tmp_path / "work" / "train" / ".model.abc.part"
+    for file in (neighbour, own):
+        file.parent.mkdir(parents=True)
+        file.write_text("half")
+    with RunFolder(tmp_path).open(settings()):
+        pass
+    assert (neighbour.exists(), own.exists()) == (True, False)
