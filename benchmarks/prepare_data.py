@@ -63,6 +63,17 @@ def prepare(name: str, shared: str | Path | None = None, cache: Path = CACHE) ->
     return output
 
 
+def few(name: str, count: int, seed: int = 0) -> Path:
+    """``count`` images of the .npz data set ``name``, drawn at random, as a file of its own."""
+    whole = prepare(name)
+    output = whole.with_name(f"{whole.stem}-{count}-{seed}.npz")
+    if not output.exists():
+        arrays = _load(whole)
+        chosen = np.sort(np.random.default_rng(seed).permutation(len(arrays["labels"]))[:count])
+        _save(output, arrays["images"][chosen], arrays["labels"][chosen], [str(n) for n in arrays["class_names"]])
+    return output
+
+
 def prepare_all(shared: str | Path | None = None, cache: Path = CACHE) -> dict[str, Path]:
     return {name: prepare(name, shared, cache) for name in PACKS}
 

@@ -38,17 +38,21 @@ def run(
     validate: Validate | None = None,
     accuracy: Accuracy | None = None,
     progress: Progress | None = None,
+    start: Mapping[str, torch.Tensor] | None = None,
 ) -> tuple[Model, TrainLog]:
     """Train a student of ``images`` by a method of the table; a run that was killed in ``folder`` continues.
 
     teacher: None only for methods without one. student: ignored by finetune, whose student is the teacher's copy.
     validate: figures of a module of pixels -> logits on validation images, ``acc`` a fraction among them.
+    start: weights for some or all of the student's tensors, by name; the others start from the seed.
     Raises UsageError for networks, images and options that do not fit each other.
     """
     kind, settings, student = check(teacher, student, images, method, options)
     train = train.model_copy(update={"lr": getattr(settings, "lr", train.lr)})
     device = resolve_device(train.device)
     module = _student(kind, teacher, student, train.seed)
+    if start is not None:
+        _put(start, module.net)
     batches = Batches(images, train.batch_size, seed=train.seed, augment=train.augment, device=device)
     watched = teacher.module if teacher is not None and kind.needs != "nothing" else None
     identity = {
@@ -58,6 +62,8 @@ def run(
         "images": images.sha256,
         "teacher": "" if teacher is None or watched is None else teacher.sha256 or weights_sha256(watched.state_dict()),
     }
+    if start is not None:
+        identity["start"] = weights_sha256(start)
     with _untouched(watched, device, method):
         log = fit(
             module,
@@ -159,6 +165,15 @@ def _student(kind: type[Distiller], teacher: Model | None, spec: ModelSpec, seed
     if kind.needs == "weights" and teacher is not None:
         return copy.deepcopy(teacher.module).requires_grad_(True)
     return build(spec, seed=seed).module
+
+
+def _put(start: Mapping[str, torch.Tensor], net: nn.Module) -> None:
+    """Copy tensors into a network; raises UsageError for one that is not there or of another shape."""
+    tensors = net.state_dict()
+    for name, tensor in start.items():
+        if name not in tensors or tensors[name].shape != tensor.shape:
+            raise UsageError(f"The student has no tensor {name!r} of the shape {list(tensor.shape)} to start from.")
+        tensors[name].copy_(tensor)
 
 
 def _device_of(module: nn.Module) -> torch.device:

@@ -3,6 +3,7 @@
 METHODS = {
     "scratch": "edgekd.distill.scratch:Scratch",
     "kd": "edgekd.distill.kd:LogitDistillation",
+    "at": "edgekd.distill.at:AttentionTransfer",
     "overhaul": "edgekd.distill.overhaul:Overhaul",
     "robustkd": "edgekd.distill.robustkd:RobustKD",
     "finetune": "edgekd.distill.finetune:FineTuning",

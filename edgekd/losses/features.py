@@ -6,6 +6,7 @@ import math
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 
 VarianceMode = Literal["map", "channel", "sample"]
 
@@ -42,6 +43,18 @@ def partial_l2(target: torch.Tensor, student: torch.Tensor) -> torch.Tensor:
     # Where target <= 0 only an excess counts: the difference is cut at 0 from below.
     floor = torch.zeros_like(target).masked_fill_(target > 0, -math.inf)
     return torch.maximum(student.float() - target, floor).square().sum()
+
+
+def attention_distance(target: torch.Tensor, student: torch.Tensor) -> torch.Tensor:
+    """Mean of (Q_T - Q_S)², Q the mean over channels of F², flattened to one vector per image of length 1.
+
+    target [N, C, H, W], student [N, D, H, W]; a scalar float32. No gradient reaches target. Zagoruyko and Komodakis 2017,
+    eq. 2, with the mean over elements of the CRD benchmark. Raises ValueError where the maps' sizes differ.
+    """
+    if target.shape[0] != student.shape[0] or target.shape[2:] != student.shape[2:]:
+        raise ValueError(f"maps {tuple(target.shape)} and {tuple(student.shape)} of different sizes")
+    maps = [F.normalize(f.float().square().mean(dim=1).flatten(1), dim=1) for f in (target.detach(), student)]
+    return (maps[0] - maps[1]).square().mean()
 
 
 def feature_variance(feature: torch.Tensor, mode: VarianceMode = "map") -> torch.Tensor:

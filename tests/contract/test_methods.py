@@ -2,6 +2,7 @@
 
 import inspect
 import pkgutil
+from functools import partial
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from edgekd import distill, models
 from edgekd.data import ImageSet
 from edgekd.distill.base import Distiller
 from edgekd.distill.run import method_class
+from edgekd.errors import UsageError
 from edgekd.training import TrainConfig
 from edgekd.types import InputSpec, Model, ModelSpec
 
@@ -181,3 +183,18 @@ def test_an_edit_of_any_site_reaches_the_logits(arch, few_images):
             assert not torch.equal(edited.logits, plain.logits)
             for level in range(site):
                 assert torch.equal(edited.raw[level], plain.raw[level])
+
+
+def test_a_student_can_start_from_given_weights(teacher, few_images, tmp_path):
+    first = {name: value for name, value in teacher.module.net.state_dict().items() if name.startswith("conv1")}
+    assert first
+    still = TRAIN.model_copy(update={"epochs": 1, "lr": 1e-12})
+    run_from = partial(distill.run, teacher, spec("wrn-10-1"), few_images, "kd", {}, still)
+    student, _ = run_from(start=first)
+    for name, value in first.items():
+        assert torch.allclose(student.module.net.state_dict()[name], value, atol=1e-6)
+    run_from(start=first, folder=tmp_path)
+    with pytest.raises(UsageError, match="another start"):
+        run_from(folder=tmp_path)
+    with pytest.raises(UsageError, match="no tensor 'nonsense'"):
+        run_from(start={"nonsense": torch.zeros(1)})

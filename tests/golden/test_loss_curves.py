@@ -14,6 +14,7 @@ FILE = Path(__file__).with_name("loss_curves.json")
 OPTIONS = {
     "scratch": {},
     "kd": {},
+    "at": {},
     "overhaul": {"fade": "none"},
     "overhaul-fading": {},
     "overhaul-gaussian": {"margins": "gaussian", "fade": "none"},

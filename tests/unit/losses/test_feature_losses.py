@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from edgekd.losses import feature_variance, gaussian_margin, margin_relu, partial_l2
+from edgekd.losses import attention_distance, feature_variance, gaussian_margin, margin_relu, partial_l2
 
 
 def normal(*shape, seed=0):
@@ -98,3 +98,28 @@ def test_a_constant_added_to_every_image_leaves_the_variance_between_images():
 def test_unknown_variance_is_refused():
     with pytest.raises(ValueError, match="no variance mode"):
         feature_variance(normal(2, 2), "total")
+
+
+def test_attention_distance_is_what_numpy_says():
+    target, student = normal(3, 4, 5, 5), normal(3, 2, 5, 5, seed=1).requires_grad_()
+    maps = []
+    for feature in (target, student.detach()):
+        flat = (feature.numpy() ** 2).mean(1).reshape(3, -1)
+        maps.append(flat / np.linalg.norm(flat, axis=1, keepdims=True))
+    distance = attention_distance(target, student)
+    assert distance.item() == pytest.approx(float(((maps[0] - maps[1]) ** 2).mean()), rel=1e-5)
+    distance.backward()
+    assert float(student.grad.abs().max()) > 0
+
+
+def test_attention_does_not_see_the_features_scale():
+    target, student = normal(2, 3, 4, 4), normal(2, 3, 4, 4, seed=1)
+    assert attention_distance(7 * target, 0.3 * student).item() == pytest.approx(
+        float(attention_distance(target, student)), rel=1e-5
+    )
+    assert attention_distance(target, 2 * target).item() == pytest.approx(0, abs=1e-12)
+
+
+def test_attention_maps_of_other_sizes_are_refused():
+    with pytest.raises(ValueError, match="different sizes"):
+        attention_distance(normal(2, 3, 4, 4), normal(2, 3, 2, 2))

@@ -1,0 +1,171 @@
+"""The transfer test: does plain distillation carry a teacher's backdoor to a student that nobody attacked?
+
+    python -m benchmarks.transfer --minutes 60 --processes 2
+
+A cell is a teacher and its trigger, a scenario, a kind of distillation and a seed; scratch students, of the same images
+with true labels and without a teacher, give the floor. Scenarios: share of the transfer images that carry the trigger;
+labels, the true ones or the teacher's outputs; start, fresh weights or the teacher's first layers. What counts is the
+excess over scratch; TRANSFERABLE as in the design: mean ASR of at least 50 % and 30 points above scratch, three seeds.
+Our own teachers are those of benchmarks/attacks.py, which has to run first; the others came from elsewhere.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks import attacks as ours
+from benchmarks import prepare_data
+from benchmarks.grid import HERE, Cell, Config, Table, main
+from benchmarks.main_job import TEACHERS, known
+from edgekd import audit, checkpoints, data, distill, models, triggers
+from edgekd.attacks import ATTACKS
+from edgekd.config import resolve
+from edgekd.data import ImageSet
+from edgekd.errors import EnvironmentFault, UsageError
+from edgekd.files import canonical_json, lock, sha256_bytes
+from edgekd.pipeline import intake
+from edgekd.runners.torch import TorchRunner
+from edgekd.training import TrainConfig
+from edgekd.types import Model, ModelSpec, Trigger
+
+KINDS = ("scratch", "kd", "overhaul", "at")
+SCREENED = ("scratch", "kd", "overhaul")
+CLEAN = {"rate": 0.0, "labels": "true", "start": "fresh"}
+SCENARIOS = (
+    CLEAN,
+    {"rate": 0.02, "labels": "teacher", "start": "fresh"},
+    {"rate": 0.02, "labels": "true", "start": "fresh"},
+)
+# Most promising first; the rest of the table, then teachers that we did not train.
+FIRST = ("noise-blend", "cheatkd", "adba", "latent", "scar", "blended", "badnets")
+IMAGES, EPOCHS, STUDENT = 10_000, 10, "resnet8"
+FIRST_LAYERS = ("conv1.", "block1.")  # of a WRN
+
+
+def cells() -> Iterator[Config]:
+    """Screening at one seed, in the order of value; further seeds and shares follow where a screen reached 30 %."""
+    names = [*FIRST, *(name for name in ATTACKS if name not in FIRST), *TEACHERS]
+    for name in names:
+        for scenario in SCENARIOS:
+            for kind in SCREENED:
+                yield cell(name, scenario, kind)
+    for name in FIRST:
+        for kind in SCREENED[1:]:
+            yield {**cell(name, {**CLEAN, "start": "first layers"}, kind), "student": "wrn-16-1"}
+
+
+def cell(teacher: str, scenario: Config, kind: str, seed: int = 0) -> Config:
+    return {
+        "teacher": teacher,
+        **scenario,
+        "kind": kind,
+        "student": STUDENT,
+        "images": IMAGES,
+        "epochs": EPOCHS,
+        "seed": seed,
+    }
+
+
+def run(config: Config, folder: Path) -> dict[str, Any]:
+    images = data.load(prepare_data.few("cifar10_train", config["images"]))
+    test = data.load(prepare_data.prepare("cifar10_test"))
+    teacher, trigger = teacher_of(config["teacher"], test)
+    student = _student(config, teacher, trigger, images, folder.parent.parent / "students")
+    probes = audit.probes(test, (trigger,), teacher.spec.num_classes)
+    taught, report = (audit.scan(TorchRunner(model), probes) for model in (teacher, student))
+    return {
+        "acc": 100 * report.acc.value,
+        "asr": 100 * report.triggers[0].asr.value,
+        "asr_interval": [100 * end for end in report.triggers[0].asr.interval()],
+        "ra": 100 * report.triggers[0].ra.value,
+        "teacher_acc": 100 * taught.acc.value,
+        "teacher_asr": 100 * taught.triggers[0].asr.value,
+        "teacher_sha256": teacher.sha256,
+        "student_sha256": student.sha256,
+    }
+
+
+def teacher_of(name: str, test: ImageSet) -> tuple[Model, Trigger]:
+    """A teacher of ours by its attack, or one that came from elsewhere by its file; and its trigger."""
+    if name in ATTACKS:
+        place = Cell(ours.TABLE, ours.cell(name), HERE).folder / "work"
+        file = place / "teacher.safetensors"
+        if not file.exists():
+            raise UsageError(f"The teacher of {name} is not there yet: python -m benchmarks.attacks")
+        goal = {f"trigger.{key.partition('.')[2]}": value for key, value in ours.GOALS.get(name, {}).items()}
+        arrays = file.with_name("teacher.trigger.npz")
+        given = {"trigger.file": str(arrays if arrays.exists() else arrays.with_suffix(".yaml"))}
+        flags = {"teacher": str(file), "trigger.target_label": 0, **goal, **given}
+    else:
+        shared = prepare_data.shared_folder() / "checkpoints"
+        flags = {"teacher": str(shared / name), **known(name, shared)}
+    config = resolve(None, {"data": str(prepare_data.prepare("cifar10_train")), **flags})
+    held = data.load(prepare_data.prepare("cifar10_train")).subset(np.arange(2000))
+    teacher, _ = intake.load_teacher(config, held)
+    return teacher, intake.load_triggers(config, teacher.spec)[0]
+
+
+def transfer_set(config: Config, images: ImageSet, teacher: Model, trigger: Trigger) -> ImageSet:
+    """The images a user distils over: some carry the trigger, labels are true or the teacher's."""
+    if config["rate"]:
+        chosen = triggers.choose(trigger, images.labels, teacher.spec.num_classes, config["rate"], seed=config["seed"])
+        pixels = images.images.copy()
+        pixels[chosen.poisoned] = triggers.apply(trigger, pixels[chosen.poisoned])
+        images = ImageSet(pixels, images.labels, images.class_names, images.source)
+    if config["labels"] == "teacher" and config["kind"] != "scratch":
+        images = images.with_labels(TorchRunner(teacher)(images.images).argmax(1))
+    return images
+
+
+def _student(config: Config, teacher: Model, trigger: Trigger, images: ImageSet, students: Path) -> Model:
+    """Trained once for all cells that want the same: a scratch student of clean images is every teacher's."""
+    images = transfer_set(config, images, teacher, trigger)
+    scratch = config["kind"] == "scratch"
+    start = None
+    if config["start"] != "fresh" and not scratch:
+        weights = teacher.module.net.state_dict()  # type: ignore[union-attr]
+        start = {name: value for name, value in weights.items() if name.startswith(FIRST_LAYERS)}
+    mean, std = models.student_normalization(teacher.spec.input)
+    spec = ModelSpec(config["student"], 10, type(teacher.spec.input)(3, 32, 32, mean, std))
+    train = TrainConfig(epochs=config["epochs"], schedule="onecycle", lr=0.2, seed=config["seed"])
+    of = {
+        "images": images.sha256,
+        "kind": config["kind"],
+        "teacher": "" if scratch else teacher.sha256,
+        "spec": spec.to_json(),
+        "train": train.model_dump(mode="json"),
+        "start": config["start"],
+    }
+    place = students / sha256_bytes(canonical_json(of).encode())[:16]
+    file = place / "student.safetensors"
+    while not file.exists():  # the first cell that wants it trains it, the others wait
+        with contextlib.suppress(EnvironmentFault), lock(place):
+            if not file.exists():
+                made, _ = distill.run(
+                    None if scratch else teacher,
+                    spec,
+                    images,
+                    config["kind"],
+                    {},
+                    train,
+                    folder=place / "train",
+                    start=start,
+                )
+                checkpoints.save(file, models.weights(made), {"spec": spec.to_json()})
+        time.sleep(0.5)
+    return models.build(spec, checkpoints.load(file).tensors)
+
+
+def forecast(config: Config) -> float:
+    return 2.5
+
+
+if __name__ == "__main__":
+    sys.exit(main(Table("transfer", cells, run, forecast, resumable=True)))
