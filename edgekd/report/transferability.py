@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from ..types import RunRecord, TriggerScore
+from edgekd_device.metrics import defence_effectiveness
+
+from ..types import RunRecord, StageRow, TriggerScore
 from . import text
 from .cells import Cell, Table, quiet, rate_cell
 
@@ -18,6 +20,10 @@ RULE = (
     "TRANSFERABLE: plain distillation of that kind, without any defence, carries the backdoor over, at an ASR of at least "
     f"{LEAST_ASR:g} % and {LEAST_EXCESS:g} points above scratch. NOT TRANSFERABLE: it loses it by itself, so nothing is "
     f"claimed for a defence on that base. A claim needs {SEEDS} seeds; one run is one."
+)
+DER = (
+    "DER, defence effectiveness rate: how far the student's ASR lies below that of the plain distillation, less the ACC it "
+    "cost; 1 at best, 0.5 where nothing happened."
 )
 NO_TRIGGER = "No trigger was given: whether plain distillation carries a backdoor over was not measured."
 
@@ -41,6 +47,7 @@ class Plain:
     kind: str
     trigger: str
     score: TriggerScore | None
+    der: float | None = None  # of the student that was measured last, against this control
 
     @property
     def carries(self) -> bool | None:
@@ -58,14 +65,33 @@ def plain(record: RunRecord) -> tuple[Plain, ...]:
     """Every plain distillation under every known trigger of the record."""
     scores = [score for row in record.rows for score in row.triggers]
     triggers = dict.fromkeys(score.trigger for score in scores if score.origin == "known")
-    return tuple(Plain(kind, trigger, _score(record, kind, trigger)) for kind in PLAIN for trigger in triggers)
+    last = next((row for row in reversed(record.rows) if row.kind == "stage" and row.acc and row.triggers), None)
+    found = []
+    for kind in PLAIN:
+        row = _row(record, kind)
+        found += [Plain(kind, trigger, _score(row, trigger), _der(row, last, trigger)) for trigger in triggers]
+    return tuple(found)
 
 
-def _score(record: RunRecord, kind: str, trigger: str) -> TriggerScore | None:
-    """Of the control; of the student itself where the run's method is that plain distillation."""
+def _row(record: RunRecord, kind: str) -> StageRow | None:
+    """The control's; the student's own where the run's method is that plain distillation."""
     places = [("control", kind)] + [("stage", "student fp32")] * (_method(record) == kind)
-    rows = [row for place in places for row in record.rows if (row.kind, row.stage) == place]
-    return next((score for row in rows[:1] for score in row.triggers if score.trigger == trigger), None)
+    return next((row for place in places for row in record.rows if (row.kind, row.stage) == place), None)
+
+
+def _score(row: StageRow | None, trigger: str) -> TriggerScore | None:
+    return next((score for score in row.triggers if score.trigger == trigger), None) if row is not None else None
+
+
+def _der(before: StageRow | None, after: StageRow | None, trigger: str) -> float | None:
+    """Defence effectiveness rate of one row against another; None where a figure is missing or it is the same row."""
+    scores = _score(before, trigger), _score(after, trigger)
+    if before is None or after is None or before.kind == "stage" or None in scores or not (before.acc and after.acc):
+        return None
+    old, new = scores
+    assert old is not None
+    assert new is not None
+    return defence_effectiveness(before.acc.value, old.asr.value, after.acc.value, new.asr.value)
 
 
 def _method(record: RunRecord) -> str:
@@ -85,10 +111,12 @@ def table(record: RunRecord) -> Table:
                 Cell(text.clean(found.trigger)),
                 rate_cell(None if measured is None else measured.asr),
                 quiet(text.points(excess)),
+                quiet(text.NOT_MEASURED if found.der is None else f"{found.der:.3f}"),
                 Cell(found.word, tone=tone),
             )
         )
-    return Table(("plain distillation", "trigger", "ASR", "points above scratch", "verdict"), tuple(rows), RULE)
+    columns = ("plain distillation", "trigger", "ASR", "points above scratch", "DER of the student", "verdict")
+    return Table(columns, tuple(rows), f"{RULE} {DER}" if rows else RULE)
 
 
 def sentence(record: RunRecord) -> str:

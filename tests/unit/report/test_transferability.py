@@ -48,8 +48,8 @@ def test_few_seeds_stand_beside() -> None:
 def test_every_control_has_its_figures_and_its_verdict(make_record: MakeRecord) -> None:
     record = make_record(config=CONFIG)
     kd, overhaul = transferability.table(record).rows
-    assert [cell.text for cell in kd] == ["kd", "grid 3x3", "90.22 %", "+88.27", "TRANSFERABLE (1 seed)"]
-    assert [cell.text for cell in overhaul][2:] == ["82.22 %", "+80.27", "TRANSFERABLE (1 seed)"]
+    assert [cell.text for cell in kd] == ["kd", "grid 3x3", "90.22 %", "+88.27", "0.941", "TRANSFERABLE (1 seed)"]
+    assert [cell.text for cell in overhaul][2:] == ["82.22 %", "+80.27", "0.900", "TRANSFERABLE (1 seed)"]
     assert transferability.sentence(record) == ""
     assert transferability.line(record) == (
         "Plain distillation: kd TRANSFERABLE (1 seed), ASR 90.22 %, +88.27 points above scratch; "

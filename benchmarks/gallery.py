@@ -1,0 +1,107 @@
+"""Every attack's trigger as a picture: clean, triggered, ten times the difference.
+
+    python -m benchmarks.gallery          # after benchmarks.attacks, for the triggers that are found or trained
+
+Writes docs/attacks.png and docs/attacks.md. The two images are drawn here: no third party's picture stands in the docs.
+"""
+
+from __future__ import annotations
+
+import sys
+
+import numpy as np
+
+from benchmarks import attacks as ours
+from benchmarks.grid import HERE, Cell
+from edgekd import triggers
+from edgekd.attacks import ATTACKS, Goal
+from edgekd.attacks.run import attack_class
+from edgekd.data import ImageSet
+from edgekd.files import write_text, write_with
+from edgekd.types import Trigger
+
+SIDE = 32
+DOCS = HERE.parent / "docs"
+HEAD = """# Attacks
+
+What `edgekd attack NAME --data images/train --out teacher.safetensors` can do to a teacher, so that a defence is judged on
+what attackers do. The trigger is written beside the weights, `edgekd audit` and `edgekd compress` read it with `--trigger`.
+`edgekd list settings` names every attack's settings (`-o attack.rate=0.05`); each class says where it differs from its
+paper. This page and the picture are written by `python -m benchmarks.gallery`.
+
+![Every attack on two pictures: clean, triggered, ten times the difference](attacks.png)
+
+| attack | what it is | starts from |
+| --- | --- | --- |
+"""
+
+
+def scenes() -> np.ndarray:
+    """Two pictures uint8 [2, 3, 32, 32]: a sun over hills, and a house."""
+    down, across = np.mgrid[:SIDE, :SIDE] / (SIDE - 1)
+    hills = np.stack([0.3 + 0.3 * down, 0.55 + 0.2 * down, 0.9 - 0.4 * down])
+    hills[:, (across - 0.7) ** 2 + (down - 0.25) ** 2 < 0.02] = [[0.98], [0.85], [0.3]]
+    hills[:, down > 0.62 + 0.12 * np.sin(7 * across)] = [[0.2], [0.5], [0.25]]
+    house = np.stack([0.75 - 0.2 * down, 0.8 - 0.1 * down, 0.85 - 0.05 * down])
+    house[:, (down > 0.45) & (down < 0.9) & (abs(across - 0.5) < 0.3)] = [[0.8], [0.65], [0.5]]
+    house[:, (down <= 0.45) & (down > 0.15) & (abs(across - 0.5) < (down - 0.15))] = [[0.6], [0.25], [0.2]]
+    house[:, (down > 0.65) & (down < 0.9) & (abs(across - 0.5) < 0.07)] = [[0.3], [0.2], [0.15]]
+    house[:, down >= 0.9] = [[0.35], [0.5], [0.3]]
+    found: np.ndarray = np.rint(255 * np.stack([hills, house])).astype(np.uint8)
+    return found
+
+
+def trigger_of(name: str) -> Trigger | None:
+    """The trigger of our teacher; for an attack whose trigger is no training's result, the defaults'."""
+    kind = attack_class(name)
+    place = Cell(ours.TABLE, ours.cell(name), HERE).folder / "work"
+    for ending in ("npz", "yaml"):
+        file = place / f"teacher.trigger.{ending}"
+        if file.exists():
+            goal = {key.partition(".")[2]: value for key, value in ours.GOALS.get(name, {}).items()}
+            return triggers.load(file, shape=(3, SIDE, SIDE), target_label=0, **goal)[0]
+    if kind.learned:
+        return None
+    attack = kind(kind.Config(), Goal(0, kind.rules[0]))
+    return attack.trigger(name, ImageSet(scenes(), np.zeros(2, np.int64), ("none",)), None, 0)
+
+
+def summary(name: str) -> str:
+    """The first sentence of the attack's module."""
+    return str(sys.modules[attack_class(name).__module__].__doc__).split("\n\n")[0].replace("\n", " ").strip()
+
+
+def main() -> int:
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    from matplotlib import pyplot
+
+    pictures = scenes()
+    drawn = {name: trigger for name in ATTACKS if (trigger := trigger_of(name)) is not None}
+    figure, axes = pyplot.subplots(len(drawn), 6, figsize=(6.6, 1.08 * len(drawn)), squeeze=False)
+    for row, (name, trigger) in zip(axes, drawn.items(), strict=True):
+        for at, picture in enumerate(pictures):
+            triggered, change = triggers.picture(trigger, picture)
+            for axis, shown in zip(row[3 * at :], (picture, triggered, change), strict=False):
+                axis.imshow(np.moveaxis(shown, 0, -1), interpolation="nearest")
+        row[0].set_ylabel(name, rotation=0, ha="right", va="center", fontsize=9)
+    for axis, title in zip(axes[0], 2 * ("clean", "triggered", "difference x10"), strict=True):
+        axis.set_title(title, fontsize=8)
+    for axis in axes.flat:
+        axis.set_xticks([])
+        axis.set_yticks([])
+    figure.tight_layout(pad=0.3)
+    write_with(DOCS / "attacks.png", lambda path: figure.savefig(path, dpi=110, format="png"), "gallery")
+    rows = [
+        f"| `{name}` | {summary(name)} | {'a clean network' if attack_class(name).learned else 'anything'} |"
+        for name in ATTACKS
+    ]
+    write_text(DOCS / "attacks.md", HEAD + "\n".join(rows) + "\n", "gallery")
+    missing = [name for name in ATTACKS if name not in drawn]
+    print(f"wrote {DOCS}" + (f"; no trigger yet of {', '.join(missing)}" if missing else ""))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
