@@ -322,6 +322,12 @@ def _arguments(table: Table, argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--processes", type=int, default=1, help="this many processes of one thread each")
     parser.add_argument(
+        "--ray",
+        default="",
+        metavar="ADDRESS",
+        help="on a Ray cluster: its address, auto, or local for --processes workers",
+    )
+    parser.add_argument(
         "--only", default="", metavar="TEXT", help="only cells whose config holds TEXT, or whose hash starts so"
     )
     parser.add_argument("--retry", action="store_true", help="run failed cells again")
@@ -345,7 +351,11 @@ def main(table: Table, argv: Sequence[str] | None = None) -> int:
         if chosen.forecast:
             grid.show_forecast()
             return 0
-        if chosen.processes > 1:
+        if chosen.ray:
+            from benchmarks.cluster import spread
+
+            spread(grid.left(), chosen.ray, chosen.processes)
+        elif chosen.processes > 1:
             _spread(chosen.processes)
         else:
             grid.work(chosen.minutes, chosen.retry)

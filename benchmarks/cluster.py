@@ -1,0 +1,69 @@
+"""The cells of a table on the workers of a Ray cluster: one task a cell, one GPU each where the cluster has any.
+
+    pip install 'edgekd[cluster]'
+    python -m benchmarks.attacks --ray auto                  # a cluster that runs already (`ray start`)
+    python -m benchmarks.attacks --ray local --processes 2   # one of this machine's own, with two workers
+
+Every machine needs this checkout at the same place and the same packages. A task is the table's own command line for one
+cell, so a cell that is stopped goes on there the next time; its record comes back to where this was called, whether or
+not the machines share a folder.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from edgekd.errors import EnvironmentFault
+from edgekd.files import write_text
+
+LOCAL = "local"
+TRIES = 2  # more, where a worker dies
+
+
+def spread(cells: Sequence[Any], address: str, workers: int) -> None:
+    """Run ``cells`` (grid.Cell) on the cluster at ``address``; raises EnvironmentFault without Ray or a cluster."""
+    try:
+        ray: Any = import_module("ray")
+    except ImportError:
+        raise EnvironmentFault("Ray is not installed: pip install 'edgekd[cluster]'.") from None
+    try:
+        if address == LOCAL:
+            ray.init(num_cpus=workers, include_dashboard=False, log_to_driver=False, configure_logging=False)
+        else:
+            ray.init(address=address, log_to_driver=False, configure_logging=False)
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        raise EnvironmentFault(
+            f"There is no Ray cluster at {address!r} ({error}). Start one with `ray start`."
+        ) from None
+    try:
+        gpus = 1 if ray.cluster_resources().get("GPU") else 0
+        task = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=TRIES)(_one)
+        command = [*sys.orig_argv[1:], "--ray", "", "--processes", "1", "--quiet-end"]
+        names = {
+            task.remote(command, os.getcwd(), cell.id, str(cell.record), str(cell.failure)): cell for cell in cells
+        }
+        waiting = list(names)
+        while waiting:
+            (done,), waiting = ray.wait(waiting, num_returns=1)
+            cell, found = names[done], ray.get(done)
+            for place, text in ((cell.record, found["record"]), (cell.failure, found["failure"])):
+                if text is not None and not place.exists():
+                    write_text(place, text, "record")
+            print(f"{cell.id}  {cell.state}  on {found['node'][:8]}  {cell.text}", flush=True)
+    finally:
+        ray.shutdown()
+
+
+def _one(command: list[str], folder: str, name: str, record: str, failure: str) -> dict[str, Any]:
+    """On a worker: run one cell, return what it left."""
+    ray: Any = import_module("ray")
+    subprocess.run([sys.executable, *command, "--only", name], cwd=folder, check=False, stdout=subprocess.DEVNULL)
+    left = {key: Path(place) for key, place in (("record", record), ("failure", failure))}
+    texts = {key: place.read_text("utf-8") if place.exists() else None for key, place in left.items()}
+    return {**texts, "node": ray.get_runtime_context().get_worker_id()}
