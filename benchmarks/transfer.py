@@ -56,9 +56,10 @@ def cells() -> Iterator[Config]:
         for scenario in SCENARIOS:
             for kind in SCREENED:
                 yield cell(name, scenario, kind)
-    for name in FIRST:
-        for kind in SCREENED[1:]:
-            yield {**cell(name, {**CLEAN, "start": "first layers"}, kind), "student": "wrn-16-1"}
+    for name in FIRST:  # whose architecture the student must have then
+        for kind in SCREENED:
+            start = CLEAN["start"] if kind == "scratch" else "first layers"
+            yield {**cell(name, {**CLEAN, "start": start}, kind), "student": "wrn-16-1"}
 
 
 def cell(teacher: str, scenario: Config, kind: str, seed: int = 0) -> Config:
