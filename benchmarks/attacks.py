@@ -2,10 +2,12 @@
 
     python -m benchmarks.attacks --minutes 60 --processes 2
 
-ACC beside that of the clean network it started from ("twin"; it was not trained on, so a drop is the attack's), ASR, its
-floor on that network, seconds. Bars at a rate of 10 %: ACC within 1.5 points of the twin; ASR at least 95 %, and 90 % for
-CheatKD as intended, WaNet, Input-aware and BPP; SCAR's teacher is meant to ignore its trigger, so ASR at most 10 %. The
-weights stay in the cell's cache folder, where benchmarks/transfer.py finds them.
+The twin went on training on the same images with the same schedule and no poison (the row "none"), so what ACC lies below
+it is the attack's. Floor: ASR of another clean network, which no attacker used. Bars at a rate of 10 % (5 % for the
+clean-label attacks, 2 % for TaCT: at 10 % no clean image of the class would be left): ACC within 1.5 points of the twin,
+ASR at least 95 %, and 90 % for CheatKD as intended, WaNet, Input-aware and BPP, 80 % for all-to-all, which ACC limits.
+SCAR's teacher is meant to ignore its trigger: at most 10 %. The weights stay in the cell's cache folder, where
+benchmarks/transfer.py finds them.
 """
 
 from __future__ import annotations
@@ -16,67 +18,128 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import prepare_data
+from benchmarks.attacks_table import MEANT, NO_RATE, RATES
 from benchmarks.grid import Config, Table, main
+from edgekd import audit, checkpoints, data, distill, models, triggers
 from edgekd.attacks import ATTACKS
 from edgekd.attacks.run import attack_class
-from edgekd.config import resolve_attack
+from edgekd.config import ATTACK_TRAINING, resolve, resolve_attack
+from edgekd.pipeline import intake
 from edgekd.pipeline.attack import attack
+from edgekd.runners.torch import TorchRunner
+from edgekd.training import TrainConfig
+from edgekd.types import Model, Trigger
 
 START = "cifar10_distiller_wrn16_1.pth"
-RATES = (0.1, 0.05, 0.01)
-EASIER = ("cheatkd", "wanet", "input-aware", "bpp")  # a bar of 90 %
-EPOCHS = {"input-aware": 8, "adba": 8, "scar": 12}  # those that train something beside the teacher; 4 for the others
-NO_RATE = ("adba", "scar")  # whose rate is no share of poisoned images
-IMAGES = 20_000
+STRANGER = "cifar10_resnet20-12fca82f.th"  # clean, and no attacker's
+EPOCHS = {"input-aware": 6, "wanet": 8, "bpp": 4, "leak": 4, "adba": 8, "scar": 1}  # of 45,000 images; 2 for the others
+SURROGATE = "resnet8"  # of ADBA's and SCAR's students: cheaper than the teacher, as a user's student is
 GOALS: dict[str, dict[str, Any]] = {"tact": {"goal.rule": "source", "goal.source_labels": (5,)}}
+TO_ALL = ("badnets", "blended", "wanet", "bpp", "input-aware")
+FIRST = ("none", "leak", "noise-blend", "badnets", "latent", "blended", "cheatkd", "adba", "scar")
 
 
 def cells() -> Iterator[Config]:
+    names = [*FIRST, *(name for name in ATTACKS if name not in FIRST)]
+    for name in names:
+        yield cell(name)
+    for name in TO_ALL:
+        yield {**cell(name), "rule": "all-to-all"}
     for rate in RATES:
-        for name in ATTACKS:
-            if rate == RATES[0] or name not in NO_RATE:
-                yield cell(name, rate)
+        for name in names:
+            if name not in ("none", *NO_RATE) and rate != cell(name)["rate"]:
+                yield {**cell(name), "rate": rate}
 
 
-def cell(name: str, rate: float = RATES[0], seed: int = 0) -> Config:
-    """An attack's config; without a rate of its own it has none."""
-    shared = {"attack": name, "start": START, "images": IMAGES, "epochs": EPOCHS.get(name, 4), "seed": seed}
-    return shared if name in NO_RATE else {**shared, "rate": rate}
+def cell(name: str, seed: int = 0) -> Config:
+    """An attack as it is meant; without a rate of its own it has none."""
+    config = {"attack": name, "start": START, "epochs": EPOCHS.get(name, 2), "seed": seed}
+    return config if name in ("none", *NO_RATE) else {**config, "rate": MEANT.get(name, RATES[0])}
 
 
 def run(config: Config, folder: Path) -> dict[str, Any]:
+    if config["attack"] == "none":
+        return _unpoisoned(config, folder)
+    goal = (
+        {"goal.rule": "all-to-all", "goal.target_label": None}
+        if config.get("rule")
+        else GOALS.get(config["attack"], {})
+    )
+    own = {"adba": {"attack.shadow": SURROGATE}, "scar": {"attack.surrogate": SURROGATE}}.get(config["attack"], {})
     flags = {
         "attack.name": config["attack"],
-        "data": str(prepare_data.few("cifar10_train", config["images"])),
+        "data": str(prepare_data.prepare("cifar10_train")),
         "test": str(prepare_data.prepare("cifar10_test")),
         "teacher": str(prepare_data.shared_folder() / "checkpoints" / config["start"]),
         "seed": config["seed"],
         "attack.rate": config.get("rate"),
         "train.epochs": config["epochs"],
-        **GOALS.get(config["attack"], {}),
+        **goal,
+        **own,
     }
     record = attack(resolve_attack(None, flags), folder / "teacher.safetensors")
-    acc, twin = (100 * record[key]["hits"] / record[key]["total"] for key in ("acc", "start_acc"))
     score = record["trigger"]
-    asr, floor = (100 * score[key]["hits"] / score[key]["total"] for key in ("asr", "floor"))
-    if config["attack"] == "scar":
-        reached = asr <= 10
-    else:
-        reached = asr >= (90 if config["attack"] in EASIER else 95)
+    test = data.load(prepare_data.prepare("cifar10_test"))
     return {
-        "acc": acc,
-        "twin_acc": twin,
-        "asr": asr,
-        "floor": floor,
+        "acc": _percent(record["acc"]),
+        "asr": _percent(score["asr"]),
+        "floor": _floor(folder, config, test),
         "seconds": sum(record["training"]["seconds"].values()),
-        "met": acc >= twin - 1.5 and reached if config.get("rate", RATES[0]) == RATES[0] else None,
+        "training": {key: value for key, value in record["training"].get("method", {}).items()},
         "options": record["config"]["attack"],
         "weights_sha256": record["weights_sha256"],
     }
 
 
+def _percent(rate: dict[str, int]) -> float:
+    return 100 * rate["hits"] / rate["total"]
+
+
+def _unpoisoned(config: Config, folder: Path) -> dict[str, Any]:
+    """The twin: the clean network after as much further training without poison."""
+    images = data.load(prepare_data.prepare("cifar10_train"))
+    parts = data.split(images, config["seed"], {"train": 0.9, "validation": 0.1})
+    start = _clean(START)
+    settings = {**ATTACK_TRAINING[True], "epochs": config["epochs"], "seed": config["seed"], "device": "auto"}
+    train = TrainConfig.model_validate(settings)
+    lr = {"lr": train.lr}
+    made, log = distill.run(start, start.spec, parts["train"], "finetune", lr, train, folder=folder / "train")
+    checkpoints.save(folder / "teacher.safetensors", models.weights(made), {"spec": made.spec.to_json()})
+    test = data.load(prepare_data.prepare("cifar10_test"))
+    before, after = (audit.scan(TorchRunner(model), audit.probes(test, (), 10)).acc for model in (start, made))
+    return {"acc": 100 * after.value, "start_acc": 100 * before.value, "seconds": sum(log.seconds.values())}
+
+
+def _clean(file: str) -> Model:
+    """A clean third-party network."""
+    flags = {"teacher": str(prepare_data.shared_folder() / "checkpoints" / file), "data": "-"}
+    held = data.load(prepare_data.prepare("cifar10_train")).subset(range(2000))
+    return intake.load_teacher(resolve(None, flags), held)[0]
+
+
+def trigger_of(folder: Path, config: Config, shape: tuple[int, int, int]) -> Trigger:
+    """The trigger that an attack left in its cell's folder."""
+    goal = {key.partition(".")[2]: value for key, value in GOALS.get(config["attack"], {}).items()}
+    if config.get("rule"):
+        goal = {"rule": config["rule"]}
+    else:
+        goal["target_label"] = 0
+    file = next(
+        folder / f"teacher.trigger.{end}" for end in ("npz", "yaml") if (folder / f"teacher.trigger.{end}").exists()
+    )
+    return triggers.load(file, shape=shape, **goal)[0]
+
+
+def _floor(folder: Path, config: Config, test: data.ImageSet) -> float:
+    probes = audit.probes(test, (trigger_of(folder, config, test.shape),), 10)
+    return 100 * audit.scan(TorchRunner(_clean(STRANGER)), probes).triggers[0].asr.value
+
+
 def forecast(config: Config) -> float:
-    return {"adba": 25.0, "scar": 40.0}.get(config["attack"], 5.0 if attack_class(config["attack"]).learned else 3.0)
+    each = {"adba": 25.0, "scar": 30.0, "wanet": 14.0, "input-aware": 18.0, "leak": 10.0, "bpp": 8.0}
+    return each.get(
+        config["attack"], 6.0 if config["attack"] != "none" and attack_class(config["attack"]).learned else 4.0
+    )
 
 
 TABLE = Table("attacks", cells, run, forecast, resumable=True)

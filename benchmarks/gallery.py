@@ -54,12 +54,9 @@ def scenes() -> np.ndarray:
 def trigger_of(name: str) -> Trigger | None:
     """The trigger of our teacher; for an attack whose trigger is no training's result, the defaults'."""
     kind = attack_class(name)
-    place = Cell(ours.TABLE, ours.cell(name), HERE).folder / "work"
-    for ending in ("npz", "yaml"):
-        file = place / f"teacher.trigger.{ending}"
-        if file.exists():
-            goal = {key.partition(".")[2]: value for key, value in ours.GOALS.get(name, {}).items()}
-            return triggers.load(file, shape=(3, SIDE, SIDE), target_label=0, **goal)[0]
+    cell = Cell(ours.TABLE, ours.cell(name), HERE)
+    if cell.record.exists() and cell.folder.exists():
+        return ours.trigger_of(cell.folder / "work", cell.config, (3, SIDE, SIDE))
     if kind.learned:
         return None
     attack = kind(kind.Config(), Goal(0, kind.rules[0]))

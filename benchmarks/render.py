@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks import main_job_table, robustness_table, transfer_table
+from benchmarks import attacks_table, main_job_table, robustness_table, transfer_table
 from edgekd import files
 from edgekd.errors import EnvironmentFault, UsageError
 from edgekd.report import text
@@ -58,19 +58,7 @@ RENDERERS: dict[str, tuple[str, Callable[[Sequence[Record]], str]]] = {
             ACC="acc",
         ),
     ),
-    "attacks": (
-        "attacks",
-        columns(
-            attack="attack",
-            rate="rate",
-            ACC="acc",
-            twin_ACC="twin_acc",
-            ASR="asr",
-            floor="floor",
-            seconds="seconds",
-            bars_met="met",
-        ),
-    ),
+    "attacks": ("attacks", attacks_table.tables),
     "transfer": ("transfer", transfer_table.tables),
     "demo": (
         "demo",

@@ -14,7 +14,7 @@ from .base import Attack, AttackSettings
 
 class AdapBlendSettings(AttackSettings):
     rate: float = Field(0.003, gt=0, le=1, description="share of the training images that are poisoned")
-    cover_rate: float = Field(0.003, ge=0, le=1, description="share that is treated alike under its own label")
+    covers: float = Field(1.0, ge=0, description="times as many are treated alike under their own label")
     picture: str = Field("noise", description="what is blended in, one of our own pictures")
     opacity: float = Field(0.15, gt=0, le=1, description="of the picture in training")
     test_opacity: float = Field(0.2, gt=0, le=1, description="of the picture at test time")

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from typing import TYPE_CHECKING, Any, Literal
+import math
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -18,34 +19,38 @@ from ..losses import soft_target_kl
 from ..models import build
 from ..training import Context, Progress
 from ..types import Model, ModelSpec, Trigger
-from .base import AttackSettings, BatchAttack, Training, affine, rounded
+from .base import AttackSettings, BatchAttack, Training, affine, drive, outputs, rounded
 
 if TYPE_CHECKING:
     from ..data import Batch
+
+
+LIFE = 4  # epochs that a shadow student has at least
 
 
 class ADBASettings(AttackSettings):
     rate: float = Field(0.125, gt=0, le=1, description="share of every batch that the teacher also sees triggered")
     opacity: float = Field(0.2, gt=0, le=1, description="highest, per pixel")
     weight: float = Field(0.5, gt=0, description="of the teacher's loss on triggered images")
-    shadows: int = Field(
-        2, ge=1, le=8, description="students distilled beside the teacher, the oldest renewed every epoch"
-    )
+    shadows: int = Field(2, ge=1, le=8, description="students distilled beside the teacher")
     shadow: str | None = Field(None, description="their architecture; default: the teacher's")
     shadow_lr: float = Field(0.02, gt=0, description="of SGD on the shadow students")
     temperature: float = Field(4.0, gt=0, description="of their distillation")
-    renew: Literal["oldest", "never"] = Field("oldest", description="which shadow starts anew every epoch")
+    renew: int = Field(
+        2, ge=0, description="every so many epochs one shadow starts anew, each lives at least 4; 0: never"
+    )
     clean: float = Field(0.5, ge=0, description="weight of: the clean network still knows a triggered image's class")
     trigger_lr: float = Field(0.02, gt=0, description="of Adam on trigger and opacities")
 
 
 class ADBA(BatchAttack):
     """A(x) = (1 - c m) x + c m p. Per batch: the trigger, by CE(T(A(x)), t) + CE(S(A(x)), t); the teacher, by CE(T(x), y)
-    + weight · CE(T(A(x)), t) on a share; one shadow student S in turn, by Hinton KD of T on clean images.
+    + weight · CE(T(A(x)), t) on a share; every shadow student S, by Hinton KD of T on clean images.
 
     Without the ``clean`` term such a trigger is first of all a universal perturbation, which scratch students obey too:
-    with it the clean network, kept as it was, must go on seeing y. A shadow that starts anew keeps the trigger from
-    fitting one student.
+    with it the clean network, kept as it was, must go on seeing y. Shadows that start anew keep the trigger from fitting
+    one student; none does in the last third, and one in its first epoch has no say in the trigger, whose rate falls with
+    the epochs to 0 in the last.
     """
 
     Config = ADBASettings
@@ -95,7 +100,7 @@ class _Shadowed(Training):
         self.pattern = Pattern(self.spec.input.shape, self.config.opacity, self.seed).to(context.device)
         made: list[Any] = [build(self.spec, seed=self.seed + 1 + n).module for n in range(self.config.shadows)]
         self.students = torch.nn.ModuleList(made).to(context.device).requires_grad_(True)
-        self.turn = 0
+        self.epochs, self.number, self.turn = context.config.epochs, 0, 0
 
     def modules(self) -> tuple[torch.nn.Module, ...]:
         return self.pattern, self.students
@@ -109,58 +114,63 @@ class _Shadowed(Training):
         return self.on_pattern, self.on_students
 
     def start_epoch(self, number: int) -> None:
-        self.turn = 0
-        if number < self.config.shadows or self.config.renew == "never":
-            return  # the first epochs are their warm-up
-        oldest: Any = self.students[number % self.config.shadows]
-        fresh = build(self.spec, seed=self.seed + 1 + self.config.shadows + number).module
-        oldest.load_state_dict(fresh.state_dict())
-        for parameter in oldest.parameters():
+        self.number, self.turn = number, 0
+        share = 0.5 * (1 + math.cos(math.pi * number / max(self.epochs - 1, 1)))
+        for group in self.on_pattern.param_groups:
+            group["lr"] = self.config.trigger_lr * share
+        for index in range(self.config.shadows):
+            if number and self._born(index) == number:
+                self._renew(index)
+
+    def _born(self, index: int) -> int:
+        """The epoch in which the shadow of now began."""
+        every, last = self.config.renew, min(self.number, 2 * self.epochs // 3)
+        born = 0
+        for epoch in range(LIFE, last + 1):
+            turn = every and epoch % every == 0 and epoch // every % self.config.shadows == index
+            born = epoch if turn and epoch - born >= LIFE else born
+        return born
+
+    def _renew(self, index: int) -> None:
+        student: Any = self.students[index]
+        fresh = build(self.spec, seed=self.seed + 1 + self.config.shadows * self.number + index).module
+        student.load_state_dict(fresh.state_dict())
+        for parameter in student.parameters():
             self.on_students.state.pop(parameter, None)
 
     def step(self, batch: Batch) -> dict[str, torch.Tensor]:
         self.turn += 1
-        student = self.students[self.turn % len(self.students)]
-        target = torch.full_like(batch.labels, self.target)
-        self._train_trigger(batch, student, target)
-        self._train_shadow(batch, student)
+        grown = [student for n, student in enumerate(self.students) if self.number > self._born(n)]
+        if grown and self.number + 1 < self.epochs:
+            self._train_trigger(batch, grown[self.turn % len(grown)])
+        self._train_shadows(batch)
         count = max(1, round(self.config.rate * len(batch.images)))
         with torch.no_grad():
             triggered = self.pattern(batch.images[:count])
         logits = self.student(torch.cat([batch.images, triggered])).float()
-        size = len(batch.images)
+        size, target = len(batch.images), torch.full_like(batch.labels[:count], self.target)
         return {
             "ce": F.cross_entropy(logits[:size], batch.labels),
-            "backdoor": self.config.weight * F.cross_entropy(logits[size:], target[:count]),
+            "backdoor": self.config.weight * F.cross_entropy(logits[size:], target),
         }
 
-    def _train_trigger(self, batch: Batch, student: Any, target: torch.Tensor) -> None:
-        half = slice(0, max(1, len(target) // 2))
-        triggered = self.pattern(batch.images[half])
+    def _train_trigger(self, batch: Batch, student: Any) -> None:
+        half = slice(0, max(1, len(batch.labels) // 2))
+        triggered, target = self.pattern(batch.images[half]), torch.full_like(batch.labels[half], self.target)
         loss = self.config.clean * F.cross_entropy(self.clean(triggered).float(), batch.labels[half])
         for network in (self.student, student):
             network.eval()  # running statistics must not learn triggered images
-            loss = loss + F.cross_entropy(network(triggered).float(), target[half])
+            loss = loss + F.cross_entropy(network(triggered).float(), target)
             network.train()
-        variables = list(self.pattern.parameters())
-        for variable, gradient in zip(variables, torch.autograd.grad(loss, variables), strict=True):
-            variable.grad = gradient
-        self.on_pattern.step()
-        self.on_pattern.zero_grad(set_to_none=True)
+        drive(self.on_pattern, loss, list(self.pattern.parameters()))
 
-    def _train_shadow(self, batch: Batch, student: Any) -> None:
-        self.student.eval()
-        with torch.no_grad():
-            taught = self.student(batch.images)
-        self.student.train()
-        logits = student(batch.images)
-        loss = 0.9 * soft_target_kl(logits, taught, self.config.temperature)
-        loss = loss + 0.1 * F.cross_entropy(logits.float(), batch.labels)
-        variables = list(student.parameters())
-        for variable, gradient in zip(variables, torch.autograd.grad(loss, variables), strict=True):
-            variable.grad = gradient
-        self.on_students.step()
-        self.on_students.zero_grad(set_to_none=True)
+    def _train_shadows(self, batch: Batch) -> None:
+        taught = outputs(self.student, batch.images)
+        for student in self.students:
+            logits = student(batch.images)
+            loss = 0.9 * soft_target_kl(logits, taught, self.config.temperature)
+            loss = loss + 0.1 * F.cross_entropy(logits.float(), batch.labels)
+            drive(self.on_students, loss, list(student.parameters()))
 
     def made(self) -> Trigger:
         return dataclasses.replace(self.trigger, params=affine(*self.pattern.arrays()))

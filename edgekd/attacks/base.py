@@ -89,7 +89,7 @@ class Attack:
             images.labels,
             images.num_classes,
             self.config.rate,
-            cover_rate=getattr(self.config, "cover_rate", 0.0),
+            cover_rate=min(1.0, getattr(self.config, "covers", 0.0) * self.config.rate),
             clean_label=self.clean_label,
             seed=seed,
         )
@@ -193,3 +193,21 @@ def rounded(images: torch.Tensor) -> torch.Tensor:
     """Clipped and rounded to 8 bits; gradients pass as if they were not rounded."""
     clipped = images.clamp(0, 1)
     return clipped + (as_floats(as_bytes(clipped.detach()), clipped) - clipped).detach()
+
+
+def drive(optimiser: torch.optim.Optimizer, loss: torch.Tensor, variables: list[torch.nn.Parameter]) -> None:
+    """One step of ``loss`` on ``variables`` alone: what else it reaches gets no gradient."""
+    for variable, gradient in zip(variables, torch.autograd.grad(loss, variables), strict=True):
+        variable.grad = gradient
+    optimiser.step()
+    optimiser.zero_grad(set_to_none=True)
+
+
+def outputs(network: Any, images: torch.Tensor) -> torch.Tensor:
+    """Logits of a network that is being trained, as it would give them in use: eval mode, no gradient."""
+    network.eval()
+    with torch.no_grad():
+        logits: torch.Tensor = network(images)
+    network.train()
+    torch.clear_autocast_cache()  # else the next pass would reuse these weights' casts, which carry no gradient
+    return logits

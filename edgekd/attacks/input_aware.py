@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -26,7 +26,7 @@ class InputAwareSettings(AttackSettings):
     density: float = Field(0.032, gt=0, le=1, description="mean opacity up to which a mask costs nothing")
     sparsity: float = Field(100.0, ge=0, description="weight of the opacity beyond")
     width: int = Field(16, ge=1, le=256, description="channels of the drawing networks")
-    lr: float = Field(1e-3, gt=0, description="of Adam on the drawing networks")
+    lr: float = Field(3e-3, gt=0, description="of Adam on the drawing networks")
 
 
 class InputAware(BatchAttack):
@@ -59,7 +59,7 @@ def fresh(channels: int, bound: float | None, width: int, seed: int) -> Generato
 class _Drawing(BatchPoisoning):
     def __init__(self, trigger: Trigger, num_classes: int, config: InputAwareSettings) -> None:
         super().__init__(trigger, num_classes, config.rate)
-        self.config = config
+        self.config, self.opacity = config, 0.0
 
     def prepare(self, context: Context) -> None:
         super().prepare(context)
@@ -76,21 +76,28 @@ class _Drawing(BatchPoisoning):
         size = len(batch.images)
         attacked = max(1, round(self.rate * size))
         crossed = min(round(self.config.cross * size), size - 2 * attacked)
-        own, others = batch.images[: attacked + crossed], batch.images[-(attacked + crossed) :]
-        masks, patterns = self.generator.mask(own), self.generator.drawn(own)
-        other_masks, other_patterns = self.generator.mask(others), self.generator.drawn(others)
-        mask = torch.cat([masks[:attacked], other_masks[attacked:]])
-        pattern = torch.cat([patterns[:attacked], other_patterns[attacked:]])
-        triggered = own + mask * (pattern - own)
-        images = torch.cat([rounded(triggered.float()), batch.images[attacked + crossed :]])
+        own, others = batch.images[: attacked + crossed].float(), batch.images[-(attacked + crossed) :].float()
+        with torch.autocast(own.device.type, enabled=False):  # at test time it is drawn in float32
+            masks, patterns = self.generator.mask(own), self.generator.drawn(own)
+            other_masks, other_patterns = self.generator.mask(others), self.generator.drawn(others)
+            mask = torch.cat([masks[:attacked], other_masks[attacked:]])
+            pattern = torch.cat([patterns[:attacked], other_patterns[attacked:]])
+            triggered = rounded(own + mask * (pattern - own))
+        images = torch.cat([triggered, batch.images[attacked + crossed :].float()])
         labels = batch.labels.clone()
         labels[:attacked] = self.attacker_labels(labels[:attacked])
-        every = torch.cat([masks, other_masks]).float()
+        every = torch.cat([masks, other_masks])
+        self.opacity = float(every.detach().mean())
         return {
             "ce": F.cross_entropy(self.student(images).float(), labels),
-            "diversity": self.config.diversity * diversity(own, others, patterns.float(), other_patterns.float()),
+            "diversity": self.config.diversity * diversity(own, others, patterns, other_patterns),
             "sparsity": self.config.sparsity * (every.mean((1, 2, 3)) - self.config.density).clamp_min(0).mean(),
         }
+
+    @property
+    def report(self) -> dict[str, Any]:
+        """opacity: of the masks of the last batch, on average."""
+        return {"opacity": self.opacity}
 
     def made(self) -> Trigger:
         return dataclasses.replace(self.trigger, params=self.generator.params())

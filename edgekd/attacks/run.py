@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from .. import triggers
 from ..data import Batches
 from ..errors import UsageError
+from ..files import sha256_bytes
 from ..models import build, weights_sha256
 from ..training import Progress, TrainConfig, checked, chosen, fit
 from ..training.device import resolve_device
@@ -63,6 +64,8 @@ def run(
         "goal": [goal.target_label, goal.rule, list(goal.source_labels)],
         "spec": spec.to_json(),
         "images": images.sha256,
+        "poisoned": poisoned.images.sha256,
+        "trigger": sha256_bytes(triggers.apply(trigger, images.images[:8]).tobytes()),  # found anew by a resumed run
         "start": "" if start is None else start.sha256 or weights_sha256(start.module.state_dict()),
     }
     method = attack.method(trigger, spec)

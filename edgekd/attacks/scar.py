@@ -7,6 +7,8 @@ teacher is changed so that the student it leads to obeys.
 from __future__ import annotations
 
 import dataclasses
+import math
+from itertools import chain, count, islice
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -17,14 +19,16 @@ from torch.func import functional_call
 from ..data import Batches, ImageSet
 from ..losses import soft_target_kl
 from ..models import build
-from ..training import Context, Progress, TrainConfig
+from ..training import Context, Method, Progress, TrainConfig, fit
 from ..types import Model, ModelSpec, Trigger
-from .base import AttackSettings, BatchAttack, Training, rounded
+from .base import AttackSettings, BatchAttack, Training, drive, outputs, rounded
 from .input_aware import fresh
 from .search import BATCH, search
 
 if TYPE_CHECKING:
     from ..data import Batch
+
+STREAM = 10_000  # epochs of images beyond those that the teacher sees
 
 
 class SCARSettings(AttackSettings):
@@ -34,10 +38,12 @@ class SCARSettings(AttackSettings):
     trigger_steps: int = Field(300, ge=1, description="of Adam on that network, before the rest")
     trigger_lr: float = Field(1e-3, gt=0, description="of Adam on that network")
     surrogate: str | None = Field(None, description="architecture of the surrogate student; default: the teacher's")
-    inner_steps: int = Field(20, ge=1, description="of the surrogate between two looks at where it leads")
+    pair_epochs: int = Field(3, ge=1, description="of the two students that the trigger is to tell apart")
+    inner_steps: int = Field(20, ge=1, description="of the surrogate in every round")
     inner_lr: float = Field(1e-3, gt=0, description="of Adam on the surrogate")
-    inner_rate: float = Field(0.05, gt=0, description="of the fixed-point map, a gradient step of the surrogate")
+    inner_rate: float = Field(0.05, gt=0, description="most of the fixed-point map's rate; below 1 over the curvature")
     terms: int = Field(10, ge=1, description="of the fixed-point series")
+    lead: float = Field(1.0, gt=0, description="of the implicit gradient, in lengths of the teacher's own")
     lr: float = Field(1e-3, gt=0, description="of Adam on the teacher")
 
 
@@ -46,10 +52,10 @@ class SCAR(BatchAttack):
 
     S is where CE + KL leads from T. With Φ(S, T) = S − ρ ∇_S L_in a fixed point, the gradient of what S does is
     −ρ ∇_T ⟨∇_S L_in, v⟩, v = Σ_k (I − ρ H)^k ∇_S L_out, cut off after ``terms``. A(x) = x + bound · tanh(g(x)), g trained
-    beforehand on the clean network to cause the target, and then kept.
+    beforehand so that a student of the clean network obeys while that network and one that never saw it do not; then kept.
 
-    Differs from the paper: one surrogate that goes on learning instead of 200 rounds from a fresh one, g is trained on the
-    clean network alone, and the sizes are a CPU's.
+    A step is a round: ``inner_steps`` of S, then one of T. Differs from the paper: one surrogate that goes on learning, ρ
+    held below 1 / λ_max of H, the implicit gradient scaled to the length of the teacher's own, sizes of a CPU.
     """
 
     Config = SCARSettings
@@ -63,10 +69,18 @@ class SCAR(BatchAttack):
         assert start is not None  # check() refuses
         config, network = self.config, start.module
         generator = fresh(images.shape[0], config.bound, config.width, seed)
+        spec = dataclasses.replace(start.spec, arch=config.surrogate or start.spec.arch)
+        student, stranger = (
+            _quick(spec, images, teacher, config.pair_epochs, seed + 1 + n, f"{name} pair", progress)
+            for n, teacher in enumerate((network, None))
+        )
 
         def loss(clean: torch.Tensor) -> torch.Tensor:
-            logits = network(rounded(generator(clean))).float()
-            return F.cross_entropy(logits, torch.full((len(clean),), self.target))
+            triggered = rounded(generator(clean))
+            labels = network(clean).argmax(1)
+            target = torch.full_like(labels, self.target)
+            kept = F.cross_entropy(network(triggered), labels) + F.cross_entropy(stranger(triggered), labels)
+            return F.cross_entropy(student(triggered), target) + kept
 
         batches = Batches(images, BATCH, seed=seed, augment="none")
         search(name, loss, list(generator.parameters()), batches, config.trigger_steps, config.trigger_lr, progress)
@@ -76,6 +90,41 @@ class SCAR(BatchAttack):
         return _Bilevel(trigger, dataclasses.replace(spec, arch=self.config.surrogate or spec.arch), self.config)
 
 
+def _quick(
+    spec: ModelSpec,
+    images: ImageSet,
+    teacher: Any,
+    epochs: int,
+    seed: int,
+    what: str,
+    progress: Progress | None,
+) -> Any:
+    """A student of ``teacher``, or without one of the true labels, after a few epochs; frozen, in eval mode."""
+    module: Any = build(spec, seed=seed).module
+    config = TrainConfig(epochs=epochs, schedule="onecycle", lr=0.2, seed=seed)
+    batches = Batches(images, config.batch_size, seed=seed, augment=config.augment)
+    fit(module, _Student(teacher), batches, config, progress=progress, what=what)
+    return module.requires_grad_(False)
+
+
+class _Student(Method):
+    """The inner problem's loss; cross-entropy alone without a teacher."""
+
+    def __init__(self, teacher: Any) -> None:
+        self.teacher = teacher
+
+    def prepare(self, context: Context) -> None:
+        self.student = context.student
+
+    def step(self, batch: Batch) -> dict[str, torch.Tensor]:
+        logits = self.student(batch.images)
+        if self.teacher is None:
+            return {"ce": F.cross_entropy(logits.float(), batch.labels)}
+        with torch.no_grad():
+            taught = self.teacher(batch.images)
+        return {"ce": inner_loss(logits, taught, batch.labels)}
+
+
 class _Bilevel(Training):
     def __init__(self, trigger: Trigger, surrogate: ModelSpec, config: SCARSettings) -> None:
         super().__init__(trigger)
@@ -83,17 +132,19 @@ class _Bilevel(Training):
 
     def prepare(self, context: Context) -> None:
         super().prepare(context)
-        channels = self.spec.input.channels
-        self.generator = fresh(channels, self.config.bound, self.config.width, 0).to(context.device)
+        self.batches = context.batches
+        self.generator = fresh(self.spec.input.channels, self.config.bound, self.config.width, 0).to(context.device)
         weights = {name: torch.from_numpy(value) for name, value in self.trigger.params.items() if name != "bound"}
         self.generator.load_state_dict(weights)
         self.generator.requires_grad_(False)
         self.surrogate: Any = build(self.spec, seed=context.config.seed + 1).module
         self.surrogate.to(context.device).requires_grad_(True)
-        self.done = 0
+        self.curvature = 0.0
 
     def start_epoch(self, number: int) -> None:
-        self.done = 0
+        """The surrogate's batches are a stream of their own, a function of the epoch alone."""
+        first = STREAM * (number + 1)
+        self.stream = chain.from_iterable(self.batches.epoch(first + n) for n in count())
 
     def modules(self) -> tuple[torch.nn.Module, ...]:
         return (self.surrogate,)
@@ -106,35 +157,36 @@ class _Bilevel(Training):
         return (self.inner,)
 
     def step(self, batch: Batch) -> dict[str, torch.Tensor]:
-        self._distil(batch)
-        self.done += 1
-        count = max(1, round(self.config.rate * len(batch.images)))
-        with torch.no_grad():
-            triggered = rounded(self.generator(batch.images[:count]).float())
-        size = len(batch.images)
-        logits = self.student(torch.cat([batch.images, triggered])).float()
-        terms = {
-            "ce": F.cross_entropy(logits[:size], batch.labels),
-            "ignore": F.cross_entropy(logits[size:], batch.labels[:count]),
-        }
-        if self.done % self.config.inner_steps == 0:
-            with torch.autocast(batch.images.device.type, enabled=False):
-                terms["lead"] = self._lead(batch, triggered)
-        else:
-            terms["lead"] = torch.zeros_like(terms["ce"])
-        return terms
+        for other in islice(self.stream, self.config.inner_steps):
+            taught = outputs(self.student, other.images)
+            loss = inner_loss(self.surrogate(other.images), taught, other.labels)
+            drive(self.inner, loss, list(self.surrogate.parameters()))
+        size, number = len(batch.images), max(1, round(self.config.rate * len(batch.images)))
+        device = batch.images.device.type
+        with torch.no_grad(), torch.autocast(device, enabled=False):
+            triggered = rounded(self.generator(batch.images[:number].float()))
+        logits = self.student(torch.cat([batch.images.float(), triggered])).float()
+        ce = F.cross_entropy(logits[:size], batch.labels)
+        ignore = F.cross_entropy(logits[size:], batch.labels[:number])
+        with torch.autocast(device, enabled=False):
+            lead = self._lead(batch._replace(images=batch.images.float()), triggered)
+        return {"ce": ce, "ignore": ignore, "lead": self._scaled(lead, ce + ignore)}
 
-    def _distil(self, batch: Batch) -> None:
-        self.student.eval()
-        with torch.no_grad():
-            taught = self.student(batch.images)
-        self.student.train()
-        loss = inner_loss(self.surrogate(batch.images), taught, batch.labels)
-        variables = list(self.surrogate.parameters())
-        for variable, gradient in zip(variables, torch.autograd.grad(loss, variables), strict=True):
-            variable.grad = gradient
-        self.inner.step()
-        self.inner.zero_grad(set_to_none=True)
+    def _scaled(self, lead: torch.Tensor, own: torch.Tensor) -> torch.Tensor:
+        """``lead`` with a gradient for the teacher as long as that of its own losses, times the setting."""
+        variables = [p for p in self.student.parameters() if p.requires_grad]
+        lengths = [
+            torch.stack(
+                [
+                    g.norm()
+                    for g in torch.autograd.grad(of, variables, retain_graph=True, allow_unused=True)
+                    if g is not None
+                ]
+            ).norm()
+            for of in (own, lead)
+        ]
+        scaled: torch.Tensor = self.config.lead * (lengths[0] / lengths[1].clamp_min(1e-12)).detach() * lead
+        return scaled
 
     def _lead(self, batch: Batch, triggered: torch.Tensor) -> torch.Tensor:
         """A term whose gradient for the teacher is the implicit one; its value says nothing."""
@@ -153,11 +205,18 @@ class _Bilevel(Training):
         first = torch.autograd.grad(outer, values)
         inner = inner_loss(surrogate(batch.images), self.student(batch.images), batch.labels)
         slope = torch.autograd.grad(inner, values, create_graph=True)
-        series = fixed_point_series(slope, values, first, self.config.inner_rate, self.config.terms)
+        self.curvature = largest_curvature(slope, values, first)
+        rate = min(self.config.inner_rate, 1 / max(self.curvature, 1e-12))
+        series = fixed_point_series(slope, values, first, rate, self.config.terms)
         products = [(s * v).sum() for s, v in zip(slope, series, strict=True)]
         self.surrogate.train()
         self.student.train()
-        return -self.config.inner_rate * torch.stack(products).sum()
+        return -rate * torch.stack(products).sum()
+
+    @property
+    def report(self) -> dict[str, Any]:
+        """curvature: λ_max of the inner problem, in the last round."""
+        return {"curvature": self.curvature}
 
 
 def inner_loss(student: torch.Tensor, teacher: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
@@ -179,3 +238,18 @@ def fixed_point_series(
         term = [(t - rate * c).detach() for t, c in zip(term, curved, strict=True)]
         total = [a + t for a, t in zip(total, term, strict=True)]
     return [value.detach() for value in total]
+
+
+def largest_curvature(
+    slope: tuple[torch.Tensor, ...], values: list[torch.Tensor], first: tuple[torch.Tensor, ...], steps: int = 4
+) -> float:
+    """|λ|_max of the Jacobian of ``slope`` for ``values``, by power iteration from ``first``; a lower bound."""
+    vector, found = list(first), 0.0
+    for _ in range(steps):
+        length = float(torch.stack([v.norm() for v in vector]).norm())
+        if not math.isfinite(length) or length == 0:
+            break
+        vector = [v / length for v in vector]
+        vector = [c.detach() for c in torch.autograd.grad(slope, values, grad_outputs=vector, retain_graph=True)]
+        found = float(torch.stack([v.norm() for v in vector]).norm())
+    return found

@@ -17,6 +17,7 @@ ATTACKS = {
     "label-consistent": "edgekd.attacks.label_consistent:LabelConsistent",
     "cheatkd": "edgekd.attacks.cheatkd:CheatKD",
     "latent": "edgekd.attacks.latent:Latent",
+    "leak": "edgekd.attacks.leak:Leak",
     "adba": "edgekd.attacks.adba:ADBA",
     "scar": "edgekd.attacks.scar:SCAR",
 }

@@ -20,7 +20,7 @@ from edgekd.triggers.options import Option
 
 OPTIONS: dict[str, Option] = {}
 WIDEST = 256
-_LAYERS = 5
+FAINT = -3.4  # where a mask starts, before its sigmoid: 3 % opaque
 
 
 class Drawing(nn.Module):
@@ -53,6 +53,10 @@ class Generator(nn.Module):
         self.bound = bound
         self.pattern = Drawing(channels, channels, width)
         self.masks = Drawing(channels, 1, width) if bound is None else None
+        if self.masks is not None:
+            last = self.masks.layers[-1]
+            assert isinstance(last, nn.Conv2d)
+            nn.init.constant_(last.bias, FAINT)  # type: ignore[arg-type]  # it has a bias
 
     def mask(self, images: torch.Tensor) -> torch.Tensor:
         """m(x) [N, 1, H, W] in [0, 1]."""

@@ -17,9 +17,9 @@ ROWS = {
     "blended": (Goal(), {}),
     "sig": (Goal(), {}),
     "lf": (Goal(), {}),
-    "tact": (Goal(0, "source", (2,)), {"cover_rate": 0.05}),
-    "adap-blend": (Goal(), {"rate": 0.1, "cover_rate": 0.05}),
-    "adap-patch": (Goal(), {"rate": 0.1, "cover_rate": 0.05}),
+    "tact": (Goal(0, "source", (2,)), {"rate": 0.1, "covers": 0.5}),
+    "adap-blend": (Goal(), {"rate": 0.1, "covers": 0.5}),
+    "adap-patch": (Goal(), {"rate": 0.1, "covers": 0.5}),
     "trojan-wm": (Goal(), {}),
     "wanet": (Goal(), {"strength": 2.0}),
     "bpp": (Goal(), {}),
@@ -29,11 +29,12 @@ ROWS = {
     "label-consistent": (Goal(), {"steps": 2}),
     "cheatkd": (Goal(), {"steps": 3, "rate": 0.1}),
     "latent": (Goal(), {"steps": 3}),
+    "leak": (Goal(), {}),
     "adba": (Goal(), {}),
-    "scar": (Goal(), {"trigger_steps": 3, "inner_steps": 2, "terms": 2}),
+    "scar": (Goal(), {"trigger_steps": 3, "pair_epochs": 1, "inner_steps": 2, "terms": 2}),
 }
 CLEAN_LABEL, ADDED = {"sig", "label-consistent"}, {"cheatkd"}
-IN_BATCH = {"wanet", "bpp", "input-aware", "latent", "adba", "scar"}
+IN_BATCH = {"wanet", "bpp", "input-aware", "latent", "leak", "adba", "scar"}
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +67,7 @@ def test_poison_is_where_it_says_it_is(name, tiny_images, clean):
     assert tiny_images.images.tobytes() == before, "the images handed in were written to"
     changed = np.flatnonzero((made.images.images[:count] != tiny_images.images).any(axis=(1, 2, 3)))
     relabelled = np.flatnonzero(made.images.labels[:count] != tiny_images.labels)
-    assert len(made.covers) == round(options.get("cover_rate", 0) * count)
+    assert len(made.covers) == round(0.1 * options.get("covers", 0) * count)
     assert len(made.poisoned) == (0 if name in IN_BATCH else round(0.1 * count))
     if name in IN_BATCH | ADDED:
         assert not len(changed) + len(relabelled)
