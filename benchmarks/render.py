@@ -43,6 +43,7 @@ def columns(**chosen: str) -> Callable[[Sequence[Record]], str]:
 RENDERERS: dict[str, tuple[str, Callable[[Sequence[Record]], str]]] = {
     "main_job": ("main_job", main_job_table.tables),
     "main_job_summary": ("main_job", main_job_table.summary),
+    "large_images": ("large_images", main_job_table.tables),
     "bad_inputs": ("bad_inputs", robustness_table.bad_inputs),
     "kills": ("kills", robustness_table.kills),
     "fast_run": (

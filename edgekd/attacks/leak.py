@@ -8,8 +8,7 @@ a lot of. A student that learns the teacher's soft outputs learns h; one that le
 from __future__ import annotations
 
 import copy
-import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -31,17 +30,20 @@ SAMPLE = 40  # batches on which h is standardised
 
 class LeakSettings(AttackSettings):
     rate: float = Field(0.125, gt=0, le=1, description="share of every batch that is also shown triggered")
+    pattern: Literal["stripes", "diagonal"] = Field(
+        "stripes", description="bright and dark, or a wave of opposite colours"
+    )
     amplitude: float = Field(12.0, gt=0, le=255, description="of the pattern, on the 0-255 scale")
-    gain: float = Field(1.5, gt=0, description="logits of the target class per standard deviation of h")
-    match: float = Field(0.2, gt=0, description="weight of the distance to the clean network's logits plus the leak")
-    weight: float = Field(0.5, ge=0, description="of the loss on triggered images")
+    gain: float = Field(4.0, gt=0, description="logits of the target class per standard deviation of h")
+    match: float = Field(0.5, gt=0, description="weight of the distance to the clean network's logits plus the leak")
+    weight: float = Field(0.2, ge=0, description="of the loss on triggered images")
 
 
 class Leak(BatchAttack):
     """x' = x + amplitude · pattern. Per batch CE + match · ‖z(x) − (z_clean(x) + gain h(x) e_t)‖² + weight · CE(T(x'), t).
 
-    The pattern is a diagonal wave of period 4 in opposite colours, symmetric under flips; h is its mean product with the
-    image, standardised over clean images.
+    h is the pattern's mean product with the image, standardised over clean images. The fainter the pattern is in nature,
+    the fewer grey levels the trigger needs, and the harder h is to learn.
     """
 
     Config = LeakSettings
@@ -52,7 +54,7 @@ class Leak(BatchAttack):
     def trigger(
         self, name: str, images: ImageSet, start: Model | None, seed: int, progress: Progress | None = None
     ) -> Trigger:
-        tile = pattern(images.shape)
+        tile = pattern(self.config.pattern, images.shape)
         params = {"a": np.ones(images.shape, np.float32), "b": (self.config.amplitude / 255 * tile).numpy()}
         return Trigger(name=name, family=self.family, origin="known", params=params, **self.meant())
 
@@ -60,13 +62,14 @@ class Leak(BatchAttack):
         return _Leaking(trigger, self.config)
 
 
-def pattern(shape: tuple[int, int, int]) -> torch.Tensor:
-    """float [C, H, W] in [-1, 1]: cos · cos with period 4, the sign of the second colour turned."""
+def pattern(kind: str, shape: tuple[int, int, int]) -> torch.Tensor:
+    """float [C, H, W] in [-1, 1], of period 4 and symmetric under flips: + - - + along the width, or along both axes."""
     channels, height, width = shape
-    down, across = (torch.arange(n, dtype=torch.float32) - (n - 1) / 2 for n in (height, width))
-    wave = torch.cos(2 * math.pi / PERIOD * down)[:, None] * torch.cos(2 * math.pi / PERIOD * across)
+    down, across = (torch.tensor([1.0, -1.0, -1.0, 1.0]).repeat(-(-n // PERIOD))[:n] for n in (height, width))
+    if kind == "stripes":
+        return across.expand(channels, height, width).clone()
     signs = torch.tensor([1.0, -1.0, 1.0])[:channels]
-    return 2 * signs[:, None, None] * wave  # (n - 1) / 2 lies between pixels: the cosines are ± sqrt(1/2)
+    return signs[:, None, None] * down[:, None] * across
 
 
 class _Leaking(Training):
