@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 
 from edgekd import attacks, models, triggers
 from edgekd.attacks import ATTACKS, Goal
@@ -95,6 +96,31 @@ def test_a_network_is_trained_the_same_each_time_and_its_origin_is_left_alone(na
     if name == "badnets":
         with pytest.raises(UsageError, match=r"another options\.rate"):
             attacks.run(name, tiny_images, SPEC, {"rate": 0.2}, TRAIN, goal, folder=tmp_path)
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_in_mixed_precision_too_every_weight_learns(name, tiny_images, clean):
+    """A pass without gradient must not leave casts of the weights behind that the next one trains nothing through."""
+    goal, options = ROWS[name]
+    train = TRAIN.model_copy(update={"epochs": 1, "precision": "bf16", "weight_decay": 0.0})
+    made = attacks.run(name, tiny_images, SPEC, options, train, goal, start=clean)
+    before, after = clean.module.net.state_dict(), made.model.module.net.state_dict()
+    still = [key for key, value in before.items() if value.is_floating_point() and torch.equal(value, after[key])]
+    assert still == []
+
+
+@pytest.mark.parametrize("rule", ["all-to-all"])
+@pytest.mark.parametrize("name", ["badnets", "bpp", "input-aware"])
+def test_every_class_can_go_to_the_next(name, rule, tiny_images, clean):
+    goal, (_, options) = Goal(None, rule), ROWS[name]
+    made = attacks.run(name, tiny_images, SPEC, options, TRAIN, goal, start=clean)
+    assert (made.trigger.rule, made.trigger.target_label) == (rule, None)
+    if name == "badnets":
+        kind = attacks.check(name, tiny_images, SPEC, options, goal)
+        changed = kind.poison(made.trigger, tiny_images, clean, 0).images.labels
+        differ = changed != tiny_images.labels
+        assert (changed[differ] == (tiny_images.labels[differ] + 1) % 4).all()
+        assert set(tiny_images.labels[differ]) == {0, 1, 2, 3}
 
 
 @pytest.mark.parametrize(
