@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import torch
@@ -30,6 +31,11 @@ class OverhaulSettings(Settings):
     fade: Literal["cosine", "none"] = Field(
         "cosine", description="how beta falls over the epochs, so that the labels have the last word; none: the paper's"
     )
+    scale: Literal["none", "target"] = Field(
+        "none",
+        description="target: each site's distance relative to its target's mean square, for teachers whose features have "
+        "no norm and would drown the labels; none: the paper's",
+    )
     margins: Literal["empirical", "gaussian"] = Field(
         "empirical",
         description="E[z | z < 0] measured on images, or from the batch-norm's parameters (parity; a site without a norm "
@@ -53,6 +59,7 @@ class Overhaul(Distiller):
     margins: list[str]  # per pair, empirical | gaussian
     connectors: Connectors
     edit: Edit | None = None  # what happens to the teacher's raw features
+    scales: list[float]  # per pair, what its distance is divided by
     share = 1.0  # of beta, in the epoch that runs
     beta: float
 
@@ -75,7 +82,20 @@ class Overhaul(Distiller):
                 if norm is not None:
                     margins[index] = gaussian_margin(norm.weight, norm.bias)
                     self.margins[index] = "gaussian"
+        self.scales = [1.0] * len(self.pairs)
+        if self.config.scale == "target":
+            self.scales = self._mean_squares(sample(context.batches, self.config.margin_images), margins)
         self.connectors = Connectors(self.pairs, margins, context.config.seed).to(context.device)
+
+    @torch.no_grad()
+    def _mean_squares(self, images: Iterable[torch.Tensor], margins: list[torch.Tensor]) -> list[float]:
+        """E[max(T_l, m_l)²] of every pair."""
+        sums, count = [0.0] * len(self.pairs), 0
+        for part in images:
+            for index, target in enumerate(self.targets(part)):
+                sums[index] += float(margin_relu(target, margins[index]).double().square().mean()) * len(part)
+            count += len(part)
+        return [max(total / count, 1e-12) for total in sums]
 
     def _teacher_sites(self, images: torch.Tensor) -> tuple[torch.Tensor, ...]:
         sites: tuple[torch.Tensor, ...] = self.teacher.sites(images, self.edit).targets
@@ -98,7 +118,7 @@ class Overhaul(Distiller):
         for index, pair in enumerate(self.pairs):
             feature = self.connectors(index, pooled(student.targets[pair.student], pair.size))
             target = margin_relu(targets[index], self.connectors.margin(index))
-            distance = distance + self.site_weight(index) * partial_l2(target, feature)
+            distance = distance + self.site_weight(index) / self.scales[index] * partial_l2(target, feature)
         return {
             "ce": cross_entropy(student.logits, batch.labels),
             "features": self.share * self.beta / len(batch.images) * distance,
@@ -120,6 +140,7 @@ class Overhaul(Distiller):
         return {
             "beta": self.beta,
             "fade": self.config.fade,
+            "scale": self.config.scale,
             "sites": [
                 {
                     "teacher": pair.teacher,
@@ -127,7 +148,8 @@ class Overhaul(Distiller):
                     "channels": pair.teacher_channels,
                     "size": list(pair.size),
                     "margins": self.margins[index],
-                    "weight_of_element_mean": self.beta * self.site_weight(index) * pair.elements,
+                    "mean_square": self.scales[index],
+                    "weight_of_element_mean": self.beta * self.site_weight(index) * pair.elements / self.scales[index],
                 }
                 for index, pair in enumerate(self.pairs)
             ],

@@ -112,3 +112,27 @@ def test_the_feature_term_fades_over_the_epochs(tiny_images, fade, shares):
         method.start_epoch(epoch)
         found.append(float(method.step(batch)["features"].detach()))
     assert [value / found[0] for value in found] == pytest.approx(shares, abs=1e-4)
+
+
+def test_a_relative_distance_does_not_grow_with_the_teachers_features(tiny_images):
+    """cnn3 has no norm: its features may be of any size, and with them the paper's distance."""
+    students = {}
+    for factor in (1.0, 10.0):
+        teacher = model("cnn3")
+        first = next(part for part in teacher.module.modules() if isinstance(part, torch.nn.Conv2d))
+        with torch.no_grad():
+            first.weight *= factor
+            first.bias *= factor
+        for scale in ("none", "target"):
+            method = Overhaul(OverhaulSettings(scale=scale, margin_images=64), teacher.module)
+            student = model("resnet8-w4")
+            prepared = context(student, tiny_images)
+            method.prepare(prepared)
+            method.connectors.eval()
+            batch = next(iter(prepared.batches.epoch(0)))
+            students[factor, scale] = float(method.step(batch)["features"].detach())
+            assert [site["mean_square"] == 1 for site in method.report["sites"]] == [scale == "none"] * len(
+                method.pairs
+            )
+    assert students[10.0, "none"] > 5 * students[1.0, "none"]
+    assert 0.2 < students[10.0, "target"] / students[1.0, "target"] < 2
