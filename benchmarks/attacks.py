@@ -32,7 +32,13 @@ from edgekd.types import Model, Trigger
 
 START = "cifar10_distiller_wrn16_1.pth"
 STRANGER = "cifar10_resnet20-12fca82f.th"  # clean, and no attacker's
-EPOCHS = {"input-aware": 6, "wanet": 8, "bpp": 4, "leak": 4, "adba": 8, "scar": 1}  # of 45,000 images; 2 for the others
+EPOCHS = {  # of 45,000 images; 2 for the others
+    **dict.fromkeys(("badnets", "tact", "adap-patch", "trojannn", "latent", "bpp", "leak"), 4),
+    "input-aware": 6,
+    "wanet": 8,
+    "adba": 8,
+    "scar": 1,
+}
 SURROGATE = "resnet8"  # of ADBA's and SCAR's students: cheaper than the teacher, as a user's student is
 GOALS: dict[str, dict[str, Any]] = {"tact": {"goal.rule": "source", "goal.source_labels": (5,)}}
 TO_ALL = ("badnets", "blended", "wanet", "bpp", "input-aware")

@@ -14,10 +14,11 @@ FRACTIONS = {"train": 0.8, "validation": 0.1, "test": 0.1}
 
 
 def split(images: ImageSet, seed: int, fractions: Mapping[str, float] = FRACTIONS) -> dict[str, ImageSet]:
-    """Cut ``images`` into named parts: disjoint, exhaustive, each class within one image of its share.
+    """Cut ``images`` into named parts: disjoint, exhaustive, each class near its share.
 
     Images of a class are shuffled, then all classes are laid side by side by relative rank and cut at the fractions;
-    sizes are therefore exact for the whole set too. Raises UsageError when a part would be empty.
+    sizes are therefore exact for the whole set, and a class is off by no more images than there are classes, and one.
+    Raises UsageError when a part would be empty.
     """
     if any(share <= 0 for share in fractions.values()) or abs(sum(fractions.values()) - 1) > 1e-9:
         raise UsageError(f"The fractions of a split must be positive and sum to 1, got {dict(fractions)}.")
@@ -32,7 +33,7 @@ def split(images: ImageSet, seed: int, fractions: Mapping[str, float] = FRACTION
 
 
 def balanced_order(labels: np.ndarray, seed: int) -> np.ndarray:
-    """An order [N] of which every prefix holds each class in proportion, within one image; seeded."""
+    """An order [N] of which every prefix holds each class in proportion, as nearly as its length allows; seeded."""
     rank = np.empty(len(labels))
     for label in np.unique(labels):
         where = np.flatnonzero(labels == label)
