@@ -36,6 +36,7 @@ METHODS: dict[str, tuple[str, dict[str, Any]]] = {
     "scratch": ("scratch", {}),
     "kd": ("kd", {}),
     **{f"overhaul, {fade}": ("overhaul", {"fade": fade}) for fade in ("none", "cosine")},
+    "overhaul, cosine, relative": ("overhaul", {"fade": "cosine", "scale": "target"}),
 }
 
 
