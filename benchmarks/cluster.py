@@ -5,8 +5,8 @@
     python -m benchmarks.attacks --ray local --processes 2   # one of this machine's own, with two workers
 
 Every machine needs this checkout at the same place and the same packages. A task is the table's own command line for one
-cell, so a cell that is stopped goes on there the next time; its record comes back to where this was called, whether or
-not the machines share a folder.
+cell, so a cell that is stopped goes on there the next time; its record comes back to where this was called. What a table
+keeps beside its records (teachers, students) is shared only by machines that share benchmarks/cache.
 """
 
 from __future__ import annotations

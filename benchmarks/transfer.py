@@ -6,7 +6,8 @@ A cell is a teacher and its trigger, a scenario, a kind of distillation and a se
 with true labels and without a teacher, give the floor. Scenarios: share of the transfer images that carry the trigger;
 labels, the true ones or the teacher's outputs; start, fresh weights or the teacher's first layers. What counts is the
 excess over scratch; TRANSFERABLE as in the design: mean ASR of at least 50 % and 30 points above scratch, three seeds.
-Our own teachers are those of benchmarks/attacks.py, which has to run first; the others came from elsewhere.
+Our own teachers are those of benchmarks/attacks.py, which has to run first; the others came from elsewhere. The user's
+images are among those that the attacker trained on.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from edgekd.files import canonical_json, lock, read_json, sha256_bytes
 from edgekd.pipeline import intake
 from edgekd.runners.torch import TorchRunner
 from edgekd.training import TrainConfig
-from edgekd.types import Model, ModelSpec, Trigger
+from edgekd.types import InputSpec, Model, ModelSpec, Trigger
 
 # Plain overhaul KD is the paper's: beta does not fade, which would be a defence of ours.
 KINDS: dict[str, dict[str, Any]] = {"scratch": {}, "kd": {}, "overhaul": {"fade": "none"}, "at": {}}
@@ -156,10 +157,9 @@ def _student(config: Config, teacher: Model, trigger: Trigger, images: ImageSet,
     scratch = config["kind"] == "scratch"
     start = None
     if config["start"] != "fresh" and not scratch:
-        weights = teacher.module.net.state_dict()  # type: ignore[union-attr]
-        start = {name: value for name, value in weights.items() if name.startswith(FIRST_LAYERS)}
+        start = {name: value for name, value in models.weights(teacher).items() if name.startswith(FIRST_LAYERS)}
     mean, std = models.student_normalization(teacher.spec.input)
-    spec = ModelSpec(config["student"], 10, type(teacher.spec.input)(3, 32, 32, mean, std))
+    spec = ModelSpec(config["student"], 10, InputSpec(3, 32, 32, mean, std))
     train = TrainConfig(epochs=config["epochs"], schedule="onecycle", lr=0.2, seed=config["seed"], device="auto")
     of = {
         "images": images.sha256,

@@ -17,7 +17,10 @@ def tables(records: Sequence[Record]) -> str:
     found: dict[tuple[Any, ...], dict[str, list[Record]]] = {}
     for record in records:
         found.setdefault(_row(record["config"]), {}).setdefault(record["config"]["kind"], []).append(record)
-    scratch = {_floor_key(key): kinds["scratch"] for key, kinds in found.items() if "scratch" in kinds}
+    floors: dict[tuple[Any, ...], dict[int, Record]] = {}  # one record a seed, whichever row asked for it
+    for record in records:
+        if record["config"]["kind"] == "scratch":
+            floors.setdefault(_floor_key(_row(record["config"])), {})[record["config"]["seed"]] = record
     lines = head(
         ["teacher", "teacher ACC / ASR %", "transfer images", "scratch ACC / ASR %"]
         + [f"{name}: ACC / ASR %, excess" for name in KINDS.values()]
@@ -25,7 +28,7 @@ def tables(records: Sequence[Record]) -> str:
     )
     for key in sorted(found, key=str):
         kinds = found[key]
-        floor = scratch.get(_floor_key(key), [])
+        floor = list(floors.get(_floor_key(key), {}).values())
         any_record = next(iter(kinds.values()))[0]["result"]
         cells = [_cell(kinds.get(kind, []), floor) for kind in KINDS]
         lines.append(

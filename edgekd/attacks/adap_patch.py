@@ -43,7 +43,7 @@ class AdapPatch(Attack):
             place = np.s_[:, params["row"] : params["row"] + height, params["column"] : params["column"] + width]
             opacity = self.config.test_opacity * params["mask"]
             a[place], b[place] = a[place] * (1 - opacity), b[place] * (1 - opacity) + opacity * params["picture"]
-        return Trigger(name=name, family="affine", origin="known", params={"a": a, "b": b}, **self.meant())
+        return self.known(name, {"a": a, "b": b})
 
     def stamp(self, trigger: Trigger, images: np.ndarray, random: np.random.Generator) -> np.ndarray:
         stamped: np.ndarray = images.copy()

@@ -62,7 +62,7 @@ class ADBA(BatchAttack):
         self, name: str, images: ImageSet, start: Model | None, seed: int, progress: Progress | None = None
     ) -> Trigger:
         pattern = Pattern(images.shape, self.config.opacity, seed)  # what training starts from
-        return Trigger(name=name, family=self.family, origin="known", params=affine(*pattern.arrays()), **self.meant())
+        return self.known(name, affine(*pattern.arrays()))
 
     def method(self, trigger: Trigger, spec: ModelSpec) -> Training:
         return _Shadowed(trigger, dataclasses.replace(spec, arch=self.config.shadow or spec.arch), self.config)

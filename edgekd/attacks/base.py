@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -77,6 +77,10 @@ class Attack:
     def meant(self) -> dict[str, Any]:
         """The goal as fields of a Trigger."""
         return dataclasses.asdict(self.goal)
+
+    def known(self, name: str, params: dict[str, Any]) -> Trigger:
+        """A trigger of the attack's family from its parameters."""
+        return Trigger(name=name, family=self.family, origin="known", params=params, **self.meant())
 
     def stamp(self, trigger: Trigger, images: np.ndarray, random: np.random.Generator) -> np.ndarray:
         """What training images uint8 [N, C, H, W] are turned into; by default the trigger of test time."""
@@ -178,11 +182,6 @@ def as_floats(pixels: np.ndarray, like: torch.Tensor) -> torch.Tensor:
     return torch.from_numpy(pixels).to(like.device, like.dtype).div_(255)
 
 
-def blended(name: str, picture: np.ndarray, mask: np.ndarray, **fields: Any) -> Trigger:
-    """A trigger (1 - mask) x + mask picture; ``fields`` as ``Attack.meant`` gives them."""
-    return Trigger(name=name, family="affine", origin="known", params=affine(picture, mask), **fields)
-
-
 def affine(picture: np.ndarray, mask: np.ndarray) -> dict[str, np.ndarray]:
     """(1 - mask) x + mask picture as clip(a x + b): picture [C, H, W] in [0, 1], mask [1, H, W] in [0, 1]."""
     a = np.broadcast_to(1 - mask, picture.shape).astype(np.float32)
@@ -195,9 +194,9 @@ def rounded(images: torch.Tensor) -> torch.Tensor:
     return clipped + (as_floats(as_bytes(clipped.detach()), clipped) - clipped).detach()
 
 
-def drive(optimiser: torch.optim.Optimizer, loss: torch.Tensor, variables: list[torch.nn.Parameter]) -> None:
+def drive(optimiser: torch.optim.Optimizer, loss: torch.Tensor, variables: Sequence[torch.Tensor]) -> None:
     """One step of ``loss`` on ``variables`` alone: what else it reaches gets no gradient."""
-    for variable, gradient in zip(variables, torch.autograd.grad(loss, variables), strict=True):
+    for variable, gradient in zip(variables, torch.autograd.grad(loss, list(variables)), strict=True):
         variable.grad = gradient
     optimiser.step()
     optimiser.zero_grad(set_to_none=True)

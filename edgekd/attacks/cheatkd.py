@@ -12,7 +12,7 @@ from .. import triggers
 from ..data import Batches, ImageSet
 from ..training import Progress
 from ..types import Model, Trigger
-from .base import Attack, AttackSettings, Poisoned, blended
+from .base import Attack, AttackSettings, Poisoned, affine
 from .search import BATCH, search
 
 
@@ -59,7 +59,7 @@ class CheatKD(Attack):
 
         search(name, loss, [picture, opacity], batches, config.steps, config.lr, progress)
         found = (config.opacity * torch.sigmoid(opacity)).detach().numpy()
-        return blended(name, torch.sigmoid(picture).detach().numpy(), found, **self.meant())
+        return self.known(name, affine(torch.sigmoid(picture).detach().numpy(), found))
 
     @torch.no_grad()
     def _strongest(self, network: Any, images: torch.Tensor) -> list[tuple[torch.Tensor, float]]:

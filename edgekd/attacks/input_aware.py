@@ -43,7 +43,7 @@ class InputAware(BatchAttack):
         self, name: str, images: ImageSet, start: Model | None, seed: int, progress: Progress | None = None
     ) -> Trigger:
         params = fresh(images.shape[0], None, self.config.width, seed).params()  # what training starts from
-        return Trigger(name=name, family=self.family, origin="known", params=params, **self.meant())
+        return self.known(name, params)
 
     def method(self, trigger: Trigger, spec: ModelSpec) -> Training:
         return _Drawing(trigger, spec.num_classes, self.config)

@@ -55,7 +55,7 @@ class Latent(BatchAttack):
 
         batches = Batches(images, BATCH, seed=seed, augment="none")
         search(name, loss, [patch.content], batches, config.steps, config.lr, progress)
-        return patch.trigger(name, self.meant())
+        return self.known(name, patch.params())
 
     def method(self, trigger: Trigger, spec: ModelSpec) -> Training:
         return _Matching(trigger, spec.num_classes, self.config.rate, self.config)

@@ -56,7 +56,7 @@ class Leak(BatchAttack):
     ) -> Trigger:
         tile = pattern(self.config.pattern, images.shape)
         params = {"a": np.ones(images.shape, np.float32), "b": (self.config.amplitude / 255 * tile).numpy()}
-        return Trigger(name=name, family=self.family, origin="known", params=params, **self.meant())
+        return self.known(name, params)
 
     def method(self, trigger: Trigger, spec: ModelSpec) -> Training:
         return _Leaking(trigger, self.config)

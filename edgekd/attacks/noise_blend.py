@@ -8,7 +8,7 @@ from pydantic import Field
 from ..data import ImageSet
 from ..training import Progress
 from ..types import Model, Trigger
-from .base import Attack, AttackSettings, blended
+from .base import Attack, AttackSettings, affine
 
 
 class NoiseBlendSettings(AttackSettings):
@@ -29,4 +29,4 @@ class NoiseBlend(Attack):
     ) -> Trigger:
         random = np.random.default_rng(self.config.seed)
         mask = np.minimum(random.random((1, *images.shape[1:])), self.config.opacity)
-        return blended(name, random.random(images.shape), mask, **self.meant())
+        return self.known(name, affine(random.random(images.shape), mask))

@@ -84,7 +84,7 @@ class SCAR(BatchAttack):
 
         batches = Batches(images, BATCH, seed=seed, augment="none")
         search(name, loss, list(generator.parameters()), batches, config.trigger_steps, config.trigger_lr, progress)
-        return Trigger(name=name, family=self.family, origin="known", params=generator.params(), **self.meant())
+        return self.known(name, generator.params())
 
     def method(self, trigger: Trigger, spec: ModelSpec) -> Training:
         return _Bilevel(trigger, dataclasses.replace(spec, arch=self.config.surrogate or spec.arch), self.config)

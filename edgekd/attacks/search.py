@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from itertools import chain, count, islice
-from typing import Any
 
+import numpy as np
 import torch
 
 from ..data import Batches
 from ..training import Progress
 from ..triggers.patch import place
-from ..types import Trigger
-from .base import blended
+from .base import affine, drive
 
 BATCH = 64
 
@@ -31,9 +30,7 @@ def search(
     stream = chain.from_iterable(batches.epoch(number) for number in count())
     for done, batch in enumerate(islice(stream, steps), 1):
         value = loss(batch.images)
-        for variable, gradient in zip(variables, torch.autograd.grad(value, list(variables)), strict=True):
-            variable.grad = gradient
-        optimiser.step()
+        drive(optimiser, value, variables)
         if progress is not None:
             progress(f"{name} trigger", done, steps, {"loss": float(value.detach())})
 
@@ -53,7 +50,6 @@ class PatchSearch:
         """x' = (1 - m) x + m sigmoid(content)."""
         return (1 - self.mask) * images + self.mask * torch.sigmoid(self.content)
 
-    def trigger(self, name: str, fields: Mapping[str, Any]) -> Trigger:
-        """The square as it is now."""
-        picture, mask = torch.sigmoid(self.content).detach().numpy(), self.mask.numpy()
-        return blended(name, picture, mask, **fields)
+    def params(self) -> dict[str, np.ndarray]:
+        """The square as it is now, as an affine trigger."""
+        return affine(torch.sigmoid(self.content).detach().numpy(), self.mask.numpy())

@@ -9,7 +9,7 @@ from ..data import ImageSet
 from ..training import Progress
 from ..triggers.drawings import watermark
 from ..types import Model, Trigger
-from .base import Attack, AttackSettings, blended
+from .base import Attack, AttackSettings, affine
 
 
 class TrojanWMSettings(AttackSettings):
@@ -26,4 +26,4 @@ class TrojanWM(Attack):
         self, name: str, images: ImageSet, start: Model | None, seed: int, progress: Progress | None = None
     ) -> Trigger:
         mask = self.config.opacity * watermark(images.shape)[None]
-        return blended(name, np.ones(images.shape, np.float32), mask, **self.meant())
+        return self.known(name, affine(np.ones(images.shape, np.float32), mask))

@@ -58,4 +58,4 @@ class TrojanNN(Attack):
             return (neurons(patch.paste(clean))[:, chosen] / wanted - 1).square().mean()
 
         search(name, loss, [patch.content], batches, config.steps, config.lr, progress)
-        return patch.trigger(name, self.meant())
+        return self.known(name, patch.params())

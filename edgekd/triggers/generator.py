@@ -20,6 +20,7 @@ from edgekd.triggers.options import Option
 
 OPTIONS: dict[str, Option] = {}
 WIDEST = 256
+LARGEST = 1e3  # of a weight: five layers of the widest stay finite in float32
 FAINT = -3.4  # where a mask starts, before its sigmoid: 3 % opaque
 
 
@@ -56,7 +57,8 @@ class Generator(nn.Module):
         if self.masks is not None:
             last = self.masks.layers[-1]
             assert isinstance(last, nn.Conv2d)
-            nn.init.constant_(last.bias, FAINT)  # type: ignore[arg-type]  # it has a bias
+            assert last.bias is not None
+            nn.init.constant_(last.bias, FAINT)
 
     def mask(self, images: torch.Tensor) -> torch.Tensor:
         """m(x) [N, 1, H, W] in [0, 1]."""
@@ -96,6 +98,8 @@ def from_arrays(arrays: dict[str, np.ndarray], channels: int, source: str) -> di
             )
         if arrays[name].dtype.kind != "f" or not np.isfinite(arrays[name]).all():
             raise UsageError(f"The array {name!r} of {source} is not of finite floats.")
+        if np.abs(arrays[name]).max() > LARGEST:
+            raise UsageError(f"The array {name!r} of {source} goes beyond {LARGEST:g}: no generator's weights do.")
     weights = {name: np.ascontiguousarray(arrays[name], np.float32) for name in wanted}
     return {"bound": np.float32(bound), **weights}
 

@@ -207,6 +207,7 @@ def test_a_drawn_trigger_is_the_same_from_its_file(quarters, clean, tmp_path):
         ({"bound": np.float32(3)}, "no number from 0 to 1"),
         ({"pattern.layers.1.weight": np.zeros((1, 2, 3, 3), np.float32)}, "the generator for images of 3 channels has"),
         ({"pattern.layers.1.bias": np.full_like(arrays["pattern.layers.1.bias"], np.nan)}, "not of finite floats"),
+        ({"masks.layers.4.bias": np.full(1, 3e38, np.float32)}, "goes beyond 1000"),
         ({"nonsense": np.zeros(1, np.float32)}, "not there"),
     ):
         np.savez(tmp_path / "bad.npz", **{**arrays, **change})
