@@ -2,8 +2,8 @@
 
     python -m benchmarks.attacks --minutes 60 --processes 2
 
-The twin went on training on the same images with the same schedule and no poison (the row "none"), so what ACC lies below
-it is the attack's. Floor: ASR of another clean network, which no attacker used. Bars at a rate of 10 % (5 % for the
+The twin went on training on the same images for two epochs without poison (the row "none"): an attack of more epochs had
+more training than it. Floor: ASR of another clean network, which no attacker used. Bars at a rate of 10 % (5 % for the
 clean-label attacks, 2 % for TaCT: at 10 % no clean image of the class would be left): ACC within 1.5 points of the twin,
 ASR at least 95 %, and 90 % for CheatKD as intended, WaNet, Input-aware and BPP, 80 % for all-to-all, which ACC limits.
 SCAR's teacher is meant to ignore its trigger: at most 10 %. The weights stay in the cell's cache folder, where
@@ -91,7 +91,7 @@ def run(config: Config, folder: Path) -> dict[str, Any]:
         "asr": _percent(score["asr"]),
         "floor": _floor(folder, config, test),
         "seconds": sum(record["training"]["seconds"].values()),
-        "training": {key: value for key, value in record["training"].get("method", {}).items()},
+        "training": record["training"].get("method", {}),
         "options": record["config"]["attack"],
         "weights_sha256": record["weights_sha256"],
     }
@@ -102,7 +102,7 @@ def _percent(rate: dict[str, int]) -> float:
 
 
 def _unpoisoned(config: Config, folder: Path) -> dict[str, Any]:
-    """The twin: the clean network after as much further training without poison."""
+    """The twin: the clean network after further training without poison."""
     images = data.load(prepare_data.prepare("cifar10_train"))
     parts = data.split(images, config["seed"], {"train": 0.9, "validation": 0.1})
     start = _clean(START)
