@@ -7,6 +7,10 @@ learns from its features then falls behind a student without a teacher, and a va
 not show it. So here: a clean WRN-16-1 of our own, over-fitted on purpose to half of CIFAR-10's training images, its
 students trained on the same half, and accuracy on 10,000 further *training* images that none of them saw. Neither test
 images nor triggers take part.
+
+The rows of the third-party teachers ask a second question, whether the distance should be relative to the target's own
+size: 15,000 images for the student, the same 10,000 to judge it (their makers trained them on all 50,000, so their own
+accuracy here says nothing).
 """
 
 from __future__ import annotations
@@ -23,15 +27,21 @@ import numpy as np
 from benchmarks import prepare_data
 from benchmarks.grid import Config, Table, main
 from edgekd import checkpoints, data, distill, models
-from edgekd.config import PROFILES
+from edgekd.config import PROFILES, resolve
 from edgekd.errors import EnvironmentFault
 from edgekd.files import lock
+from edgekd.pipeline import intake
 from edgekd.pipeline.calibration import accuracy_on
 from edgekd.training import TrainConfig
 from edgekd.types import InputSpec, Model, ModelSpec
 
 INPUT = InputSpec(3, 32, 32, (0.4914, 0.4822, 0.4465), (0.247, 0.2435, 0.2616))
-TRAIN, HELD_OUT = 25_000, 10_000
+TRAIN, HELD_OUT, FEW = 25_000, 10_000, 15_000
+THIRD_PARTY = (
+    "cifar10_stripnet_kisd_blend_8to3.pth",
+    "cifar10_wrn16-1_abl_grid_t0.tar",
+    "cifar10_cnn_aisb_checker_t0.pth",
+)
 METHODS: dict[str, tuple[str, dict[str, Any]]] = {
     "scratch": ("scratch", {}),
     "kd": ("kd", {}),
@@ -42,6 +52,10 @@ METHODS: dict[str, tuple[str, dict[str, Any]]] = {
 
 def cells() -> Iterator[Config]:
     for seed in (0, 1, 2):
+        for teacher in THIRD_PARTY:
+            for row in ("overhaul, cosine, relative", "overhaul, cosine"):
+                yield {"row": row, "seed": seed, "teacher": teacher, "images": FEW, "student": "resnet14"}
+        yield {"row": "scratch", "seed": seed, "teacher": None, "images": FEW, "student": "resnet14"}
         for row in METHODS:
             yield {"row": row, "seed": seed, "teacher_epochs": 30, "images": TRAIN, "student": "resnet14"}
 
@@ -49,7 +63,7 @@ def cells() -> Iterator[Config]:
 def run(config: Config, folder: Path) -> dict[str, Any]:
     images = data.load(prepare_data.prepare("cifar10_train"))
     order = np.random.default_rng(0).permutation(len(images.labels))
-    mine, held_out = images.subset(order[:TRAIN]), images.subset(order[TRAIN : TRAIN + HELD_OUT])
+    mine, held_out = images.subset(order[: config["images"]]), images.subset(order[TRAIN : TRAIN + HELD_OUT])
     method, options = METHODS[config["row"]]
     train = TrainConfig.model_validate({**PROFILES["fast"]["train"], "seed": config["seed"]})
     source = None if method == "scratch" else _teacher(config, mine, folder.parent.parent / "teacher.safetensors")
@@ -65,6 +79,9 @@ def run(config: Config, folder: Path) -> dict[str, Any]:
 
 
 def _teacher(config: Config, images: Any, file: Path) -> Model:
+    if "teacher" in config:
+        path = prepare_data.shared_folder() / "checkpoints" / config["teacher"]
+        return intake.load_teacher(resolve(None, {"teacher": str(path), "data": "-"}), images.subset(range(2000)))[0]
     spec = ModelSpec("wrn-16-1", 10, INPUT)
     while not file.exists():  # the first cell that wants it trains it, the others wait
         with contextlib.suppress(EnvironmentFault), lock(file.parent / "teacher"):
