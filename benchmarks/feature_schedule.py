@@ -45,8 +45,9 @@ THIRD_PARTY = (
 METHODS: dict[str, tuple[str, dict[str, Any]]] = {
     "scratch": ("scratch", {}),
     "kd": ("kd", {}),
-    **{f"overhaul, {fade}": ("overhaul", {"fade": fade}) for fade in ("none", "cosine")},
+    **{f"overhaul, {fade}": ("overhaul", {"fade": fade, "scale": "none"}) for fade in ("none", "cosine")},
     "overhaul, cosine, relative": ("overhaul", {"fade": "cosine", "scale": "target"}),
+    "overhaul, cosine, loud relative": ("overhaul", {"fade": "cosine", "scale": "auto"}),
 }
 
 

@@ -36,8 +36,8 @@ from edgekd.runners.torch import TorchRunner
 from edgekd.training import TrainConfig
 from edgekd.types import InputSpec, Model, ModelSpec, Trigger
 
-# Plain overhaul KD is the paper's: beta does not fade, which would be a defence of ours.
-KINDS: dict[str, dict[str, Any]] = {"scratch": {}, "kd": {}, "overhaul": {"fade": "none"}, "at": {}}
+# Plain overhaul KD is the paper's: without our fade and scale, which would be a defence of ours.
+KINDS: dict[str, dict[str, Any]] = {"scratch": {}, "kd": {}, "overhaul": {"fade": "none", "scale": "none"}, "at": {}}
 SCREENED = ("scratch", "kd", "overhaul")
 REACHED = 30.0  # percent of ASR in a screen, from which on further seeds, shares and attention transfer are run
 CLEAN = {"rate": 0.0, "labels": "true", "start": "fresh"}

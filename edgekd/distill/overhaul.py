@@ -31,10 +31,10 @@ class OverhaulSettings(Settings):
     fade: Literal["cosine", "none"] = Field(
         "cosine", description="how beta falls over the epochs, so that the labels have the last word; none: the paper's"
     )
-    scale: Literal["none", "target"] = Field(
-        "none",
-        description="target: each site's distance relative to its target's mean square, for teachers whose features have "
-        "no norm and would drown the labels; none: the paper's",
+    scale: Literal["auto", "target", "none"] = Field(
+        "auto",
+        description="what each site's distance is divided by, auto: its target's mean square where that is above 1, so that "
+        "a teacher with loud features does not drown the labels; target: its mean square; none: nothing, the paper's",
     )
     margins: Literal["empirical", "gaussian"] = Field(
         "empirical",
@@ -48,8 +48,9 @@ class Overhaul(Distiller):
     """CE + beta · Σ_l 2^-(L-l) · partial_l2(max(T_l, m_l), r_l(S_l)) / B.
 
     Differs from the paper: the teacher is in eval mode, margins are measured on its targets by default (its batch-norm
-    parameters describe batch statistics), sites of unequal size are averaged down to the smaller, and beta fades to 0
-    over the epochs: a teacher of unknown origin may be over-fitted to these images (benchmarks/feature_schedule.py).
+    parameters describe batch statistics), sites of unequal size are averaged down to the smaller, beta fades to 0 over
+    the epochs, as a teacher of unknown origin may be over-fitted to these images, and the distance of a site whose target
+    is louder than a unit of mean square is divided by it (both: benchmarks/feature_schedule.py).
     """
 
     Config: ClassVar[type[Settings]] = OverhaulSettings
@@ -83,8 +84,10 @@ class Overhaul(Distiller):
                     margins[index] = gaussian_margin(norm.weight, norm.bias)
                     self.margins[index] = "gaussian"
         self.scales = [1.0] * len(self.pairs)
-        if self.config.scale == "target":
-            self.scales = self._mean_squares(sample(context.batches, self.config.margin_images), margins)
+        if self.config.scale != "none":
+            squares = self._mean_squares(sample(context.batches, self.config.margin_images), margins)
+            least = 1.0 if self.config.scale == "auto" else 1e-12
+            self.scales = [max(square, least) for square in squares]
         self.connectors = Connectors(self.pairs, margins, context.config.seed).to(context.device)
 
     @torch.no_grad()
@@ -95,7 +98,7 @@ class Overhaul(Distiller):
             for index, target in enumerate(self.targets(part)):
                 sums[index] += float(margin_relu(target, margins[index]).double().square().mean()) * len(part)
             count += len(part)
-        return [max(total / count, 1e-12) for total in sums]
+        return [total / count for total in sums]
 
     def _teacher_sites(self, images: torch.Tensor) -> tuple[torch.Tensor, ...]:
         sites: tuple[torch.Tensor, ...] = self.teacher.sites(images, self.edit).targets
@@ -148,7 +151,7 @@ class Overhaul(Distiller):
                     "channels": pair.teacher_channels,
                     "size": list(pair.size),
                     "margins": self.margins[index],
-                    "mean_square": self.scales[index],
+                    "divided_by": self.scales[index],
                     "weight_of_element_mean": self.beta * self.site_weight(index) * pair.elements / self.scales[index],
                 }
                 for index, pair in enumerate(self.pairs)

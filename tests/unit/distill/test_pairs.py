@@ -79,7 +79,7 @@ def test_gaussian_margins_are_taken_where_a_norm_makes_the_target(tiny_images):
 
 
 def test_the_report_says_what_beta_means_per_element(tiny_images):
-    method = Overhaul(OverhaulSettings(beta=0.5), model("wrn-10-1").module)
+    method = Overhaul(OverhaulSettings(beta=0.5, scale="none"), model("wrn-10-1").module)
     method.prepare(context(model("resnet8-w4"), tiny_images))
     sites = method.report["sites"]
     assert [site["size"] for site in sites] == [[16, 16], [8, 8], [4, 4]]
@@ -116,14 +116,14 @@ def test_the_feature_term_fades_over_the_epochs(tiny_images, fade, shares):
 
 def test_a_relative_distance_does_not_grow_with_the_teachers_features(tiny_images):
     """cnn3 has no norm: its features may be of any size, and with them the paper's distance."""
-    students = {}
+    students, divided = {}, {}
     for factor in (1.0, 10.0):
         teacher = model("cnn3")
         first = next(part for part in teacher.module.modules() if isinstance(part, torch.nn.Conv2d))
         with torch.no_grad():
             first.weight *= factor
             first.bias *= factor
-        for scale in ("none", "target"):
+        for scale in ("none", "target", "auto"):
             method = Overhaul(OverhaulSettings(scale=scale, margin_images=64), teacher.module)
             student = model("resnet8-w4")
             prepared = context(student, tiny_images)
@@ -131,8 +131,10 @@ def test_a_relative_distance_does_not_grow_with_the_teachers_features(tiny_image
             method.connectors.eval()
             batch = next(iter(prepared.batches.epoch(0)))
             students[factor, scale] = float(method.step(batch)["features"].detach())
-            assert [site["mean_square"] == 1 for site in method.report["sites"]] == [scale == "none"] * len(
-                method.pairs
-            )
+            divided[factor, scale] = [site["divided_by"] for site in method.report["sites"]]
     assert students[10.0, "none"] > 5 * students[1.0, "none"]
     assert 0.2 < students[10.0, "target"] / students[1.0, "target"] < 2
+    for factor in (1.0, 10.0):
+        assert set(divided[factor, "none"]) == {1.0}
+        assert divided[factor, "auto"] == [max(square, 1.0) for square in divided[factor, "target"]]
+    assert min(divided[1.0, "target"]) < 1 < max(divided[10.0, "target"])  # both sides of the rule are seen
