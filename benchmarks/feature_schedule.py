@@ -54,7 +54,7 @@ METHODS: dict[str, tuple[str, dict[str, Any]]] = {
 def cells() -> Iterator[Config]:
     for seed in (0, 1, 2):
         for teacher in THIRD_PARTY:
-            for row in ("overhaul, cosine, relative", "overhaul, cosine"):
+            for row in ("overhaul, cosine", "overhaul, cosine, relative", "overhaul, cosine, loud relative"):
                 yield {"row": row, "seed": seed, "teacher": teacher, "images": FEW, "student": "resnet14"}
         yield {"row": "scratch", "seed": seed, "teacher": None, "images": FEW, "student": "resnet14"}
         for row in METHODS:
