@@ -113,7 +113,7 @@ def test_a4_batch_statistics_cancel_what_is_constant_per_channel(tiny_images):
 
 
 def test_a6_deeper_sites_weigh_more(tiny_images):
-    method = Overhaul(OverhaulSettings(), model("wrn-10-1").module)
+    method = Overhaul(OverhaulSettings(scale="none"), model("wrn-10-1").module)
     method.prepare(context(model("resnet8-w4"), tiny_images))
     assert [method.site_weight(index) for index in range(3)] == [0.25, 0.5, 1.0]
     batch = next(iter(context(model("resnet8-w4"), tiny_images).batches.epoch(0)))
