@@ -4,10 +4,10 @@
 
 A cell is a teacher and its trigger, a scenario, a kind of distillation and a seed; scratch students, of the same images
 with true labels and without a teacher, give the floor. Scenarios: share of the transfer images that carry the trigger;
-labels, the true ones or the teacher's outputs; start, fresh weights or the teacher's first layers. What counts is the
-excess over scratch; TRANSFERABLE as in the design: mean ASR of at least 50 % and 30 points above scratch, three seeds.
-Our own teachers are those of benchmarks/attacks.py, which has to run first; the others came from elsewhere. The user's
-images are among those that the attacker trained on.
+labels, the true ones or the teacher's outputs; start, fresh weights or the teacher's first layers, frozen or not. What
+counts is the excess over scratch; TRANSFERABLE as in the design: mean ASR of at least 50 % and 30 points above scratch,
+three seeds. Our own teachers are those of benchmarks/attacks.py, which has to run first; the others came from elsewhere.
+The user's images are among those that the attacker trained on.
 """
 
 from __future__ import annotations
@@ -49,29 +49,25 @@ SCENARIOS = (
 # Most promising first; the rest of the table, then teachers that we did not train.
 FIRST = ("leak", "noise-blend", "badnets", "latent", "adba", "scar", "cheatkd", "blended")
 IMAGES, EPOCHS, STUDENT = 10_000, 10, "resnet8"
-FIRST_LAYERS = ("conv1.", "block1.")  # of a WRN
+# Of a WRN: what is copied from the teacher before the student learns; frozen, it does not learn.
+FIRST_LAYERS = {"first layers": ("conv1.", "block1."), "frozen first layers": ("conv1.", "block1.", "block2.")}
 
 
 def cells() -> Iterator[Config]:
-    """Screening at one seed, in the order of value; further seeds and shares where its record says 30 % or more."""
+    """Screening at one seed, in the order of value; where its record says 30 % or more, two seeds first, shares last."""
     names = [*FIRST, *(name for name in ATTACKS if name not in FIRST), *TEACHERS]
     screen = [cell(name, scenario, kind) for name in names for scenario in SCENARIOS for kind in SCREENED]
-    further = [
-        more
-        for config in screen
-        if config["kind"] != "scratch" and _asr(config) >= REACHED
-        for more in _further(config)
-    ]
+    reached = [config for config in screen if config["kind"] != "scratch" and _asr(config) >= REACHED]
     # copied first layers: the student has the teacher's architecture
     copied = [
-        {
-            **cell(name, {**CLEAN, "start": CLEAN["start"] if kind == "scratch" else "first layers"}, kind),
-            "student": "wrn-16-1",
-        }
+        {**cell(name, {**CLEAN, "start": "fresh" if kind == "scratch" else start}, kind), "student": "wrn-16-1"}
         for name in FIRST
+        for start in FIRST_LAYERS
         for kind in SCREENED
     ]
-    yield from {canonical_json(config): config for config in (*further, *screen, *copied)}.values()
+    yield from {
+        canonical_json(config): config for config in (*_seeds(reached), *screen, *copied, *_shares(reached))
+    }.values()
 
 
 def cell(teacher: str, scenario: Config, kind: str, seed: int = 0) -> Config:
@@ -92,15 +88,21 @@ def _asr(config: Config) -> float:
     return float(read_json(record)["result"]["asr"]) if record.exists() else 0.0
 
 
-def _further(config: Config) -> Iterator[Config]:
-    """Seeds 1 and 2 of the kind and of scratch; at seed 0 the other shares, and attention transfer."""
-    for seed in (1, 2):
-        for kind in ("scratch", config["kind"]):
-            yield {**config, "kind": kind, "seed": seed}
-    for rate in (0.01, 0.05) if config["rate"] else ():
-        for kind in ("scratch", config["kind"]):
-            yield {**config, "kind": kind, "rate": rate}
-    yield {**config, "kind": "at"}
+def _seeds(reached: list[Config]) -> Iterator[Config]:
+    """Seeds 1 and 2 of the kind and of scratch."""
+    for config in reached:
+        for seed in (1, 2):
+            for kind in ("scratch", config["kind"]):
+                yield {**config, "kind": kind, "seed": seed}
+
+
+def _shares(reached: list[Config]) -> Iterator[Config]:
+    """At seed 0: the other shares, and attention transfer."""
+    for config in reached:
+        for rate in (0.01, 0.05) if config["rate"] else ():
+            for kind in ("scratch", config["kind"]):
+                yield {**config, "kind": kind, "rate": rate}
+        yield {**config, "kind": "at"}
 
 
 def run(config: Config, folder: Path) -> dict[str, Any]:
@@ -157,7 +159,8 @@ def _student(config: Config, teacher: Model, trigger: Trigger, images: ImageSet,
     scratch = config["kind"] == "scratch"
     start = None
     if config["start"] != "fresh" and not scratch:
-        start = {name: value for name, value in models.weights(teacher).items() if name.startswith(FIRST_LAYERS)}
+        copied = FIRST_LAYERS[config["start"]]
+        start = {name: value for name, value in models.weights(teacher).items() if name.startswith(copied)}
     mean, std = models.student_normalization(teacher.spec.input)
     spec = ModelSpec(config["student"], 10, InputSpec(3, 32, 32, mean, std))
     train = TrainConfig(epochs=config["epochs"], schedule="onecycle", lr=0.2, seed=config["seed"], device="auto")
@@ -189,6 +192,7 @@ def _student(config: Config, teacher: Model, trigger: Trigger, images: ImageSet,
                     train,
                     folder=place / "train",
                     start=start,
+                    frozen=config["start"].startswith("frozen"),
                 )
                 checkpoints.save(file, models.weights(made), {"spec": spec.to_json()})
     return models.build(spec, checkpoints.load(file).tensors)

@@ -39,12 +39,14 @@ def run(
     accuracy: Accuracy | None = None,
     progress: Progress | None = None,
     start: Mapping[str, torch.Tensor] | None = None,
+    frozen: bool = False,
 ) -> tuple[Model, TrainLog]:
     """Train a student of ``images`` by a method of the table; a run that was killed in ``folder`` continues.
 
     teacher: None only for methods without one. student: ignored by finetune, whose student is the teacher's copy.
     validate: figures of a module of pixels -> logits on validation images, ``acc`` a fraction among them.
     start: weights for some or all of the student's tensors, by name; the others start from the seed.
+    frozen: the weights given in ``start`` do not learn (running statistics of their norms still follow the images).
     Raises UsageError for networks, images and options that do not fit each other.
     """
     kind, settings, student = check(teacher, student, images, method, options)
@@ -53,6 +55,8 @@ def run(
     module = _student(kind, teacher, student, train.seed)
     if start is not None:
         _put(start, module.net)
+        for name, parameter in module.net.named_parameters():
+            parameter.requires_grad_(not (frozen and name in start))
     batches = Batches(images, train.batch_size, seed=train.seed, augment=train.augment, device=device)
     watched = teacher.module if teacher is not None and kind.needs != "nothing" else None
     identity = {
@@ -63,7 +67,7 @@ def run(
         "teacher": "" if teacher is None or watched is None else teacher.sha256 or weights_sha256(watched.state_dict()),
     }
     if start is not None:
-        identity["start"] = weights_sha256(start)
+        identity["start"] = [weights_sha256(start), "frozen" if frozen else "free"]
     with _untouched(watched, device, method):
         log = fit(
             module,
@@ -77,7 +81,7 @@ def run(
             identity=identity,
             what=method,
         )
-    module.to("cpu").eval()
+    module.to("cpu").requires_grad_(True).eval()
     return Model(student, module, weights_sha256(module.net.state_dict())), log
 
 

@@ -193,6 +193,12 @@ def test_a_student_can_start_from_given_weights(teacher, few_images, tmp_path):
     student, _ = run_from(start=first)
     for name, value in first.items():
         assert torch.allclose(student.module.net.state_dict()[name], value, atol=1e-6)
+    learning = partial(distill.run, teacher, spec("wrn-10-1"), few_images, "kd", {}, TRAIN, start=first)
+    for frozen in (False, True):
+        module = learning(frozen=frozen)[0].module
+        kept = [torch.equal(module.net.state_dict()[name], value) for name, value in first.items()]
+        assert kept == [frozen] * len(first)
+        assert all(parameter.requires_grad for parameter in module.parameters())
     run_from(start=first, folder=tmp_path)
     with pytest.raises(UsageError, match="another start"):
         run_from(folder=tmp_path)
