@@ -121,6 +121,7 @@ class _Loop:
         self.epochs = 0  # done
         self.history: list[dict[str, float]] = []
         self.complete = False
+        self.reported: dict[str, Any] | None = None  # by a run that was over when it was found
         self.last_progress = 0.0
 
     def run(self) -> TrainLog:
@@ -147,7 +148,7 @@ class _Loop:
             history=tuple(self.history),
             seconds={part: round(seconds, 4) for part, seconds in self.watch.seconds.items()},
             resumed_at=resumed_at,
-            method=self.method.report,
+            method=self.method.report if self.reported is None else self.reported,
         )
 
     def _epoch(self, number: int) -> dict[str, float]:
@@ -244,6 +245,7 @@ class _Loop:
             "history": self.history,
             "seconds": dict(self.watch.seconds),
             "complete": self.complete,
+            "report": self.method.report if self.complete else None,
         }
         state.write(self.folder, self.epochs, state.collect(self.module, (self.optimizer, *self.further)), notes)
         files.append_line(self.folder / "metrics.jsonl", files.canonical_json(dict(figures)))
@@ -260,6 +262,7 @@ class _Loop:
             )
         state.restore(saved.tensors, self.module, (self.optimizer, *self.further))
         self.epochs, self.complete = saved.epoch, bool(saved.notes["complete"])
+        self.reported = saved.notes.get("report")
         self.history = [dict(entry) for entry in saved.notes["history"]]
         for part, seconds in saved.notes["seconds"].items():
             self.watch.seconds[part] += float(seconds)

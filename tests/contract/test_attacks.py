@@ -90,6 +90,8 @@ def test_a_network_is_trained_the_same_each_time_and_its_origin_is_left_alone(na
     again = attacks.run(name, tiny_images, SPEC, options, TRAIN, goal, start=start)
     assert first.model.sha256 == again.model.sha256
     assert [epoch["ce"] for epoch in first.log.history] == [epoch["ce"] for epoch in again.log.history]
+    read = attacks.run(name, tiny_images, SPEC, options, TRAIN, goal, start=start, folder=tmp_path)
+    assert (read.model.sha256, read.log.method) == (first.model.sha256, first.log.method)
     further = attacks.run(name, tiny_images, SPEC, options, TRAIN, goal, start=first.model)
     assert further.model.sha256 != first.model.sha256
     assert further.log.history[-1]["ce"] < first.log.history[0]["ce"]
