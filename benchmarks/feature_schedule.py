@@ -9,8 +9,8 @@ students trained on the same half, and accuracy on 10,000 further *training* ima
 images nor triggers take part.
 
 The rows of the third-party teachers ask a second question, whether the distance should be relative to the target's own
-size: 15,000 images for the student, the same 10,000 to judge it (their makers trained them on all 50,000, so their own
-accuracy here says nothing).
+size: 15,000 images for the student, the same 10,000 to judge it. Their makers trained them on all 50,000, so their own
+accuracy here says nothing, and a student that imitates an over-fitted one closely is flattered.
 """
 
 from __future__ import annotations
@@ -37,27 +37,25 @@ from edgekd.types import InputSpec, Model, ModelSpec
 
 INPUT = InputSpec(3, 32, 32, (0.4914, 0.4822, 0.4465), (0.247, 0.2435, 0.2616))
 TRAIN, HELD_OUT, FEW = 25_000, 10_000, 15_000
-THIRD_PARTY = (
-    "cifar10_stripnet_kisd_blend_8to3.pth",
-    "cifar10_wrn16-1_abl_grid_t0.tar",
-    "cifar10_cnn_aisb_checker_t0.pth",
-)
-THIRD_PARTY_ROWS = ("overhaul, cosine", "overhaul, cosine, relative", "overhaul, cosine, loud relative")
+PLAIN, RELATIVE, AUTO = "overhaul, cosine", "overhaul, cosine, relative", "overhaul, cosine, auto"
+# auto is the paper's distance for the WRN, which has norms, and the relative one for the StripNet, all of whose sites are loud
+THIRD_PARTY = {
+    "cifar10_stripnet_kisd_blend_8to3.pth": (PLAIN, RELATIVE),
+    "cifar10_wrn16-1_abl_grid_t0.tar": (PLAIN, RELATIVE),
+    "cifar10_cnn_aisb_checker_t0.pth": (PLAIN, RELATIVE, AUTO),
+}
 METHODS: dict[str, tuple[str, dict[str, Any]]] = {
     "scratch": ("scratch", {}),
     "kd": ("kd", {}),
     **{f"overhaul, {fade}": ("overhaul", {"fade": fade, "scale": "none"}) for fade in ("none", "cosine")},
-    "overhaul, cosine, relative": ("overhaul", {"fade": "cosine", "scale": "target"}),
-    "overhaul, cosine, loud relative": ("overhaul", {"fade": "cosine", "scale": "auto"}),
 }
+SCALES = {RELATIVE: "target", AUTO: "auto"}
 
 
 def cells() -> Iterator[Config]:
     for seed in (0, 1, 2):
-        for teacher in THIRD_PARTY:
-            for row in THIRD_PARTY_ROWS:
-                if "loud" in row and "stripnet" in teacher:
-                    continue  # all of its sites are loud: the row above
+        for teacher, rows in THIRD_PARTY.items():
+            for row in rows:
                 yield {"row": row, "seed": seed, "teacher": teacher, "images": FEW, "student": "resnet14"}
         yield {"row": "scratch", "seed": seed, "teacher": None, "images": FEW, "student": "resnet14"}
         for row in METHODS:
@@ -68,7 +66,8 @@ def run(config: Config, folder: Path) -> dict[str, Any]:
     images = data.load(prepare_data.prepare("cifar10_train"))
     order = np.random.default_rng(0).permutation(len(images.labels))
     mine, held_out = images.subset(order[: config["images"]]), images.subset(order[TRAIN : TRAIN + HELD_OUT])
-    method, options = METHODS[config["row"]]
+    scaled = {"fade": "cosine", "scale": SCALES.get(config["row"])}
+    method, options = METHODS.get(config["row"], ("overhaul", scaled))
     train = TrainConfig.model_validate({**PROFILES["fast"]["train"], "seed": config["seed"]})
     source = None if method == "scratch" else _teacher(config, mine, folder.parent.parent / "teacher.safetensors")
     student, log = distill.run(

@@ -33,8 +33,8 @@ class OverhaulSettings(Settings):
     )
     scale: Literal["auto", "target", "none"] = Field(
         "auto",
-        description="what each site's distance is divided by, auto: its target's mean square where that is above 1, so that "
-        "a teacher with loud features does not drown the labels; target: its mean square; none: nothing, the paper's",
+        description="what a site's distance is divided by, target: its target's mean square; auto: that where it is above 1 "
+        "and the site has no norm, so that a loud teacher does not drown the labels; none: nothing, the paper's",
     )
     margins: Literal["empirical", "gaussian"] = Field(
         "empirical",
@@ -49,8 +49,8 @@ class Overhaul(Distiller):
 
     Differs from the paper: the teacher is in eval mode, margins are measured on its targets by default (its batch-norm
     parameters describe batch statistics), sites of unequal size are averaged down to the smaller, beta fades to 0 over
-    the epochs, as a teacher of unknown origin may be over-fitted to these images, and the distance of a site whose target
-    is louder than a unit of mean square is divided by it (both: benchmarks/feature_schedule.py).
+    the epochs, as a teacher of unknown origin may be over-fitted to these images, and the distance of a site without a
+    norm is divided by its target's mean square where that is above 1 (both: benchmarks/feature_schedule.py).
     """
 
     Config: ClassVar[type[Settings]] = OverhaulSettings
@@ -76,8 +76,8 @@ class Overhaul(Distiller):
         images = sample(context.batches, self.config.margin_images)
         margins = empirical_margins(self.targets(part) for part in images)
         self.margins = ["empirical"] * len(margins)
+        norms = self.teacher.site_norms()
         if self.config.margins == "gaussian":
-            norms = self.teacher.site_norms()
             for index, pair in enumerate(self.pairs):
                 norm = norms[pair.teacher]
                 if norm is not None:
@@ -86,8 +86,11 @@ class Overhaul(Distiller):
         self.scales = [1.0] * len(self.pairs)
         if self.config.scale != "none":
             squares = self._mean_squares(sample(context.batches, self.config.margin_images), margins)
-            least = 1.0 if self.config.scale == "auto" else 1e-12
-            self.scales = [max(square, least) for square in squares]
+            for index, pair in enumerate(self.pairs):
+                if self.config.scale == "target":
+                    self.scales[index] = max(squares[index], 1e-12)
+                elif norms[pair.teacher] is None:  # a norm keeps features at the size that the paper's beta is for
+                    self.scales[index] = max(squares[index], 1.0)
         self.connectors = Connectors(self.pairs, margins, context.config.seed).to(context.device)
 
     @torch.no_grad()
