@@ -93,6 +93,8 @@ RENDERERS: dict[str, tuple[str, Callable[[Sequence[Record]], str]]] = {
         "feature_schedule",
         columns(
             student="row",
+            teacher="teacher",
+            images="images",
             seed="seed",
             ACC_held_out="acc",
             teacher_held_out="teacher_acc",
