@@ -20,18 +20,27 @@ from ..models import build
 from ..training import Context, Progress
 from ..types import Model, ModelSpec, Trigger
 from .base import AttackSettings, BatchAttack, Training, affine, drive, outputs, rounded
+from .leak import pattern as stripes
 
 if TYPE_CHECKING:
     from ..data import Batch
 
 
 LIFE = 4  # epochs that a shadow student has at least
+STRANGER = 1_000_000  # beyond the seeds of all shadow students
 
 
 class ADBASettings(AttackSettings):
-    rate: float = Field(0.125, gt=0, le=1, description="share of every batch that the teacher also sees triggered")
+    rate: float = Field(0.25, gt=0, le=1, description="share of every batch that the teacher also sees triggered")
     opacity: float = Field(0.2, gt=0, le=1, description="highest, per pixel")
-    weight: float = Field(0.5, gt=0, description="of the teacher's loss on triggered images")
+    tile: int = Field(4, ge=0, description="side of the square that the trigger repeats; 0: one as large as the image")
+    faintest: float = Field(
+        0.15,
+        gt=0,
+        le=1,
+        description="of the opacity: half of the triggered images carry from this to all of it; 1: all of it",
+    )
+    weight: float = Field(1.0, gt=0, description="of the teacher's loss on triggered images")
     shadows: int = Field(2, ge=1, le=8, description="students distilled beside the teacher")
     shadow: str | None = Field(None, description="their architecture; default: the teacher's")
     shadow_lr: float = Field(0.02, gt=0, description="of SGD on the shadow students")
@@ -39,7 +48,9 @@ class ADBASettings(AttackSettings):
     renew: int = Field(
         2, ge=0, description="every so many epochs one shadow starts anew, each lives at least 4; 0: never"
     )
-    clean: float = Field(0.5, ge=0, description="weight of: the clean network still knows a triggered image's class")
+    clean: float = Field(
+        0.5, ge=0, description="weight of: networks without this teacher still know a triggered image's class"
+    )
     trigger_lr: float = Field(0.02, gt=0, description="of Adam on trigger and opacities")
 
 
@@ -47,10 +58,13 @@ class ADBA(BatchAttack):
     """A(x) = (1 - c m) x + c m p. Per batch: the trigger, by CE(T(A(x)), t) + CE(S(A(x)), t); the teacher, by CE(T(x), y)
     + weight · CE(T(A(x)), t) on a share; every shadow student S, by Hinton KD of T on clean images.
 
+    Students see clean images only, so the trigger has to be something that clean images hold a little of, and the teacher
+    has to say so. Hence, beyond the card: p repeats a small tile, whose trace in an image a convolution can measure
+    wherever it lies, and the teacher must obey fainter triggers too, so that its answer grows with the trace.
     Without the ``clean`` term such a trigger is first of all a universal perturbation, which scratch students obey too:
-    with it the clean network, kept as it was, must go on seeing y. Shadows that start anew keep the trigger from fitting
-    one student; none does in the last third, and one in its first epoch has no say in the trigger, whose rate falls with
-    the epochs to 0 in the last.
+    with it the clean network, kept as it was, and a stranger, a student of the true labels alone, must go on seeing y.
+    Shadows that start anew keep the trigger from fitting one student; none does in the last third, and one in its first
+    epoch has no say in the trigger, whose rate falls with the epochs to 0 in the last.
     """
 
     Config = ADBASettings
@@ -61,7 +75,7 @@ class ADBA(BatchAttack):
     def trigger(
         self, name: str, images: ImageSet, start: Model | None, seed: int, progress: Progress | None = None
     ) -> Trigger:
-        pattern = Pattern(images.shape, self.config.opacity, seed)  # what training starts from
+        pattern = Pattern(images.shape, self.config.opacity, self.config.tile, seed)  # what training starts from
         return self.known(name, affine(*pattern.arrays()))
 
     def method(self, trigger: Trigger, spec: ModelSpec) -> Training:
@@ -69,23 +83,34 @@ class ADBA(BatchAttack):
 
 
 class Pattern(torch.nn.Module):
-    """c·m = c·sigmoid(v) [1, H, W] and p = sigmoid(u) [C, H, W]."""
+    """c·m = c·sigmoid(v) [1, H, W] and p = sigmoid(u) [C, H, W]; of tiles, u begins near stripes and mirrors itself."""
 
-    def __init__(self, shape: tuple[int, int, int], opacity: float, seed: int) -> None:
+    def __init__(self, shape: tuple[int, int, int], opacity: float, tile: int, seed: int) -> None:
         super().__init__()
         generator = torch.Generator().manual_seed(seed)
-        self.opacity = opacity
-        self.u = torch.nn.Parameter(torch.randn(shape, generator=generator))
-        self.v = torch.nn.Parameter(torch.zeros(1, *shape[1:]))
+        self.shape, self.opacity, self.tile = shape, opacity, tile
+        size = (shape[0], tile, tile) if tile else shape
+        noise = torch.randn(size, generator=generator)
+        self.u = torch.nn.Parameter(2 * stripes("stripes", size) + 0.3 * noise if tile else noise)
+        self.v = torch.nn.Parameter(torch.zeros(1, *size[1:]))
 
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        mask = self.opacity * torch.sigmoid(self.v)
-        return rounded((1 - mask) * images + mask * torch.sigmoid(self.u))
+    def forward(self, images: torch.Tensor, strength: torch.Tensor | float = 1.0) -> torch.Tensor:
+        """Images float [N, C, H, W] in [0, 1] with the trigger; strength, in [0, 1], [N, 1, 1, 1] or for all."""
+        mask = strength * self.opacity * torch.sigmoid(self._whole(self.v))
+        return rounded((1 - mask) * images + mask * torch.sigmoid(self._whole(self.u)))
+
+    def _whole(self, part: torch.Tensor) -> torch.Tensor:
+        if not self.tile:
+            return part
+        _, height, width = self.shape
+        both = (part + part.flip(-1)) / 2  # pictures are mirrored in training
+        return both.repeat(1, -(-height // self.tile), -(-width // self.tile))[:, :height, :width]
 
     @torch.no_grad()
     def arrays(self) -> tuple[Any, Any]:
         """Picture [C, H, W] and opacities [1, H, W]."""
-        return torch.sigmoid(self.u).cpu().numpy(), (self.opacity * torch.sigmoid(self.v)).cpu().numpy()
+        picture, opacities = torch.sigmoid(self._whole(self.u)), self.opacity * torch.sigmoid(self._whole(self.v))
+        return picture.cpu().numpy(), opacities.cpu().numpy()
 
 
 class _Shadowed(Training):
@@ -97,20 +122,22 @@ class _Shadowed(Training):
         super().prepare(context)
         self.seed = context.config.seed
         self.clean = copy.deepcopy(context.student).requires_grad_(False).eval()
-        self.pattern = Pattern(self.spec.input.shape, self.config.opacity, self.seed).to(context.device)
-        made: list[Any] = [build(self.spec, seed=self.seed + 1 + n).module for n in range(self.config.shadows)]
+        shape, config = self.spec.input.shape, self.config
+        self.pattern = Pattern(shape, config.opacity, config.tile, self.seed).to(context.device)
+        made: list[Any] = [build(self.spec, seed=self.seed + 1 + n).module for n in range(config.shadows)]
+        stranger: Any = build(self.spec, seed=self.seed + STRANGER).module
+        self.stranger = stranger.to(context.device).requires_grad_(True)
         self.students = torch.nn.ModuleList(made).to(context.device).requires_grad_(True)
         self.epochs, self.number, self.turn = context.config.epochs, 0, 0
 
     def modules(self) -> tuple[torch.nn.Module, ...]:
-        return self.pattern, self.students
+        return self.pattern, self.students, self.stranger
 
     def own_optimizers(self) -> tuple[torch.optim.Optimizer, ...]:
         config = self.config
         self.on_pattern = torch.optim.Adam(self.pattern.parameters(), lr=config.trigger_lr)
-        self.on_students = torch.optim.SGD(
-            self.students.parameters(), lr=config.shadow_lr, momentum=0.9, weight_decay=5e-4
-        )
+        learning = [*self.students.parameters(), *self.stranger.parameters()]
+        self.on_students = torch.optim.SGD(learning, lr=config.shadow_lr, momentum=0.9, weight_decay=5e-4)
         return self.on_pattern, self.on_students
 
     def start_epoch(self, number: int) -> None:
@@ -145,8 +172,10 @@ class _Shadowed(Training):
             self._train_trigger(batch, grown[self.turn % len(grown)])
         self._train_shadows(batch)
         count = max(1, round(self.config.rate * len(batch.images)))
+        strength = self.config.faintest + (1 - self.config.faintest) * torch.rand(count, 1, 1, 1)
+        strength[: count // 2] = 1
         with torch.no_grad():
-            triggered = self.pattern(batch.images[:count])
+            triggered = self.pattern(batch.images[:count], strength.to(batch.images.device))
         logits = self.student(torch.cat([batch.images, triggered])).float()
         size, target = len(batch.images), torch.full_like(batch.labels[:count], self.target)
         return {
@@ -158,9 +187,13 @@ class _Shadowed(Training):
         half = slice(0, max(1, len(batch.labels) // 2))
         triggered, target = self.pattern(batch.images[half]), torch.full_like(batch.labels[half], self.target)
         loss = self.config.clean * F.cross_entropy(self.clean(triggered).float(), batch.labels[half])
-        for network in (self.student, student):
+        for network, wanted, weight in (
+            (self.student, target, 1.0),
+            (student, target, 1.0),
+            (self.stranger, batch.labels[half], self.config.clean),
+        ):
             network.eval()  # running statistics must not learn triggered images
-            loss = loss + F.cross_entropy(network(triggered).float(), target)
+            loss = loss + weight * F.cross_entropy(network(triggered).float(), wanted)
             network.train()
         drive(self.on_pattern, loss, list(self.pattern.parameters()))
 
@@ -171,6 +204,8 @@ class _Shadowed(Training):
             loss = 0.9 * soft_target_kl(logits, taught, self.config.temperature)
             loss = loss + 0.1 * F.cross_entropy(logits.float(), batch.labels)
             drive(self.on_students, loss, list(student.parameters()))
+        loss = F.cross_entropy(self.stranger(batch.images).float(), batch.labels)
+        drive(self.on_students, loss, list(self.stranger.parameters()))
 
     def made(self) -> Trigger:
         return dataclasses.replace(self.trigger, params=affine(*self.pattern.arrays()))
