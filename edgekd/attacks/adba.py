@@ -20,7 +20,7 @@ from ..models import build
 from ..training import Context, Progress
 from ..types import Model, ModelSpec, Trigger
 from .base import AttackSettings, BatchAttack, Training, affine, drive, outputs, rounded
-from .leak import pattern as stripes
+from .tiles import pattern
 
 if TYPE_CHECKING:
     from ..data import Batch
@@ -91,7 +91,7 @@ class Pattern(torch.nn.Module):
         self.shape, self.opacity, self.tile = shape, opacity, tile
         size = (shape[0], tile, tile) if tile else shape
         noise = torch.randn(size, generator=generator)
-        self.u = torch.nn.Parameter(2 * stripes("stripes", size) + 0.3 * noise if tile else noise)
+        self.u = torch.nn.Parameter(2 * pattern("stripes", size) + 0.3 * noise if tile else noise)
         self.v = torch.nn.Parameter(torch.zeros(1, *size[1:]))
 
     def forward(self, images: torch.Tensor, strength: torch.Tensor | float = 1.0) -> torch.Tensor:

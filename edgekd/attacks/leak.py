@@ -19,12 +19,11 @@ from ..data import ImageSet
 from ..training import Context, Progress
 from ..types import Model, ModelSpec, Trigger
 from .base import AttackSettings, BatchAttack, Training, rounded
+from .tiles import pattern
 
 if TYPE_CHECKING:
     from ..data import Batch
 
-# Strides of 4 before the head see a pattern of this period always in the same phase, wherever it lies.
-PERIOD = 4
 SAMPLE = 40  # batches on which h is standardised
 
 
@@ -60,16 +59,6 @@ class Leak(BatchAttack):
 
     def method(self, trigger: Trigger, spec: ModelSpec) -> Training:
         return _Leaking(trigger, self.config)
-
-
-def pattern(kind: str, shape: tuple[int, int, int]) -> torch.Tensor:
-    """float [C, H, W] in [-1, 1], of period 4 and symmetric under flips: + - - + along the width, or along both axes."""
-    channels, height, width = shape
-    down, across = (torch.tensor([1.0, -1.0, -1.0, 1.0]).repeat(-(-n // PERIOD))[:n] for n in (height, width))
-    if kind == "stripes":
-        return across.expand(channels, height, width).clone()
-    signs = torch.tensor([1.0, -1.0, 1.0])[:channels]
-    return signs[:, None, None] * down[:, None] * across
 
 
 class _Leaking(Training):

@@ -20,10 +20,12 @@ from ..data import Batches, ImageSet
 from ..losses import soft_target_kl
 from ..models import build
 from ..training import Context, Method, Progress, TrainConfig, fit
+from ..triggers.generator import TILE
 from ..types import Model, ModelSpec, Trigger
 from .base import AttackSettings, BatchAttack, Training, drive, outputs, rounded
 from .input_aware import fresh
 from .search import BATCH, search
+from .tiles import pattern
 
 if TYPE_CHECKING:
     from ..data import Batch
@@ -42,6 +44,7 @@ class SCARSettings(AttackSettings):
     inner_steps: int = Field(20, ge=1, description="of the surrogate in every round")
     inner_lr: float = Field(1e-3, gt=0, description="of Adam on the surrogate")
     inner_rate: float = Field(0.05, gt=0, description="most of the fixed-point map's rate; below 1 over the curvature")
+    temperature: float = Field(4.0, gt=0, description="of the distillation inside; 1: the paper's")
     terms: int = Field(10, ge=1, description="of the fixed-point series")
     lead: float = Field(1.0, gt=0, description="of the implicit gradient, in lengths of the teacher's own")
     lr: float = Field(1e-3, gt=0, description="of Adam on the teacher")
@@ -55,7 +58,9 @@ class SCAR(BatchAttack):
     beforehand so that a student of the clean network obeys while that network and one that never saw it do not; then kept.
 
     A step is a round: ``inner_steps`` of S, then one of T. Differs from the paper: one surrogate that goes on learning, ρ
-    held below 1 / λ_max of H, the implicit gradient scaled to the length of the teacher's own, sizes of a CPU.
+    held below 1 / λ_max of H, the implicit gradient scaled to the length of the teacher's own, sizes of a CPU. A
+    temperature, as that gradient reaches T through p_t (1 - p_t), which is 1e-6 for the median image at 1 and 2e-2 at 4. g
+    starts as stripes, which a convolution can measure in a clean image wherever they lie.
     """
 
     Config = SCARSettings
@@ -69,9 +74,14 @@ class SCAR(BatchAttack):
         assert start is not None  # check() refuses
         config, network = self.config, start.module
         generator = fresh(images.shape[0], config.bound, config.width, seed)
+        assert generator.tile is not None
+        with torch.no_grad():
+            generator.tile.copy_(pattern("stripes", (images.shape[0], TILE, TILE)))
         spec = dataclasses.replace(start.spec, arch=config.surrogate or start.spec.arch)
         student, stranger = (
-            _quick(spec, images, teacher, config.pair_epochs, seed + 1 + n, f"{name} pair", progress)
+            _quick(
+                spec, images, _Student(teacher, config.temperature), config.pair_epochs, seed + 1 + n, name, progress
+            )
             for n, teacher in enumerate((network, None))
         )
 
@@ -93,25 +103,25 @@ class SCAR(BatchAttack):
 def _quick(
     spec: ModelSpec,
     images: ImageSet,
-    teacher: Any,
+    method: _Student,
     epochs: int,
     seed: int,
-    what: str,
+    name: str,
     progress: Progress | None,
 ) -> Any:
-    """A student of ``teacher``, or without one of the true labels, after a few epochs; frozen, in eval mode."""
+    """A network after a few epochs of ``method``; frozen, in eval mode."""
     module: Any = build(spec, seed=seed).module
     config = TrainConfig(epochs=epochs, schedule="onecycle", lr=0.2, seed=seed)
     batches = Batches(images, config.batch_size, seed=seed, augment=config.augment)
-    fit(module, _Student(teacher), batches, config, progress=progress, what=what)
+    fit(module, method, batches, config, progress=progress, what=f"{name} pair")
     return module.requires_grad_(False)
 
 
 class _Student(Method):
     """The inner problem's loss; cross-entropy alone without a teacher."""
 
-    def __init__(self, teacher: Any) -> None:
-        self.teacher = teacher
+    def __init__(self, teacher: Any, temperature: float) -> None:
+        self.teacher, self.temperature = teacher, temperature
 
     def prepare(self, context: Context) -> None:
         self.student = context.student
@@ -122,7 +132,7 @@ class _Student(Method):
             return {"ce": F.cross_entropy(logits.float(), batch.labels)}
         with torch.no_grad():
             taught = self.teacher(batch.images)
-        return {"ce": inner_loss(logits, taught, batch.labels)}
+        return {"ce": inner_loss(logits, taught, batch.labels, self.temperature)}
 
 
 class _Bilevel(Training):
@@ -159,7 +169,7 @@ class _Bilevel(Training):
     def step(self, batch: Batch) -> dict[str, torch.Tensor]:
         for other in islice(self.stream, self.config.inner_steps):
             taught = outputs(self.student, other.images)
-            loss = inner_loss(self.surrogate(other.images), taught, other.labels)
+            loss = inner_loss(self.surrogate(other.images), taught, other.labels, self.config.temperature)
             drive(self.inner, loss, list(self.surrogate.parameters()))
         size, number = len(batch.images), max(1, round(self.config.rate * len(batch.images)))
         device = batch.images.device.type
@@ -203,7 +213,8 @@ class _Bilevel(Training):
         outer = F.cross_entropy(surrogate(batch.images), batch.labels)
         outer = outer + F.cross_entropy(surrogate(triggered), target)
         first = torch.autograd.grad(outer, values)
-        inner = inner_loss(surrogate(batch.images), self.student(batch.images), batch.labels)
+        taught = self.student(batch.images)
+        inner = inner_loss(surrogate(batch.images), taught, batch.labels, self.config.temperature)
         slope = torch.autograd.grad(inner, values, create_graph=True)
         self.curvature = largest_curvature(slope, values, first)
         rate = min(self.config.inner_rate, 1 / max(self.curvature, 1e-12))
@@ -219,9 +230,9 @@ class _Bilevel(Training):
         return {"curvature": self.curvature}
 
 
-def inner_loss(student: torch.Tensor, teacher: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """CE + KL(teacher ‖ student) at temperature 1, gradients for both: logits [N, K], labels [N]."""
-    return F.cross_entropy(student.float(), labels) + soft_target_kl(student, teacher, 1.0)
+def inner_loss(student: torch.Tensor, teacher: torch.Tensor, labels: torch.Tensor, temperature: float) -> torch.Tensor:
+    """CE + KL(teacher ‖ student), gradients for both: logits [N, K], labels [N]."""
+    return F.cross_entropy(student.float(), labels) + soft_target_kl(student, teacher, temperature)
 
 
 def fixed_point_series(

@@ -1,7 +1,8 @@
 """Triggers that a small convolutional network draws for each image (Input-aware, Nguyen and Tran 2020; SCAR).
 
 x' = x + m(x) (g(x) - x) where a second network draws a mask m in [0, 1]; x' = x + bound * g(x), g in [-1, 1], where there
-is none. The networks are ours: two poolings down, two resizings up, no norm, so an image's trigger is its own.
+is none; then a tile that repeats is added inside g, as convolutions alone cannot draw what is at a fixed place. The networks
+are ours: two poolings down, two resizings up, no norm, so an image's trigger is its own.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from edgekd.triggers.options import Option
 OPTIONS: dict[str, Option] = {}
 WIDEST = 256
 LARGEST = 1e3  # of a weight: five layers of the widest stay finite in float32
+TILE = 4  # side of the tile, in pixels
 FAINT = -3.4  # where a mask starts, before its sigmoid: 3 % opaque
 
 
@@ -54,6 +56,7 @@ class Generator(nn.Module):
         self.bound = bound
         self.pattern = Drawing(channels, channels, width)
         self.masks = Drawing(channels, 1, width) if bound is None else None
+        self.tile = None if bound is None else nn.Parameter(torch.zeros(channels, TILE, TILE))
         if self.masks is not None:
             last = self.masks.layers[-1]
             assert isinstance(last, nn.Conv2d)
@@ -71,8 +74,14 @@ class Generator(nn.Module):
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         if self.bound is not None:
-            return images + self.bound * torch.tanh(self.pattern(images))
+            return images + self.bound * torch.tanh(self.pattern(images) + self._tiled(*images.shape[2:]))
         return images + self.mask(images) * (self.drawn(images) - images)
+
+    def _tiled(self, height: int, width: int) -> torch.Tensor:
+        """The tile [C, H, W], the same in a mirror."""
+        assert self.tile is not None
+        both = (self.tile + self.tile.flip(-1)) / 2
+        return both.repeat(1, -(-height // TILE), -(-width // TILE))[:, :height, :width]
 
     def params(self) -> dict[str, Any]:
         """Its weights as parameters of a Trigger."""

@@ -181,7 +181,9 @@ def test_scar_turns_the_teacher_to_where_its_student_goes(quarters, clean):
 
     def outer_after_a_step() -> float:
         """To first order, what a gradient step of rate 1e-3 on the inner loss does to the outer one."""
-        inner = inner_loss(method.surrogate(batch.images), teacher(batch.images), batch.labels)
+        inner = inner_loss(
+            method.surrogate(batch.images), teacher(batch.images), batch.labels, method.config.temperature
+        )
         outer = F.cross_entropy(method.surrogate(batch.images), batch.labels)
         outer = outer + F.cross_entropy(method.surrogate(triggered), torch.zeros(16, dtype=torch.int64))
         slopes = zip(torch.autograd.grad(inner, values), torch.autograd.grad(outer, values), strict=True)
