@@ -27,6 +27,7 @@ _TRANSFER = (
     "number stands beside."
 )
 IDLE = 0.5  # load average at the start of an attempt up to which its latencies are quoted
+PRESENT = 50.0  # percent of ASR of a teacher, below which a small student's proves no defence
 COLUMNS = ("row", "ACC %", "ASR %", "floor %", "RA %", "label flips %", "size", "latency p50", "bars")
 
 
@@ -212,6 +213,16 @@ def misses(entry: Entry) -> list[str]:
     return sentences
 
 
+def remarks(entry: Entry) -> list[str]:
+    """What has to be known before a figure is quoted: no backdoor to begin with, and what the runs themselves warn of."""
+    found = []
+    before = mean(asr(row, entry.trigger()) for row in entry.rows(teacher_row))
+    if before is not None and before < PRESENT:
+        found.append(f"The teacher obeys its own trigger on {before:.1f} % only: nothing is said here of the defence.")
+    warnings = dict.fromkeys(warning for run in entry.runs for warning in run.warnings)
+    return [*found, *(f"Warning of the run: {text.markdown(warning)}" for warning in warnings)]
+
+
 def verdict(entry: Entry) -> str:
     missed = len(misses(entry))
     return "all 4 met" if not missed else f"**{missed} of 4 missed**"
@@ -230,7 +241,7 @@ def tables(records: Sequence[Record]) -> str:
             kind = name.removeprefix("control: ")
             bars = verdict(entry) if name == "onnx int8" else transfer(entry, kind) if kind in PLAIN else ""
             lines.append(row_line(name, entry.rows(pick), entry.trigger(), bars))
-        lines += ["", *(f"- {sentence}" for sentence in misses(entry)), ""]
+        lines += ["", *(f"- {sentence}" for sentence in (*misses(entry), *remarks(entry))), ""]
     lines.append(f"Bars for the INT8 file: {BARS}. {_TRANSFER} Several seeds: mean [lowest to highest].")
     lines.append(
         "Time of training is the sum over the student and all controls, one thread each, beside other work; a control "
@@ -242,7 +253,7 @@ def tables(records: Sequence[Record]) -> str:
 
 def summary(records: Sequence[Record]) -> str:
     """One line per teacher: before, after, what plain distillation does, bars."""
-    columns = ("teacher", *_SUMMARY, "size", "latency p50", "bars")
+    columns = ("teacher", *_SUMMARY, "INT8 size", "INT8 p50", "training", "bars")
     lines = head(columns)
     for entry in entries(records):
         trigger = entry.trigger()
@@ -259,10 +270,12 @@ def summary(records: Sequence[Record]) -> str:
             spread(None if s is None or s.floor is None else 100 * s.floor.value for s in floors),
             spread((None if r.size_bytes is None else float(r.size_bytes) for r in after), text.size),
             spread((None if r.latency is None else r.latency.p50_ms for r in after), text.milliseconds),
+            text.seconds(entry.seconds),
             verdict(entry),
         ]
         lines.append(line(cells))
-    return "\n".join([*lines, "", f"Bars: {BARS}. {_TRANSFER}", "", provenance(records)])
+    about = f"Bars: {BARS}. {_TRANSFER} Training: of the student and all controls, one thread."
+    return "\n".join([*lines, "", about, "", provenance(records)])
 
 
 def _plain(entry: Entry, kind: str) -> str:

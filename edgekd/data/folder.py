@@ -88,7 +88,7 @@ def _common_shape(files: list[Path], size: tuple[int, int] | None) -> tuple[int,
         if size is None and (height, width) != first[1:]:
             raise UsageError(
                 f"{file} is {height} x {width} (height x width) but {first[0]} is {first[1]} x {first[2]}: mixed "
-                "sizes. Give size=(H, W), for example the input size of the teacher."
+                "sizes. Give --image-size PIXELS, the input size of the teacher for example (from Python: size=(H, W))."
             )
     assert first is not None
     height, width = size or first[1:]
