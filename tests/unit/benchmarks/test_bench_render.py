@@ -175,8 +175,20 @@ def test_the_summary_has_a_line_per_teacher(root: Path) -> None:
     fill(root, {("a.pth", 0): run(), ("b.pth", 0): run(kd_asr=20.0)})
     made = page(root)[1]
     plain = "90.00, transferable (1 seed) | 95.00, transferable (1 seed)"
-    assert f"| a | 83.36 | 82.00 | 99.99 | {plain} | 2.10 | 2.00 | 137 KiB | 0.200 ms | all 4 met |" in made
+    assert f"| a | 83.36 | 82.00 | 99.99 | {plain} | 2.10 | 2.00 | 137 KiB | 0.200 ms | 0 s | all 4 met |" in made
     assert "| 20.00, NOT TRANSFERABLE (1 seed) | 95.00, transferable (1 seed) |" in made
+
+
+def test_what_has_to_be_known_before_quoting_stands_under_the_table(root: Path) -> None:
+    weak = run()
+    weak["record"]["warnings"] = ["Made by different sources."]
+    weak["record"]["rows"][0]["triggers"][0]["asr"] = {"hits": 1323, "total": 9000}
+    fill(root, {("a.pth", 0): run(), ("b.pth", 0): weak})
+    first, second = page(root)[1].split("**b**")
+    assert "obeys its own trigger" not in first
+    assert "Warning of" not in first
+    assert "- The teacher obeys its own trigger on 14.7 % only: nothing is said here of the defence." in second
+    assert "- Warning of the run: Made by different sources." in second
 
 
 def test_a_control_that_was_not_run_has_no_verdict(root: Path) -> None:
