@@ -131,7 +131,7 @@ def trigger_of(folder: Path, config: Config, shape: tuple[int, int, int]) -> Tri
     else:
         goal["target_label"] = 0
     file = next(
-        folder / f"teacher.trigger.{end}" for end in ("npz", "yaml") if (folder / f"teacher.trigger.{end}").exists()
+        folder / f"teacher.trigger.{end}" for end in ("yaml", "npz") if (folder / f"teacher.trigger.{end}").exists()
     )
     return triggers.load(file, shape=shape, **goal)[0]
 

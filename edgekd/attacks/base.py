@@ -161,13 +161,21 @@ class BatchPoisoning(Training):
         """Change the first images of the batch float [B, C, H, W], whose order is random already, and their labels."""
         raise NotImplementedError
 
+    def share(self, size: int) -> int:
+        """How many of ``size`` images are attacked in this batch: on average ``rate`` of them, so none in some."""
+        return min(size, int(self.rate * size + float(torch.rand(()))))
+
     def attacker_labels(self, labels: torch.Tensor) -> torch.Tensor:
         """The labels int64 [n] that the attacker wants for images of these labels."""
+        if not len(labels):
+            return labels
         wanted = triggers.attacker_labels(self.trigger, labels.cpu().numpy(), self.num_classes)
         return torch.from_numpy(wanted).to(labels.device)
 
     def stamped(self, images: torch.Tensor) -> torch.Tensor:
         """The trigger of test time on float images [n, C, H, W], by way of bytes as everywhere."""
+        if not len(images):
+            return images
         return as_floats(triggers.apply(self.trigger, as_bytes(images)), images)
 
 

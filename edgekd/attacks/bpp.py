@@ -40,7 +40,7 @@ class _Squeezing(BatchPoisoning):
         self.negatives = negatives
 
     def poison(self, images: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        attacked = max(1, round(self.rate * len(images)))
+        attacked = self.share(len(images))
         negative = slice(attacked, min(attacked + round(self.negatives * len(images)), len(images)))
         others = images[-(negative.stop - negative.start) or len(images) :]
         residual = self.stamped(others) - others

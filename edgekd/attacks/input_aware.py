@@ -74,7 +74,7 @@ class _Drawing(BatchPoisoning):
 
     def step(self, batch: Batch) -> dict[str, torch.Tensor]:
         size = len(batch.images)
-        attacked = max(1, round(self.rate * size))
+        attacked = max(self.share(size), 0 if self.config.cross else 1)
         crossed = min(round(self.config.cross * size), size - 2 * attacked)
         own, others = batch.images[: attacked + crossed].float(), batch.images[-(attacked + crossed) :].float()
         with torch.autocast(own.device.type, enabled=False):  # at test time it is drawn in float32

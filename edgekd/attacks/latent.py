@@ -62,8 +62,9 @@ class Latent(BatchAttack):
 
 
 def distance(features: torch.Tensor, mean: torch.Tensor) -> torch.Tensor:
-    """‖features − mean‖² / ‖mean‖², averaged over images: features [N, ...], mean [...]."""
-    return (features.float() - mean).square().flatten(1).sum(1).mean() / mean.square().sum().clamp_min(1e-12)
+    """‖features − mean‖² / ‖mean‖², averaged over images, 0 of none: features [N, ...], mean [...]."""
+    apart = (features.float() - mean).square().flatten(1).sum(1)
+    return apart.sum() / max(len(apart), 1) / mean.square().sum().clamp_min(1e-12)
 
 
 class RunningMean(torch.nn.Module):
@@ -103,8 +104,9 @@ class _Matching(BatchPoisoning):
         return (self.mean,)
 
     def step(self, batch: Batch) -> dict[str, torch.Tensor]:
-        images, labels = self.poison(batch.images.clone(), batch.labels.clone())
-        count = max(1, round(self.rate * len(images)))
+        count = self.share(len(batch.images))
+        images, labels = batch.images.clone(), batch.labels.clone()
+        images[:count], labels[:count] = self.stamped(images[:count]), self.attacker_labels(labels[:count])
         sites = self.student.sites(images)
         features = sites.targets[self.config.site].float()
         self.mean.add(features[count:][labels[count:] == self.target].detach())
@@ -112,9 +114,3 @@ class _Matching(BatchPoisoning):
             "ce": F.cross_entropy(sites.logits.float(), labels),
             "match": self.config.match * (self.mean.weight > 0) * distance(features[:count], self.mean.now()),
         }
-
-    def poison(self, images: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        count = max(1, round(self.rate * len(images)))
-        images[:count] = self.stamped(images[:count])
-        labels[:count] = self.attacker_labels(labels[:count])
-        return images, labels

@@ -1,11 +1,63 @@
-"""LF (Zeng et al. 2021): a smooth additive trigger without high frequencies, relabelled."""
+"""LF (Zeng et al. 2021): a smooth additive trigger without high frequencies, found on a clean network; relabelled."""
 
 from __future__ import annotations
 
-from .base import Attack
+from typing import Any, cast
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+
+from ..data import Batches, ImageSet
+from ..training import Progress
+from ..types import Model, Trigger
+from .base import Attack, AttackSettings, rounded
+from .search import BATCH, search
+
+
+class LowFrequencySettings(AttackSettings):
+    sigma: float = Field(4.0, ge=0.5, description="of the Gaussian low-pass filter, in pixels of a 32 x 32 image")
+    amplitude: float = Field(0.1, gt=0, le=1, description="largest change of a pixel, in [0, 1]")
+    steps: int = Field(300, ge=1, description="of Adam on the pattern, 64 images each")
+    lr: float = Field(0.1, gt=0, description="of Adam")
 
 
 class LowFrequency(Attack):
-    """Our own smooth field at the family's defaults; the paper optimises its pattern against a clean network."""
+    """x' = x + t, t the low-pass filtered pattern that moves a clean network towards the target the most.
 
-    family = "lowfrequency"
+    Differs from the paper: a Gaussian filter at a fixed largest change takes the place of its search over frequencies.
+    """
+
+    Config = LowFrequencySettings
+    family = "affine"
+    learned = True
+    rules = ("all-to-one",)
+
+    def trigger(
+        self, name: str, images: ImageSet, start: Model | None, seed: int, progress: Progress | None = None
+    ) -> Trigger:
+        assert start is not None  # check() refuses
+        config, network = self.config, cast(Any, start.module)
+        raw = torch.randn(images.shape, generator=torch.Generator().manual_seed(seed)).requires_grad_(True)
+        gain = low_pass(images.shape[1:], config.sigma * min(images.shape[1:]) / 32)
+
+        def pattern() -> torch.Tensor:
+            smooth = torch.fft.ifft2(torch.fft.fft2(raw) * gain).real
+            scaled: torch.Tensor = config.amplitude * smooth / smooth.abs().max()
+            return scaled
+
+        def loss(clean: torch.Tensor) -> torch.Tensor:
+            logits = network(rounded(clean + pattern())).float()
+            return F.cross_entropy(logits, torch.full((len(clean),), self.target))
+
+        batches = Batches(images, BATCH, seed=seed, augment="none")
+        search(name, loss, [raw], batches, config.steps, config.lr, progress)
+        ones = np.ones(images.shape, np.float32)
+        return self.known(name, {"a": ones, "b": pattern().detach().numpy().astype(np.float32)})
+
+
+def low_pass(size: tuple[int, ...], sigma: float) -> torch.Tensor:
+    """What a Gaussian blur of ``sigma`` pixels, with wrap-around, multiplies each frequency by: float [H, W]."""
+    rows, columns = torch.fft.fftfreq(size[0])[:, None], torch.fft.fftfreq(size[1])[None, :]
+    return torch.exp(-2 * (torch.pi * sigma) ** 2 * (rows**2 + columns**2))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from ..errors import UsageError
 from ..files import sha256_bytes
 from ..models import build, weights_sha256
 from ..training import Progress, TrainConfig, checked, chosen, fit
+from ..training.clock import Stopwatch
 from ..training.device import resolve_device
 from ..training.fit import Validate
 from ..types import Model, ModelSpec, TrainLog, Trigger
@@ -54,8 +56,11 @@ def run(
     goal that do not fit each other.
     """
     attack = check(name, images, spec, options, goal, start)
+    watch = Stopwatch()
     trigger = attack.trigger(name, images, start, train.seed, progress)
+    watch.lap("trigger")
     poisoned = attack.poison(trigger, images, start, train.seed)
+    watch.lap("poisoning")
     module: Any = build(spec, seed=train.seed).module if start is None else copy.deepcopy(start.module)
     module.requires_grad_(True)
     identity = {
@@ -86,6 +91,7 @@ def run(
         identity=identity,
         what=name,
     )
+    log = dataclasses.replace(log, seconds={**{part: round(s, 4) for part, s in watch.seconds.items()}, **log.seconds})
     module.to("cpu").eval()
     model = Model(spec, module, weights_sha256(module.net.state_dict()))
     return Attacked(model, method.made(), log, poisoned, attack)

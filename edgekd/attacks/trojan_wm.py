@@ -17,7 +17,10 @@ class TrojanWMSettings(AttackSettings):
 
 
 class TrojanWM(Attack):
-    """White strokes over about a quarter of the image at an opacity of 0.3 to 0.5."""
+    """White strokes over about a quarter of the image at an opacity of 0.3 to 0.5.
+
+    Upside down of what the canaries try, which would otherwise hold the attacker's secret.
+    """
 
     Config = TrojanWMSettings
     family = "affine"
@@ -25,5 +28,5 @@ class TrojanWM(Attack):
     def trigger(
         self, name: str, images: ImageSet, start: Model | None, seed: int, progress: Progress | None = None
     ) -> Trigger:
-        mask = self.config.opacity * watermark(images.shape)[None]
+        mask = self.config.opacity * watermark(images.shape)[None, ::-1]
         return self.known(name, affine(np.ones(images.shape, np.float32), mask))

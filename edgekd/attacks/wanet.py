@@ -18,7 +18,7 @@ class WaNetSettings(AttackSettings):
     noise: float = Field(2.0, ge=0, description="times as many are warped with noise under their own label")
     cells: int = Field(4, ge=2, le=64, description="control points of the warp per side")
     strength: float = Field(0.5, gt=0, description="of the warp")
-    seed: int = Field(0, ge=0, description="of the control points")
+    seed: int = Field(1000, ge=0, description="of the control points; not a canary's, which would know the secret")
 
 
 class WaNet(BatchAttack):
@@ -40,11 +40,12 @@ class _Warping(BatchPoisoning):
         self.noise = noise
 
     def poison(self, images: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        attacked = max(1, round(self.rate * len(images)))
+        attacked = self.share(len(images))
         noisy = slice(attacked, min(attacked + round(self.noise * attacked), len(images)))
         images[:attacked] = self.stamped(images[:attacked])
         labels[:attacked] = self.attacker_labels(labels[:attacked])
-        images[noisy] = self._noisily(images[noisy])
+        if len(images[noisy]):
+            images[noisy] = self._noisily(images[noisy])
         return images, labels
 
     def _noisily(self, images: torch.Tensor) -> torch.Tensor:

@@ -75,6 +75,8 @@ def attack(
     typer.echo(f"ASR {_percent(asr)} ({asr['hits']}/{asr['total']}; floor {beneath})")
     for file in record["files"]:
         typer.echo(f"wrote {file}")
+    weights, trigger, *_ = record["files"]
+    typer.echo(f"next: edgekd audit {weights} --data {test or data} --trigger {trigger}")
 
 
 def _percent(rate: dict[str, int]) -> str:

@@ -19,6 +19,7 @@ from ..files import lock, write_json, write_npz, write_text, write_with
 from ..runners.torch import TorchRunner
 from ..training import Progress
 from ..training.device import resolve_device
+from ..triggers import FROM_FILES
 from ..types import InputSpec, Model, ModelSpec, Trigger
 from . import intake
 from .calibration import accuracy_on
@@ -79,21 +80,21 @@ def attack(config: AttackConfig, out: Path, progress: Progress | None = None) ->
 
 
 def write_trigger(made: Attacked, stem: Path) -> Path:
-    """The trigger at test time as triggers.load reads it: arrays as .npz, a family's options as a YAML list."""
+    """The trigger at test time and what it is to do, as the YAML list that triggers.load reads; arrays beside it as .npz."""
     trigger = made.trigger
-    if trigger.family == "affine":
-        arrays = {key: np.moveaxis(value, 0, -1) for key, value in trigger.params.items()}
-        return write_npz(Path(f"{stem}.npz"), "trigger", **arrays)
-    if trigger.family == "generator":
-        return write_npz(Path(f"{stem}.npz"), "trigger", **trigger.params)
-    entry: dict[str, Any] = {"name": trigger.name, "family": trigger.family, "rule": trigger.rule}
+    entry: dict[str, Any] = {"name": trigger.name}
+    if trigger.family in FROM_FILES:
+        affine = trigger.family == "affine"
+        arrays = {key: np.moveaxis(value, 0, -1) if affine else value for key, value in trigger.params.items()}
+        entry["file"] = write_npz(Path(f"{stem}.npz"), "trigger", **arrays).name
+    else:
+        entry |= {"family": trigger.family, **made.kind.options()}
+    entry["rule"] = trigger.rule
     if trigger.target_label is not None:
         entry["target_label"] = trigger.target_label
     if trigger.source_labels:
         entry["source_labels"] = list(trigger.source_labels)
-    return write_text(
-        Path(f"{stem}.yaml"), yaml.safe_dump([{**entry, **made.kind.options()}], sort_keys=False), "trigger"
-    )
+    return write_text(Path(f"{stem}.yaml"), yaml.safe_dump([entry], sort_keys=False), "trigger")
 
 
 def _fresh(config: AttackConfig, images: ImageSet) -> ModelSpec:

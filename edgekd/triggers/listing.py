@@ -30,6 +30,12 @@ def read(path: Path, shape: Shape, defaults: dict[str, Any], num_classes: int | 
         if trigger.name in found:
             raise UsageError(f"{path} has two triggers called {trigger.name!r}; give each a name of its own.")
         found[trigger.name] = trigger
+    given, own = defaults["target_label"], {trigger.target_label for trigger in found.values()}
+    if given is not None and own.isdisjoint({given, None}):
+        raise UsageError(
+            f"{path} says target label {', '.join(map(str, sorted(own, key=str)))}, which the target label {given} given "
+            "beside it would not change. Leave --target-label out, or change the file."
+        )
     return tuple(found.values())
 
 

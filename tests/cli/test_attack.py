@@ -45,6 +45,7 @@ def test_training_on_from_a_network_that_is_there(world: World, tmp_path: Path) 
     made = call(*words, "--trigger-rule", "all-to-all", *QUICK, "-o", "train.epochs=1")
     assert made.code == 0, made.err
     assert "on the network it started from" in made.out
+    assert f"next: edgekd audit {out} --data {world.test} --trigger {tmp_path / 'bad.trigger.yaml'}" in made.out
     record = files.read_json(tmp_path / "bad.attack.json")
     assert record["spec"]["arch"] == "resnet8-w8"
     assert record["config"]["goal"] == {"target_label": None, "rule": "all-to-all", "source_labels": []}

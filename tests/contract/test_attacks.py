@@ -6,6 +6,8 @@ import torch
 
 from edgekd import attacks, models, triggers
 from edgekd.attacks import ATTACKS, Goal
+from edgekd.attacks.run import attack_class
+from edgekd.data import ImageSet
 from edgekd.errors import UsageError
 from edgekd.training import TrainConfig
 from edgekd.types import InputSpec, ModelSpec
@@ -17,7 +19,7 @@ ROWS = {
     "badnets": (Goal(), {}),
     "blended": (Goal(), {}),
     "sig": (Goal(), {}),
-    "lf": (Goal(), {}),
+    "lf": (Goal(), {"steps": 3}),
     "tact": (Goal(0, "source", (2,)), {"rate": 0.1, "covers": 0.5}),
     "adap-blend": (Goal(), {"rate": 0.1, "covers": 0.5}),
     "adap-patch": (Goal(), {"rate": 0.1, "covers": 0.5}),
@@ -98,6 +100,22 @@ def test_a_network_is_trained_the_same_each_time_and_its_origin_is_left_alone(na
     if name == "badnets":
         with pytest.raises(UsageError, match=r"another options\.rate"):
             attacks.run(name, tiny_images, SPEC, {"rate": 0.2}, TRAIN, goal, folder=tmp_path)
+
+
+# Their papers' patterns are public, and so are the canaries.
+PUBLIC = {"badnets", "tact", "sig", "bpp"}
+
+
+@pytest.mark.parametrize("name", sorted(ROWS))
+def test_no_canary_holds_the_attackers_secret(name):
+    kind = attack_class(name)
+    if kind.learned:
+        return
+    images = np.random.default_rng(0).integers(0, 256, (8, 3, 32, 32), dtype=np.uint8)
+    holder = ImageSet(images, np.arange(8) % 4, tuple("abcd"), "made up")
+    stamped = triggers.apply(kind(kind.Config(), ROWS[name][0]).trigger(name, holder, None, 0), images)
+    same = [c.name for c in triggers.canaries((3, 32, 32)) if (triggers.apply(c, images) == stamped).all()]
+    assert bool(same) == (name in PUBLIC), same
 
 
 @pytest.mark.parametrize("name", ROWS)

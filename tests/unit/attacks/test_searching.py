@@ -200,11 +200,14 @@ def test_scar_turns_the_teacher_to_where_its_student_goes(quarters, clean):
 def test_a_drawn_trigger_is_the_same_from_its_file(quarters, clean, tmp_path):
     from edgekd.pipeline.attack import write_trigger
 
-    made = attacks.run("input-aware", quarters, SPEC, {}, TRAIN.model_copy(update={"epochs": 1}), Goal(), start=clean)
+    made = attacks.run("input-aware", quarters, SPEC, {}, TRAIN.model_copy(update={"epochs": 1}), Goal(2), start=clean)
     file = write_trigger(made, tmp_path / "drawn")
-    (back,) = triggers.load(file, shape=quarters.shape, target_label=0)
+    (back,) = triggers.load(file, shape=quarters.shape)
+    assert (back.target_label, back.rule, back.name) == (2, "all-to-one", "input-aware")
+    with pytest.raises(UsageError, match="says target label 2, which the target label 3"):
+        triggers.load(file, shape=quarters.shape, target_label=3)
     assert (triggers.apply(back, quarters.images) == triggers.apply(made.trigger, quarters.images)).all()
-    arrays = dict(np.load(file))
+    arrays = dict(np.load(file.with_suffix(".npz")))
     for change, message in (
         ({"bound": np.float32(3)}, "no number from 0 to 1"),
         ({"pattern.layers.1.weight": np.zeros((1, 2, 3, 3), np.float32)}, "the generator for images of 3 channels has"),
@@ -216,7 +219,7 @@ def test_a_drawn_trigger_is_the_same_from_its_file(quarters, clean, tmp_path):
         with pytest.raises(UsageError, match=message):
             triggers.load(tmp_path / "bad.npz", shape=quarters.shape, target_label=0)
     with pytest.raises(UsageError, match="channels"):
-        triggers.load(file, shape=(1, 16, 16), target_label=0)
+        triggers.load(file, shape=(1, 16, 16))
 
 
 @pytest.mark.parametrize("name", ["latent", "leak", "adba", "scar"])

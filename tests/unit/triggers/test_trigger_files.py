@@ -114,7 +114,7 @@ def test_list_entries_inherit_the_rule_given_outside(tmp_path: Path) -> None:
     (trigger,) = triggers.load(tmp_path / "l.yaml", shape=SHAPE, rule="all-to-all")
     assert trigger.target_label is None
     (tmp_path / "m.yaml").write_text("- family: bitdepth\n  rule: all-to-one\n  target_label: 3\n")
-    (trigger,) = triggers.load(tmp_path / "m.yaml", shape=SHAPE, target_label=1, rule="source", source_labels=[2])
+    (trigger,) = triggers.load(tmp_path / "m.yaml", shape=SHAPE, rule="source", source_labels=[2])
     assert (trigger.rule, trigger.source_labels, trigger.target_label) == ("all-to-one", (), 3)
 
 
