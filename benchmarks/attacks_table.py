@@ -16,7 +16,7 @@ NO_RATE = ("leak", "adba", "scar")  # whose rate is no share of poisoned images
 LEAST_ASR, KEPT = 95.0, 1.5
 EASIER = {"cheatkd": 90.0, "wanet": 90.0, "input-aware": 90.0, "bpp": 90.0}
 TO_ALL, IGNORED = 80.0, 10.0  # all-to-all is limited by ACC; SCAR's teacher is to ignore its trigger
-COLUMNS = ("attack", "rate %", "ACC %", "less than the twin", "ASR %", "floor %", "seconds", "bars")
+COLUMNS = ("attack", "rate %", "epochs", "ACC %", "less than the twin", "ASR %", "floor %", "seconds", "bars")
 
 
 def misses(config: Record, result: Record, twin: float | None) -> list[str] | None:
@@ -33,13 +33,22 @@ def misses(config: Record, result: Record, twin: float | None) -> list[str] | No
     return found + ([f"ASR below {least:g}"] if result["asr"] < least else [])
 
 
+def twin_epochs(epochs: int) -> int:
+    """Of the training without poison that an attack of so many epochs is held against."""
+    return max(epochs, 2)
+
+
+def _twin(config: Record) -> tuple[int, int]:
+    return config["seed"], twin_epochs(config["epochs"])
+
+
 def tables(records: Sequence[Record]) -> str:
-    """A row per record; the twin is the record of the attack "none" at the same seed."""
-    twins = {r["config"]["seed"]: float(r["result"]["acc"]) for r in records if r["config"]["attack"] == "none"}
+    """A row per record; the twin is the record of the attack "none" of as many epochs at the same seed."""
+    twins = {_twin(r["config"]): float(r["result"]["acc"]) for r in records if r["config"]["attack"] == "none"}
     lines = head(COLUMNS)
     for record in sorted(records, key=lambda r: (r["config"]["attack"], -r["config"].get("rate", 0))):
         config, result = record["config"], record["result"]
-        twin, own = twins.get(config["seed"]), float(result["acc"])
+        twin, own = twins.get(_twin(config)), float(result["acc"])
         missed = misses(config, result, twin)
         rule = f", {config['rule']}" if config.get("rule") else ""
         lines.append(
@@ -47,6 +56,7 @@ def tables(records: Sequence[Record]) -> str:
                 [
                     text.markdown(config["attack"] + rule),
                     f"{100 * config['rate']:g}" if "rate" in config else "–",
+                    str(config["epochs"]),
                     f"{own:.2f}",
                     "–" if twin is None or config["attack"] == "none" else f"{twin - own:.2f}",
                     *(f"{result[key]:.2f}" if key in result else "–" for key in ("asr", "floor")),

@@ -44,7 +44,7 @@ def cells() -> Iterator[Config]:
 def known(teacher: str, folder: Path) -> dict[str, Any]:
     """The trigger of a third-party teacher, from the index that came with it, as dotted settings."""
     entry = next(e for e in json.loads((folder / "index.json").read_text("utf-8")) if e["file"] == teacher)
-    settings = {"trigger.file": str(folder / entry["trigger"]), "trigger.target_label": entry["target"]}
+    settings = {"trigger.file": str(folder / entry["trigger"]), "trigger.target_label": entry.get("target")}
     if entry["mode"] == "all2one":
         return settings
     if entry["mode"] == "all2all":

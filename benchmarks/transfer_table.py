@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from benchmarks.main_job_table import head, line, provenance
+from benchmarks.main_job_table import head, line, mean, provenance, spread
 from edgekd.report.transferability import beside, transferable
 
 Record = dict[str, Any]
@@ -24,7 +24,7 @@ def tables(records: Sequence[Record]) -> str:
     lines = head(
         ["teacher", "teacher ACC / ASR %", "transfer images", "scratch ACC / ASR %"]
         + [f"{name}: ACC / ASR %, excess" for name in KINDS.values()]
-        + ["transferable"]
+        + ["verdict"]
     )
     for key in sorted(found, key=str):
         kinds = found[key]
@@ -39,7 +39,7 @@ def tables(records: Sequence[Record]) -> str:
                     _scenario(key),
                     _pair(floor) if floor else "–",
                     *(cell for cell, _ in cells),
-                    _verdict({name: how for name, (_, how) in zip(KINDS.values(), cells, strict=True)}),
+                    "; ".join(f"{name}: {how}" for name, (_, how) in zip(KINDS.values(), cells, strict=True) if how),
                 ]
             )
         )
@@ -63,28 +63,24 @@ def _scenario(key: tuple[Any, ...]) -> str:
     return f"{images:,} {carried}, {'true labels' if labels == 'true' else 'teacher’s labels'}, {student}{copied}"
 
 
-def _mean(records: Sequence[Record], key: str) -> float:
-    return sum(float(record["result"][key]) for record in records) / len(records)
-
-
 def _pair(records: Sequence[Record]) -> str:
-    return f"{_mean(records, 'acc'):.1f} / {_mean(records, 'asr'):.1f}"
+    """ACC / ASR; of several seeds the mean, lowest and highest."""
+    return " / ".join(spread((float(r["result"][key]) for r in records), "{:.1f}".format) for key in ("acc", "asr"))
 
 
 def _cell(records: Sequence[Record], floor: Sequence[Record]) -> tuple[str, str]:
-    """What stands in the table, and: yes | no | open (not run, or without scratch), with the number of seeds if few."""
+    """What stands in the table, over the seeds that scratch has too, and the verdict; nothing where it was not run."""
     if not records:
-        return "–", "open"
-    if not floor:
-        return _pair(records), "open"
-    excess = _mean(records, "asr") - _mean(floor, "asr")
-    how = "yes" if transferable(_mean(records, "asr"), excess) else "no"
-    return f"{_pair(records)}, {excess:+.1f}", how + beside(min(len(records), len(floor)))
-
-
-def _verdict(kinds: dict[str, str]) -> str:
-    yes = [f"{name}{how.removeprefix('yes')}" for name, how in kinds.items() if how.startswith("yes")]
-    ran = [how for how in kinds.values() if how != "open"]
-    if yes:
-        return "**TRANSFERABLE**: " + ", ".join(yes)
-    return "not by " + ", ".join(name for name, how in kinds.items() if how != "open") if ran else "open"
+        return "–", ""
+    scratch = {record["config"]["seed"]: float(record["result"]["asr"]) for record in floor}
+    paired = [record for record in records if record["config"]["seed"] in scratch]
+    if not paired:
+        return _pair(records), "open, without scratch"
+    strength = mean(float(record["result"]["asr"]) for record in paired)
+    excess = mean(float(record["result"]["asr"]) - scratch[record["config"]["seed"]] for record in paired)
+    assert strength is not None
+    assert excess is not None
+    few = beside(len(paired))
+    above = transferable(strength, excess)
+    how = ("above the bar" if few else "**TRANSFERABLE**") if above else "no"
+    return f"{_pair(paired)}, {excess:+.1f}", how + few

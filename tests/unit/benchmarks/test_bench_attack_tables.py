@@ -1,0 +1,91 @@
+"""The tables of attacks and of their transfer: who is held against whom, what a verdict needs, which students are trained."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from benchmarks import attacks_table, transfer, transfer_table
+
+ABOUT = {
+    "commit": "c0ffee",
+    "dirty": False,
+    "hardware": {"cpu": "cpu", "cores_usable": 2},
+    "versions": {"torch": "2", "onnxruntime": "1"},
+    "load_average": 0.1,
+}
+
+
+def attacked(name: str, epochs: int, acc: float, asr: float = 99.0) -> dict[str, Any]:
+    config = {"attack": name, "epochs": epochs, "seed": 0, **({} if name in ("none", "scar") else {"rate": 0.1})}
+    return {**ABOUT, "config": config, "result": {"acc": acc, "asr": asr, "floor": 0.5, "seconds": 10.0}}
+
+
+def student(kind: str, seed: int, asr: float, **changes: Any) -> dict[str, Any]:
+    config = {**transfer.cell("leak", transfer.CLEAN, kind, seed), **changes}
+    result = {"acc": 70.0, "asr": asr, "teacher_acc": 90.0, "teacher_asr": 99.0}
+    return {**ABOUT, "config": config, "result": result}
+
+
+def lines(made: str, word: str) -> list[list[str]]:
+    return [row.strip("| ").split(" | ") for row in made.splitlines() if row.startswith(f"| {word} ")]
+
+
+def test_the_twin_had_as_many_epochs() -> None:
+    rows = [attacked("none", 2, 91.0), attacked("none", 4, 92.0), attacked("badnets", 4, 90.4), attacked("lf", 2, 90.4)]
+    made = attacks_table.tables(rows)
+    assert [row[4] for row in lines(made, "badnets")] == ["1.60"]
+    assert lines(made, "badnets")[0][-1] == "**ACC more than 1.5 below the twin**"
+    assert (lines(made, "lf")[0][4], lines(made, "lf")[0][-1]) == ("0.60", "met")
+    assert "no twin yet" in attacks_table.tables([attacked("wanet", 8, 90.0), *rows[:2]])
+    assert lines(attacks_table.tables([attacked("scar", 1, 90.5, 3.0), *rows[:2]]), "scar")[0][-1] == "met"
+
+
+@pytest.mark.parametrize(
+    ("found", "scratch", "verdict"),
+    [
+        ((90, 95, 99), (1, 2, 3), "Hinton KD: **TRANSFERABLE**"),
+        ((90, 95), (1, 2, 3), "Hinton KD: above the bar (2 seeds)"),
+        ((90, 95, 99), (1, 2), "Hinton KD: above the bar (2 seeds)"),
+        ((90, 95, 99), (), "Hinton KD: open, without scratch"),
+        ((60, 60, 60), (40, 40, 40), "Hinton KD: no"),
+        ((49, 49, 49), (1, 1, 1), "Hinton KD: no"),
+        ((10,), (1,), "Hinton KD: no (1 seed)"),
+    ],
+)
+def test_a_verdict_needs_three_seeds_and_scratch_at_each(
+    found: tuple[float, ...], scratch: tuple[float, ...], verdict: str
+) -> None:
+    records = [student("kd", seed, asr) for seed, asr in enumerate(found)]
+    records += [student("scratch", seed, asr) for seed, asr in enumerate(scratch)]
+    row = lines(transfer_table.tables(records), "leak")[0]
+    assert row[-1] == verdict
+
+
+def test_the_excess_is_over_the_same_seeds_scratch_student() -> None:
+    records = [student("kd", 0, 90.0), student("scratch", 0, 10.0), student("scratch", 1, 60.0)]
+    assert lines(transfer_table.tables(records), "leak")[0][4] == "70.0 / 90.0, +80.0"
+
+
+def test_every_kind_that_was_run_has_its_word() -> None:
+    records = [student(kind, 0, asr) for kind, asr in (("kd", 90.0), ("overhaul", 1.0), ("scratch", 0.5))]
+    row = lines(transfer_table.tables(records), "leak")[0]
+    assert row[-1] == "Hinton KD: above the bar (1 seed); overhaul KD: no (1 seed)"
+    assert row[-2] == "–"
+
+
+def test_no_more_students_than_allowed_and_no_cell_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    for reached in (0.0, 99.0):
+        monkeypatch.setattr(transfer, "_asr", lambda config, reached=reached: reached)
+        found = list(transfer.cells())
+        assert len({transfer.canonical_json(config) for config in found}) == len(found)
+        assert len({transfer.student_of(config) for config in found}) <= transfer.MOST
+    assert found[0]["seed"] == 1  # what reached the mark is settled before more is screened
+
+
+def test_a_scratch_student_of_clean_images_is_every_teachers() -> None:
+    one, other = (transfer.cell(name, transfer.CLEAN, "scratch") for name in ("leak", "scar"))
+    assert transfer.student_of(one) == transfer.student_of(other)
+    one, other = (transfer.cell(name, transfer.SCENARIOS[1], "scratch") for name in ("leak", "scar"))
+    assert transfer.student_of(one) != transfer.student_of(other)
