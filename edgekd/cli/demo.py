@@ -32,6 +32,7 @@ def demo(
     """
     from ..config import resolve
     from ..files import lock
+    from ..pipeline import RunFolder
     from ..pipeline import compress as run
     from ..pipeline.demo import OVERRIDES, TARGET_LABEL, places, prepare
     from .compress import as_typed, show
@@ -40,6 +41,7 @@ def demo(
     paths = {setting: str(path) for setting, path in places(inputs).items()}
     flags = {**paths, "trigger.target_label": TARGET_LABEL, "controls": ("scratch", "kd", "overhaul"), "seed": seed}
     settings = resolve(None, flags, (*OVERRIDES, *(override or ())))
+    RunFolder(out).reserve(settings)  # a folder of somebody else's is refused before a teacher is trained into it
     with progress(quiet or json_) as bars:
         with lock(inputs):
             prepare(inputs, seed, bars)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -26,14 +27,14 @@ from ..files import (
     write_json,
     write_text,
 )
+from . import mark
 from .environment import commit
 
 RESERVE_BYTES = 256 << 20
 # Measuring again with other limits or longer is no other run; nor is the same file by another path.
 ALTERABLE = ("gates.", "bench.")
 OURS = ("work", "bundle")  # folders within a run's folder
-# What a run that ended before it claimed its folder may leave; ``inputs`` are the demo's.
-REMAINS = (".lock", ".config.yaml.", "run.log", "inputs")
+SIGNS = ("key.json", "done.json")  # a stage's folder holds one of them from its first moment on
 PATHS = ("teacher", "data", "test", "class_map", "trigger.file")
 
 
@@ -45,6 +46,7 @@ class RunFolder:
         self.seconds: dict[str, float] = {}
         self.sources: dict[str, str] = {}  # stage -> commit that made it, "" outside a checkout
         self._wanted: dict[str, Any] = {}
+        self._made: list[Path] = []  # by this process: all that a refused run may take away
 
     @contextlib.contextmanager
     def open(self, config: RunConfig) -> Iterator[RunFolder]:
@@ -56,7 +58,7 @@ class RunFolder:
         new = [place for place in (self.path, *self.path.parents) if not place.exists()]
         self._refuse_foreign()
         with lock(self.path):
-            fresh = not self._is_ours() and not (self.path / "work").exists()
+            self._enter()
             remove_leftovers(self.path, deep=False)
             for part in OURS:
                 remove_leftovers(self.path / part)
@@ -67,9 +69,16 @@ class RunFolder:
                     )
                 yield self
             except (UsageError, UnsafeInput):
-                if fresh and not (self.path / "config.yaml").exists():
+                if not (self.path / "config.yaml").exists():
                     self._take_away(new)
                 raise
+
+    def reserve(self, config: RunConfig) -> None:
+        """Mark the folder as a run's, for what writes into it before the run begins; refuses what ``open`` refuses."""
+        self._wanted = config.model_dump(mode="json")
+        self._refuse_foreign()
+        with lock(self.path):
+            self._enter()
 
     def claim(self) -> None:
         """Make the folder this configuration's; from now on it refuses any other."""
@@ -77,14 +86,16 @@ class RunFolder:
 
     def _refuse_foreign(self) -> None:
         """Raise UsageError for a folder that holds something and is no run's: nothing of it may be touched."""
-        if not self.path.is_dir() or any((self.path / name).exists() for name in ("config.yaml", "work")):
+        # runs older than the mark are known by their configuration, or by a stage where they did not come so far
+        if mark.marked(self.path, mark.RUN) or self._is_ours() or any(map(_key, self.path.glob("work/*"))):
             return
-        found = sorted(path.name for path in self.path.iterdir() if not path.name.startswith(REMAINS))
-        if found:
-            raise UsageError(
-                f"{self.path} is not empty and no run's folder (it holds {', '.join(found[:3])}). "
-                "Choose another folder with --out."
-            )
+        mark.refuse_foreign(self.path, mark.RUN, "run's folder")
+
+    def _enter(self) -> None:
+        """Mark the folder, once it is known not to be another configuration's; call while its lock is held."""
+        self._is_ours()
+        if mark.leave(self.path, mark.RUN):
+            self._made.append(self.path / mark.RUN)
 
     def _is_ours(self) -> bool:
         """Whether this configuration has claimed the folder; UsageError where another one has."""
@@ -95,7 +106,7 @@ class RunFolder:
             stored = OmegaConf.to_container(OmegaConf.load(file), resolve=False)
         except Exception as error:  # a damaged file can fail in many ways; all of them mean the same
             raise UsageError(f"{file} cannot be read ({type(error).__name__}). Choose another folder.") from None
-        if not isinstance(stored, dict):
+        if not isinstance(stored, dict) or "teacher" not in stored:
             raise UsageError(f"{file} is not the configuration of a run. Choose another folder with --out.")
         before = {str(key): value for key, value in stored.items()}
         differing = [key for key in changed(before, self._wanted) if not _harmless(key, before, self._wanted)]
@@ -111,17 +122,23 @@ class RunFolder:
 
     def _take_away(self, new: list[Path]) -> None:
         """Delete what this process wrote, and the folders ``new`` that it made."""
-        shutil.rmtree(self.path / "work", ignore_errors=True)
-        (self.path / "run.log").unlink(missing_ok=True)
+        for path in reversed(self._made):
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
         if new:
             (self.path / ".lock").unlink(missing_ok=True)
-        with contextlib.suppress(OSError):  # somebody else may have put something there
-            for place in new:
+        for place in (self.path / "work", *new):
+            with contextlib.suppress(OSError):  # it was not made, or somebody else has put something there
                 place.rmdir()
 
     def log(self, text: str) -> None:
         """Add a line to run.log."""
-        append_line(self.path / "run.log", f"{time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime())} {text}", "log")
+        file = self.path / "run.log"
+        if not file.exists():
+            self._made.append(file)
+        append_line(file, f"{time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime())} {text}", "log")
 
     def stage(self, name: str, inputs: dict[str, Any], make: Callable[[Path], dict[str, Any]]) -> dict[str, Any]:
         """The result of ``make(folder)``, or the stored one when it was made from the same inputs.
@@ -136,8 +153,10 @@ class RunFolder:
         if stored is not None:
             self.seconds[name], self.sources[name] = stored["seconds"], str(stored.get("source", ""))
             return dict(stored["result"])
-        if folder.exists() and _key(folder) != key:
-            shutil.rmtree(folder)
+        if not folder.exists():
+            self._made.append(folder)
+        elif _key(folder) != key:
+            _clear(folder)
         write_json(folder / "key.json", key, f"{name}.key")
         self.log(f"stage {name} begins")
         point(f"{name}.begin")
@@ -168,12 +187,24 @@ class RunFolder:
         return self.path / "work" / stage / name
 
 
-def _key(folder: Path) -> Any:
+def _key(folder: Path) -> str | None:
     """What a stage's folder was made from; None where it does not say."""
     try:
-        return read_json(folder / "key.json")
+        key = read_json(folder / "key.json")
     except UsageError:
         return None
+    return key if isinstance(key, str) and re.fullmatch("[0-9a-f]{64}", key) else None
+
+
+def _clear(folder: Path) -> None:
+    """Empty a stage's folder of other work; UsageError where what lies there is not known to be a stage's."""
+    found = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else [folder.name]
+    if found and not set(SIGNS) & set(found):
+        raise UsageError(
+            f"{folder} is no stage of a run (it holds {', '.join(found[:3])}). Move that away, or choose another "
+            "folder with --out."
+        )
+    mark.clear(folder, SIGNS)
 
 
 def _finished(done: Path, key: str) -> dict[str, Any] | None:

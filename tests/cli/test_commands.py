@@ -17,7 +17,7 @@ from edgekd import files
 from edgekd.checkpoints import load
 from edgekd.cli import doctor
 from edgekd.errors import EdgekdError
-from edgekd.pipeline import intake
+from edgekd.pipeline import demo, intake, mark
 
 # ---- audit -----------------------------------------------------------------------------------------------------------
 
@@ -372,8 +372,25 @@ def test_json_is_one_object(run_copy: Path, world: World) -> None:
 
 
 def test_demo_refuses_before_it_works(tmp_path: Path) -> None:
-    with files.lock(tmp_path / "inputs"):
-        assert "in use by process" in call("demo", "--out", tmp_path).message()
-    shutil.rmtree(tmp_path / "inputs")
-    assert "train.epochs" in call("demo", "--out", tmp_path, "-o", "train.epoch=1").message()
-    assert not (tmp_path / "inputs").exists()
+    place, own = tmp_path / "demo", tmp_path / "own"
+    place.mkdir()
+    (place / mark.RUN).touch()  # as a first call leaves it
+    with files.lock(place / "inputs"):
+        assert "in use by process" in call("demo", "--out", place).message()
+    shutil.rmtree(place / "inputs")
+    assert "train.epochs" in call("demo", "--out", place, "-o", "train.epoch=1").message()
+    assert not (place / "inputs").exists()
+    (own / "inputs").mkdir(parents=True)
+    (own / "inputs" / "test.npz").write_text("mine")
+    assert "no run's folder (it holds inputs)" in call("demo", "--out", own).message()
+    assert [path.name for path in own.rglob("*")] == ["inputs", "test.npz"]
+
+
+def test_a_demo_killed_over_its_teacher_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def prepare(folder: Path, *_: Any) -> None:
+        (folder / "test.npz").write_text("half of it")
+        raise EdgekdError("as far as here")
+
+    monkeypatch.setattr(demo, "prepare", prepare)
+    for _ in range(2):
+        assert "as far as here" in call("demo", "--out", tmp_path / "demo", "--quiet").message()

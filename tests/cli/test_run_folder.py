@@ -16,7 +16,7 @@ from world import CLASSES, World
 from edgekd import files
 
 OUTPUTS = {"config.yaml", "run.json", "metrics.jsonl", "run.log", "student.safetensors", "student.safetensors.json"}
-OUTPUTS |= {"report.html", "report.md", "bundle", "work", ".lock"}
+OUTPUTS |= {"report.html", "report.md", "bundle", "work", ".lock", ".edgekd-run"}
 BUNDLE = {"manifest.json", "probe.npz", "edgekd-device.pyz", "model.onnx", "model.u8s8.onnx"}
 
 

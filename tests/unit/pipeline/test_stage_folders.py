@@ -93,7 +93,7 @@ def test_an_unfinished_stage_finds_its_folder_as_it_left_it(tmp_path: Path) -> N
 
 
 def test_leftovers_of_a_killed_write_are_swept(tmp_path: Path) -> None:
-    (tmp_path / "work").mkdir()
+    stage(tmp_path, Work(), {})
     (tmp_path / "work" / ".product.x1.part").write_text("half")
     stage(tmp_path, Work(), {})
     assert not list(tmp_path.rglob("*.part"))
