@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
+import contextlib
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from ..training import Progress
 from ..training.device import resolve_device
 from ..triggers import FROM_FILES
 from ..types import InputSpec, Model, ModelSpec, Trigger
-from . import intake
+from . import intake, mark
 from .calibration import accuracy_on
 from .environment import commit, describe
 
@@ -37,6 +37,8 @@ def attack(config: AttackConfig, out: Path, progress: Progress | None = None) ->
     """
     if out.suffix != ".safetensors":
         raise UsageError(f"--out {out} must end in .safetensors; the trigger and the record are written beside it.")
+    work, picture, noted = (out.with_name(out.stem + end) for end in (".work", ".gallery.png", ".attack.json"))
+    mark.refuse_foreign(work, mark.ATTACK, "attack's folder", "Move it away, or choose another file with --out.")
     parts = intake.load_data(config)
     start = intake.load_teacher(config, parts["validation"])[0] if config.teacher else None
     spec = start.spec if start is not None else _fresh(config, parts["train"])
@@ -46,8 +48,8 @@ def attack(config: AttackConfig, out: Path, progress: Progress | None = None) ->
         audit.probes(parts["test"], (kind.trigger(config.name, parts["test"], None, config.seed),), spec.num_classes)
     device = str(resolve_device(config.device))
     accuracy = accuracy_on(parts["validation"], device)
-    work, picture, noted = (out.with_name(out.stem + end) for end in (".work", ".gallery.png", ".attack.json"))
     with lock(work):
+        mark.leave(work, mark.ATTACK)
         made = attacks.run(
             config.name,
             parts["train"],
@@ -75,7 +77,9 @@ def attack(config: AttackConfig, out: Path, progress: Progress | None = None) ->
             **_origin(config, made, start),
         }
         write_json(noted, record, "attack")
-    shutil.rmtree(work, ignore_errors=True)
+        with contextlib.suppress(OSError):  # the work is done, its remains are only in the way
+            mark.clear(work, (mark.ATTACK,))
+            work.rmdir()
     return {**record, "files": [str(path) for path in (out, trigger, noted, picture)]}
 
 

@@ -24,15 +24,13 @@ def leave(folder: Path, mark: str) -> bool:
     return True
 
 
-def refuse_foreign(folder: Path, mark: str, what: str) -> None:
+def refuse_foreign(folder: Path, mark: str, what: str, way_out: str = "Choose another folder with --out.") -> None:
     """Raise UsageError for a folder that holds something and is not ours, before anything of it is touched."""
     if not folder.is_dir() or marked(folder, mark):
         return
     found = sorted(path.name for path in folder.iterdir() if not _before_the_mark(path, mark))
     if found:
-        raise UsageError(
-            f"{folder} is not empty and no {what} (it holds {', '.join(found[:3])}). Choose another folder with --out."
-        )
+        raise UsageError(f"{folder} is not empty and no {what} (it holds {', '.join(found[:3])}). {way_out}")
 
 
 def clear(folder: Path, last: tuple[str, ...]) -> None:

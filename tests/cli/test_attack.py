@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 
 import numpy as np
 import pytest
-from endings import call
+from endings import call, spawn
 from PIL import Image
 from world import World
 
@@ -75,3 +76,23 @@ def test_mistakes_are_said_before_anything_is_trained(
     assert ended.code == 2
     assert said in ended.message()
     assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_of_somebody_elses_stays_and_a_killed_attack_goes_on(world: World, tmp_path: Path) -> None:
+    out, work = tmp_path / "bad.safetensors", tmp_path / "bad.work"
+    words = ["attack", "badnets", "--data", world.train, "--test", world.test, "--arch", "resnet8-w8", "--out", out]
+    for name in ("precious.txt", "checkpoint-1.json", ".edgekd-run"):
+        work.mkdir()
+        (work / name).write_text("mine")
+        refused = call(*words, *QUICK)
+        assert refused.code == 2
+        assert f"no attack's folder (it holds {name})" in refused.message()
+        assert [path.name for path in tmp_path.rglob("*")] == ["bad.work", name]
+        (work / name).unlink()
+        work.rmdir()
+    for point in ("mark.before_rename", "training.notes.after_rename"):
+        assert spawn(*words, *QUICK, EDGEKD_FAULT=f"{point}:1:kill").code == -signal.SIGKILL
+    made = call(*words, *QUICK, "--json")
+    assert made.code == 0, made.err
+    assert made.json["training"]["resumed_at"] == 1
+    assert not work.exists()
