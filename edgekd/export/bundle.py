@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import re
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,6 +18,7 @@ from edgekd_device import bundle as reader
 from ..errors import UsageError
 from ..files import sha256_bytes, sha256_file, write_bytes, write_json, write_with
 from ..types import BundleFile, BundleManifest, ModelSpec, OnnxFile, ProbeSet, Rate, StageRow, Target
+from .onnx import FLAVOURS
 
 ENTRY = "from edgekd_device.__main__ import main\n\nraise SystemExit(main())\n"
 _EPOCH = (1980, 1, 1, 0, 0, 0)
@@ -50,10 +52,10 @@ def write(
     for stale in folder.glob("*.onnx"):
         if stale.name not in models:
             stale.unlink()
+    write_bytes(folder / reader.PACKAGE, package(), "bundle-package")  # first: `unfinished` knows the folder by it
     for name, file in models.items():
         _copy(file, folder / name)
     write_with(folder / reader.PROBES, lambda path: _fill_probes(path, probes), "bundle-probes")
-    write_bytes(folder / reader.PACKAGE, package(), "bundle-package")
     manifest = BundleManifest(
         edgekd_version=edgekd_device.__version__,
         target=target.name,
@@ -73,6 +75,19 @@ def write(
     )
     path = write_json(folder / reader.MANIFEST, manifest.to_json(), "bundle-manifest")
     return path, reader.read(folder).manifest_sha256
+
+
+def unfinished(folder: Path) -> bool:
+    """Whether ``write`` may begin here: there is nothing, or what a kill left of it before the manifest was written.
+
+    Without the device package, which comes first, a ``model.onnx`` may be anybody's.
+    """
+    if not folder.is_dir():
+        return not folder.exists()
+    names = {path.name for path in folder.iterdir()}
+    wholes = {re.sub(r"^\.(.+)\.\w+\.part$", r"\1", name) for name in names}  # of half-written files too
+    ours = {*(row.file for row in FLAVOURS.values()), reader.PACKAGE, reader.PROBES, reader.MANIFEST}
+    return not names or (reader.PACKAGE in wholes and wholes <= ours and reader.MANIFEST not in names)
 
 
 def package() -> bytes:

@@ -12,7 +12,7 @@ from ..data import ImageSet
 from ..errors import EdgekdError, UsageError
 from ..export import bundle as bundle_writer
 from ..export import onnx as onnx_writer
-from ..files import write_bytes
+from ..files import remove_leftovers, write_bytes
 from ..runners.torch import TorchRunner
 from ..training import Progress
 from ..types import AuditReport, Model, Rate
@@ -98,7 +98,7 @@ def load_student(config: RunConfig, validation: ImageSet) -> Model:
 
 def export_only(config: RunConfig, out: Path, progress: Progress | None = None) -> dict[str, Any]:
     """Quantise and export a trained student into the bundle ``out``; calibrated on the training part of the data."""
-    if (out / "manifest.json").exists() or (out.exists() and any(out.iterdir())):
+    if not bundle_writer.unfinished(out):
         raise UsageError(f"{out} is not empty. Choose another folder with --out.")
     parts = intake.load_data(config)
     target = targets.get(config.target)
@@ -111,6 +111,7 @@ def export_only(config: RunConfig, out: Path, progress: Progress | None = None) 
         calibration = trusted(parts["train"], TorchRunner(student), settings.images, settings.seed)
         twin = quantiser(student, calibration, parts["validation"], config)
         files = export(student, twin, target, parts["validation"].images, Path(place), progress)
+        remove_leftovers(out, deep=False)
         path, manifest = bundle_writer.write(
             out,
             target=target,

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from endings import Ended, call
+from endings import Ended, call, spawn
 from world import World
 
 from edgekd import files
@@ -118,6 +119,20 @@ def test_distill_then_export_then_bench(world: World, tmp_path: Path) -> None:
     shown = call("bench", tmp_path / "bundle", "--runtime", "null")
     assert "model.u8s8.onnx" in shown.out
     assert "not measured" in shown.out
+
+
+def test_a_killed_export_is_repeated_with_the_same_command(
+    world: World, finished: tuple[Path, Ended], tmp_path: Path
+) -> None:
+    out, student = tmp_path / "bundle", finished[0] / "student.safetensors"
+    words = ["export", student, "--data", world.train, "--test", world.test, "--quiet", "--out", out]
+    for point, left in (("bundle-model.before_rename", 2), ("bundle-manifest.before_rename", 5)):
+        killed = spawn(*words, EDGEKD_FAULT=f"{point}:1:kill")
+        assert killed.code == -signal.SIGKILL, killed.err
+        assert len(list(out.iterdir())) == left
+    ended = call(*words)
+    assert ended.code == 0, ended.err
+    assert {path.name for path in out.iterdir()} == {path.name for path in (finished[0] / "bundle").iterdir()}
 
 
 def test_export_refuses_noise_to_calibrate_with(world: World, tmp_path: Path) -> None:

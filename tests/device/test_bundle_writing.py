@@ -73,6 +73,32 @@ def test_a_second_writing_takes_out_models_that_are_no_longer_wanted(tmp_path):
     assert (found.manifest.threads, found.manifest.references, found.manifest.floors) == (2, {}, {})
 
 
+@pytest.mark.parametrize(
+    ("names", "may"),
+    [
+        ((), True),
+        ((".edgekd-device.pyz.ab_1.part",), True),
+        (("edgekd-device.pyz", "model.onnx", ".model.u8s8.onnx.x.part"), True),
+        (("edgekd-device.pyz", "probe.npz", ".manifest.json.x.part"), True),
+        (("edgekd-device.pyz", "manifest.json"), False),
+        (("edgekd-device.pyz", "model.onnx", "mine.onnx"), False),
+        (("edgekd-device.pyz", ".photo.part"), False),
+        (("model.onnx",), False),
+        (("probe.npz", "manifest.json"), False),
+    ],
+)
+def test_what_a_kill_left_of_a_bundle_is_told_from_a_users_files(tmp_path, names, may):
+    for name in names:
+        (tmp_path / name).write_text("")
+    assert writer.unfinished(tmp_path) is may
+
+
+def test_a_bundle_is_no_file(tmp_path):
+    assert writer.unfinished(tmp_path / "new")
+    (tmp_path / "file").touch()
+    assert not writer.unfinished(tmp_path / "file")
+
+
 def test_a_bundle_without_triggers(tmp_path):
     probes = dataclasses.replace(probe_set(), triggered=())
     assert bundle.probes(bundle.read(write_bundle(tmp_path, probes=probes))).triggered == ()
