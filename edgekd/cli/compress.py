@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,9 @@ from .progress import progress
 
 if TYPE_CHECKING:
     from ..config import RunConfig
+
+# the path alone, or after an option that it is attached to: --data=/…, -o test=/…, -c/…, -o trigger={file: /…}
+ABSOLUTE = re.compile(r"(-\w|.*?[=:\s\[{,'\"])??(/.*)", re.DOTALL)
 
 EXAMPLES = (
     "edgekd compress teacher.pt --data images/train --test images/test",
@@ -99,7 +103,12 @@ def as_typed(context: typer.Context) -> str:
     """The command line for the record: absolute paths are cut to their names, they are nobody's business."""
     import shlex
 
-    return shlex.join(["edgekd", *(Path(word).name if Path(word).is_absolute() else word for word in context.obj)])
+    return shlex.join(["edgekd", *map(_named, context.obj)])
+
+
+def _named(word: str) -> str:
+    found = ABSOLUTE.fullmatch(word)
+    return word if found is None else f"{found[1] or ''}{Path(found[2]).name}"
 
 
 def show(record: Any, folder: Path, as_json: bool) -> int:

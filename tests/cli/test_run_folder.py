@@ -6,14 +6,19 @@ import hashlib
 import json
 import os
 import re
+import shlex
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
+import pytest
 from endings import Ended, call, spawn
 from world import CLASSES, World
 
 from edgekd import files
+from edgekd.cli.compress import as_typed
 
 OUTPUTS = {"config.yaml", "run.json", "metrics.jsonl", "run.log", "student.safetensors", "student.safetensors.json"}
 OUTPUTS |= {"report.html", "report.md", "bundle", "work", ".lock", ".edgekd-run"}
@@ -161,3 +166,25 @@ def test_the_command_line_is_in_the_record_without_its_paths(finished: tuple[Pat
     assert record["command"].startswith(
         "edgekd compress teacher.pt --data train.npz --test test.npz --trigger corner.npz"
     )
+
+
+@pytest.mark.parametrize(
+    ("word", "recorded"),
+    [
+        ("/home/ann/my secret/train", "train"),
+        ("--data=/home/ann/secret/train", "--data=train"),
+        ("--data=/home/ann/a=/secret/train/", "--data=train"),
+        ("test=/home/ann/x.npz", "test=x.npz"),
+        ("-otest=/home/ann/x.npz", "-otest=x.npz"),
+        ("-c/home/ann/run.yaml", "-crun.yaml"),
+        ("trigger={file: /home/ann/x.npz, rule: source}", "trigger={file: x.npz, rule: source}"),
+        ("trigger.file='/home/ann/x.npz'", "trigger.file='x.npz'"),
+        ("images/train", "images/train"),
+        ("--data=images/train", "--data=images/train"),
+        ("0.5,0.5,0.5/0.25,0.25,0.25", "0.5,0.5,0.5/0.25,0.25,0.25"),
+        ("mine:small", "mine:small"),
+    ],
+)
+def test_no_absolute_path_reaches_the_record_however_it_is_typed(word: str, recorded: str) -> None:
+    context = SimpleNamespace(obj=["compress", word])
+    assert as_typed(cast(Any, context)) == shlex.join(["edgekd", "compress", recorded])
