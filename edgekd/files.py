@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from edgekd_device.files import (
     append_line,
     canonical_json,
+    json_bytes,
     lock,
     point,
     read_json,
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 __all__ = [
     "append_line",
     "canonical_json",
+    "json_bytes",
     "lock",
     "point",
     "read_json",

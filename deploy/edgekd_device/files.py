@@ -104,10 +104,14 @@ def canonical_json(value: Any) -> str:
     return json.dumps(value, sort_keys=True, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
 
 
+def json_bytes(value: Any) -> bytes:
+    """Readable JSON with sorted keys, as ``write_json`` writes it."""
+    return (json.dumps(value, sort_keys=True, ensure_ascii=False, allow_nan=False, indent=1) + "\n").encode("utf-8")
+
+
 def write_json(path: PathLike, value: Any, name: str = "file") -> Path:
     """Write ``value`` to ``path`` as readable JSON with sorted keys, atomically."""
-    text = json.dumps(value, sort_keys=True, ensure_ascii=False, allow_nan=False, indent=1)
-    return write_text(path, text + "\n", name)
+    return write_bytes(path, json_bytes(value), name)
 
 
 def read_json(path: PathLike, limit: int = 64 << 20) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,6 +33,14 @@ def save(
 
     The same tensors give the same bytes. ``name`` is the fault point's. Raises EnvironmentFault when the disk is full.
     """
+    data, record = _encoded(tensors, metadata)
+    files.write_bytes(path, data, name)
+    files.write_json(sidecar_of(path), record, name + "_sidecar")
+    return str(record["sha256"])
+
+
+def _encoded(tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, Any]) -> tuple[bytes, dict[str, Any]]:
+    """The weights' bytes and their sidecar."""
     import safetensors.torch
 
     # clones: two names may share one storage, which the library refuses to write
@@ -39,15 +48,12 @@ def save(
     data = safetensors.torch.save(plain)
     sha256 = hashlib.sha256(data).hexdigest()
     entries, _, _ = read_header(data)
-    record = {
+    return data, {
         "schema": SCHEMA,
         "sha256": sha256,
         "tensors": {key: {"dtype": dtype, "shape": list(shape)} for key, (dtype, shape, _, _) in entries.items()},
         "metadata": dict(metadata),
     }
-    files.write_bytes(path, data, name)
-    files.write_json(sidecar_of(path), record, name + "_sidecar")
-    return sha256
 
 
 def digest(path: str | Path, *, limits: Limits | None = None) -> str:
@@ -96,7 +102,8 @@ def convert(source: str | Path, destination: str | Path, *, limits: Limits | Non
     """Write the weights of any accepted file as safetensors with a sidecar; returns the path.
 
     ``destination`` is a .safetensors file or a folder. The sidecar holds the source's name and hash, its layout and the
-    plain values found beside the weights. Raises what `load` raises, UsageError for an ONNX graph or a bad destination.
+    plain values found beside the weights. Raises what `load` raises, UsageError for an ONNX graph or a bad destination:
+    one that is not there to be written into, or that holds anything but what would be written.
     """
     destination = Path(destination)
     if destination.is_dir():
@@ -105,6 +112,8 @@ def convert(source: str | Path, destination: str | Path, *, limits: Limits | Non
         raise UsageError(f"{destination}: the destination must end in {SUFFIX} or be a folder.")
     if destination.exists() and Path(source).exists() and destination.samefile(source):
         raise UsageError(f"{destination}: is the source itself. Choose another destination.")
+    if not destination.parent.is_dir():
+        raise UsageError(f"{destination.parent}: is no folder. Make it first, or choose another destination.")
     checkpoint = load(source, limits=limits)
     if checkpoint.format == "onnx":
         raise UsageError(f"{source}: is an ONNX graph, which is read as it is and has no state dict to convert.")
@@ -114,5 +123,18 @@ def convert(source: str | Path, destination: str | Path, *, limits: Limits | Non
         "beside": checkpoint.metadata,
         "warnings": list(checkpoint.warnings),
     }
+    data, record = _encoded(checkpoint.tensors, metadata)
+    _refuse_other(destination, data)
+    _refuse_other(sidecar_of(destination), files.json_bytes(record))
     save(destination, checkpoint.tensors, metadata)
     return destination
+
+
+def _refuse_other(file: Path, data: bytes) -> None:
+    """Raise UsageError where something lies at ``file`` that is not ``data``."""
+    if os.path.lexists(file) and not (
+        file.is_file() and file.stat().st_size == len(data) and file.read_bytes() == data
+    ):
+        raise UsageError(
+            f"{file}: exists already and holds something else. Choose another destination, or move it away."
+        )

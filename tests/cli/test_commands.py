@@ -257,6 +257,13 @@ def test_convert(world: World, tmp_path: Path) -> None:
     assert original.keys() == converted.keys()
     assert all(bool((original[name] == converted[name]).all()) for name in original)
     assert "wrote" in call("convert", world.teacher, tmp_path / "teacher.safetensors").out
+    (tmp_path / "mine.safetensors").write_text("mine")
+    for name in ("mine.safetensors", "absent/teacher.safetensors"):
+        refused = call("convert", world.teacher, tmp_path / name)
+        assert refused.code == 2
+        assert "choose another destination" in refused.message().lower()
+    assert (tmp_path / "mine.safetensors").read_text() == "mine"
+    assert not (tmp_path / "absent").exists()
 
 
 @pytest.mark.parametrize("kind", ["methods", "targets", "models", "triggers", "settings"])

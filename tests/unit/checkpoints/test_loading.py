@@ -218,6 +218,32 @@ def test_convert_keeps_weights_and_origin(teacher: Path, tmp_path: Path) -> None
     assert all(torch.equal(checkpoints.load(written).tensors[key], value) for key, value in state().items())
 
 
+def test_convert_overwrites_nothing_and_makes_no_folder(teacher: Path, tmp_path: Path) -> None:
+    written = tmp_path / "out.safetensors"
+    with pytest.raises(UsageError, match="absent: is no folder"):
+        checkpoints.convert(teacher, tmp_path / "absent" / "out.safetensors")
+    assert not (tmp_path / "absent").exists()
+    sidecar = Path(f"{written}.json")
+    for file in (written, sidecar):
+        for there in (lambda file: file.write_text("mine"), lambda file: file.symlink_to("nowhere")):
+            there(file)
+            with pytest.raises(UsageError, match="exists already and holds something else"):
+                checkpoints.convert(teacher, written)
+            assert {path.name for path in tmp_path.iterdir()} == {"teacher.pt", file.name}
+            file.unlink()
+    checkpoints.convert(teacher, written)
+    before = written.read_bytes(), sidecar.read_bytes()
+    sidecar.unlink()  # as a kill between the two leaves it
+    for _ in range(2):
+        checkpoints.convert(teacher, written)
+        assert (written.read_bytes(), sidecar.read_bytes()) == before
+    other = tmp_path / "other.pt"
+    other.write_bytes(saved({"w": torch.ones(1)}))
+    with pytest.raises(UsageError, match="move it away"):
+        checkpoints.convert(other, written)
+    assert (written.read_bytes(), sidecar.read_bytes()) == before
+
+
 def test_convert_refuses_bad_destinations_and_graphs(teacher: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="must end in"):
         checkpoints.convert(teacher, tmp_path / "out.pt")
