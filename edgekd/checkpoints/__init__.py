@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from .numpy_batches import read_cifar_batch
     from .plans import graph_plan
     from .sandbox import protections
-    from .store import convert, digest, load_sidecar, load_student, save
+    from .store import convert, digest, load_sidecar, load_student, save, sidecar_of
 
 __all__ = [
     "Limits",
@@ -25,6 +25,7 @@ __all__ = [
     "protections",
     "read_cifar_batch",
     "save",
+    "sidecar_of",
 ]
 
 _HOMES = {
@@ -38,6 +39,7 @@ _HOMES = {
     "protections": "sandbox",
     "read_cifar_batch": "numpy_batches",
     "save": "store",
+    "sidecar_of": "store",
 }
 
 

@@ -43,6 +43,7 @@ class Measures:
             "scratch": scratch.sha256,
             "test": test.sha256,
             "images": limit,
+            **stages.noted,
         }
 
         def make(folder: Path) -> dict[str, Any]:
@@ -68,7 +69,8 @@ class Measures:
             return save_audit(folder, audit.scan(predict, self.probes, floors=self.floors))
 
         floors = {name: rate.to_json() for name, rate in self.floors.items()}
-        result = self.folder.stage(name, {"model": sha256, "probes": self.probes.sha256, "floors": floors}, make)
+        inputs = {"model": sha256, "probes": self.probes.sha256, "floors": floors, **self._noted(stage)}
+        result = self.folder.stage(name, inputs, make)
         self.reports[stage] = load_audit(self.folder.path / "work" / name, result)
         return self.reports[stage]
 
@@ -115,6 +117,9 @@ class Measures:
             seconds=seconds,
         )
 
+    def _noted(self, stage: str) -> dict[str, Any]:
+        return self.stages.noted if stage == "teacher" else {}
+
     def _latency(self, stage: str, model: Model) -> Latency | None:
         """Torch's time for one image, so that teacher and student can be compared; None where nothing is to be timed."""
         stages = self.stages
@@ -125,5 +130,5 @@ class Measures:
         def make(folder: Path) -> dict[str, Any]:
             return runner(model, stages.device).latency(stages.parts["validation"].images, threads).to_json()
 
-        inputs = {"model": model.sha256, "threads": threads, "device": stages.device}
+        inputs = {"model": model.sha256, "threads": threads, "device": stages.device, **self._noted(stage)}
         return Latency.from_json(self.folder.stage("latency-" + stage.replace(" ", "-"), inputs, make))

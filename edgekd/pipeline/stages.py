@@ -12,7 +12,7 @@ import torch
 from .. import audit, checkpoints, distill, models
 from ..config import RunConfig
 from ..data import ImageSet
-from ..files import canonical_json, write_text
+from ..files import canonical_json, sha256_file, write_text
 from ..quantize.images import select
 from ..report import detox
 from ..runners.torch import TorchRunner
@@ -49,6 +49,7 @@ class Stages:
         self.logs: dict[str, Any] = {}
         self.warnings: list[str] = []
         self.about_teacher: dict[str, Any] = {}
+        self.noted: dict[str, Any] = {}  # for the keys of stages that use the teacher: what its weights do not say
 
     # ---- intake -----------------------------------------------------------------------------------------------------
 
@@ -61,6 +62,9 @@ class Stages:
             "normalize": self.config.normalize,
             "validation": validation.sha256,
         }
+        sidecar = checkpoints.sidecar_of(self.config.teacher)
+        if sidecar.is_file():  # no key without one: stages of other teachers that are done stay so
+            inputs["sidecar"] = sha256_file(sidecar)
         found: list[Model] = []
 
         def make(folder: Path) -> dict[str, Any]:
@@ -70,6 +74,8 @@ class Stages:
 
         self.about_teacher = self.folder.stage("intake", inputs, make)
         self.teacher = found[0] if found else intake.rebuild(self.config, self.about_teacher)
+        if self.about_teacher["format"] != "onnx" and intake.noted_spec(self.config) is not None:
+            self.noted = {"teacher_spec": self.teacher.spec.to_json()}
         self.class_names = padded(self.parts["train"].class_names, self.teacher.spec.num_classes)
         note = self.about_teacher["normalization"].get("note")
         self.warnings += [*self.about_teacher["warnings"], *([note] if note else [])]
@@ -119,6 +125,7 @@ class Stages:
             "train": config.model_dump(mode="json"),
             "data": self.parts["train"].sha256,
             "teacher": "" if method == "scratch" else self.teacher.sha256,
+            **({} if method == "scratch" else self.noted),
         }
         name, accuracy = f"train-{method}", accuracy_on(self.parts["validation"], self.device)
 
@@ -185,7 +192,8 @@ class Stages:
                 row["png"] = pictures.png(train.images[row["index"]])
             return {**found, "class_names": list(self.class_names)}
 
-        return self.folder.stage("disagreement", {"teacher": self.teacher.sha256, "data": train.sha256}, make)
+        inputs = {"teacher": self.teacher.sha256, "data": train.sha256, **self.noted}
+        return self.folder.stage("disagreement", inputs, make)
 
     def about_student(self, student: Model) -> dict[str, Any]:
         """The student's place in the record."""

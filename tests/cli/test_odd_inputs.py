@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from collections.abc import Callable
@@ -12,6 +13,9 @@ import pytest
 from endings import Ended, call
 from PIL import Image
 from world import CLASSES, World, pictures
+
+from edgekd import checkpoints
+from edgekd.types import InputSpec, ModelSpec
 
 Words = Callable[..., list[str]]
 
@@ -40,6 +44,25 @@ def test_spaces_unicode_links_and_relative_paths(world: World, tmp_path: Path, m
     assert call("distill", "./téa cher.pt", *words, "--out", "runs/link-distill").code == 0  # what the link names
     audited = call("audit", "téa cher.pt", "--data", "im ages.npz", "--no-canaries")
     assert "téa cher.pt: resnet8-w8, ACC 100.0 % (240/240" in audited.out
+
+
+def test_a_corrected_note_beside_the_teacher_is_followed_everywhere(short: Words, world: World, tmp_path: Path) -> None:
+    teacher, tensors = tmp_path / "teacher.safetensors", checkpoints.load(world.teacher).tensors
+    spec = ModelSpec("resnet8-w8", len(CLASSES), InputSpec(3, 32, 32, (0.0,) * 3, (1.0,) * 3))
+    right = dataclasses.replace(
+        spec, input=InputSpec(3, 32, 32, (0.5,) * 3, (0.5,) * 3)
+    )  # the student's in either case
+    words = short(teacher=teacher)
+    for noted, folder in ((spec, "run"), (right, "run"), (right, "fresh")):
+        checkpoints.save(teacher, tensors, {"spec": noted.to_json()})
+        ended = call(*words, "--out", tmp_path / folder)
+        assert ended.code == 0, ended.err
+    again, fresh = record_of(tmp_path / "run"), record_of(tmp_path / "fresh")
+    assert ModelSpec.from_json(again["teacher"]["spec"]) == right
+    assert again["rows"][0]["acc"] == fresh["rows"][0]["acc"] == {"hits": 48, "total": 48}
+    assert again["disagreement"] == fresh["disagreement"]
+    for name in ("student.safetensors", "bundle/manifest.json"):
+        assert (tmp_path / "run" / name).read_bytes() == (tmp_path / "fresh" / name).read_bytes()
 
 
 def test_fewer_images_than_a_batch(world: World, tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ def test_a_variance_that_was_not_lowered_is_a_warning(
     part = SimpleNamespace(sha256="0" * 64)
     stages.parts, stages.device = {"train": part, "validation": part}, "cpu"  # type: ignore[dict-item]
     stages.teacher, stages.logs, stages.warnings = SimpleNamespace(sha256="1" * 64), {}, []  # type: ignore[assignment]
+    stages.noted = {}
     stages.folder = SimpleNamespace(  # type: ignore[assignment]
         stage=lambda *_: {"log": {"method": method}}, file=lambda *names: names
     )

@@ -1,12 +1,15 @@
 """A teacher that edgekd wrote itself: what stands beside its weights is used, unless the user says otherwise."""
 
+from pathlib import Path
+
 import pytest
 
-from edgekd import checkpoints, models
+from edgekd import __version__, checkpoints, models, targets
 from edgekd.config import resolve
 from edgekd.errors import UnsafeInput, UsageError
-from edgekd.files import read_json, write_json
-from edgekd.pipeline import intake
+from edgekd.files import canonical_json, read_json, sha256_bytes, write_json
+from edgekd.pipeline import RunFolder, intake
+from edgekd.pipeline.stages import Stages
 from edgekd.types import InputSpec, ModelSpec
 
 SPEC = ModelSpec("resnet8-w4", 4, InputSpec(3, 16, 16, (0.31, 0.32, 0.33), (0.7, 0.8, 0.9)))
@@ -32,6 +35,32 @@ def test_input_and_architecture_come_from_the_note(teacher, tiny_images, monkeyp
     model, about = intake.load_teacher(config(teacher, normalize="0.5,0.5,0.5/1,1,1"), tiny_images)
     assert model.spec.input.mean == (0.5, 0.5, 0.5)
     assert about["normalization"] == {"how": "given"}
+
+
+def test_a_corrected_note_is_read_and_without_one_the_key_is_as_it_was(teacher, tiny_images, tmp_path, monkeypatch):
+    monkeypatch.setattr(intake, "NEAR_CHANCE", 0)  # fresh weights
+    monkeypatch.setattr(intake.metrics.Rate, "interval", lambda self: (1.0, 1.0))
+    parts, given = {"train": tiny_images, "validation": tiny_images}, {"arch": SPEC.arch, "normalize": "half"}
+
+    def stages(out, **flags):
+        with RunFolder(tmp_path / out).open(config(teacher, **flags)) as folder:
+            made = Stages(config(teacher, **flags), folder, parts, targets.get("cpu"), None)
+            made.intake()
+            return made
+
+    assert stages("noted").noted == {"teacher_spec": SPEC.to_json()}
+    note, right = read_json(f"{teacher}.json"), InputSpec(3, 16, 16, (0.5,) * 3, (0.25,) * 3)
+    note["metadata"]["spec"]["input"] = right.to_json()
+    write_json(f"{teacher}.json", note)
+    again = stages("noted")
+    assert again.teacher.spec.input == right
+    assert again.noted["teacher_spec"]["input"] == right.to_json()
+    Path(f"{teacher}.json").unlink()
+    bare = stages("bare", **given)
+    assert bare.noted == {}
+    inputs = {"teacher": checkpoints.digest(teacher), **given, "validation": tiny_images.sha256}
+    key = sha256_bytes(canonical_json({"inputs": inputs, "version": __version__}).encode())
+    assert read_json(tmp_path / "bare" / "work" / "intake" / "key.json") == key
 
 
 @pytest.mark.parametrize(
