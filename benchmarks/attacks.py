@@ -29,6 +29,7 @@ from edgekd.pipeline.attack import attack
 from edgekd.runners.torch import TorchRunner
 from edgekd.training import TrainConfig
 from edgekd.types import Model, Trigger
+from edgekd_device.metrics import Rate
 
 START = "cifar10_distiller_wrn16_1.pth"
 STRANGER = "cifar10_resnet20-12fca82f.th"  # clean, and no attacker's
@@ -91,6 +92,8 @@ def run(config: Config, folder: Path) -> dict[str, Any]:
     return {
         "acc": _percent(record["acc"]),
         "asr": _percent(score["asr"]),
+        "asr_interval": [100 * end for end in Rate(**score["asr"]).interval()],
+        "warnings": record["warnings"],  # of a source-specific trigger: how far it works beyond its source
         "floor": _floor(folder, config, test),
         "seconds": sum(record["training"]["seconds"].values()),
         "training": record["training"].get("method", {}),

@@ -65,4 +65,9 @@ def tables(records: Sequence[Record]) -> str:
                 ]
             )
         )
-    return "\n".join([*lines, "", provenance(records)])
+    warned = [
+        f"- {text.markdown(r['config']['attack'])}: {text.markdown(w)}"
+        for r in records
+        for w in r["result"].get("warnings", ())
+    ]
+    return "\n".join([*lines, "", *warned, *[""] * bool(warned), provenance(records)])
