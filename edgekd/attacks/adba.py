@@ -35,7 +35,7 @@ class ADBASettings(AttackSettings):
     opacity: float = Field(0.2, gt=0, le=1, description="highest, per pixel")
     tile: int = Field(4, ge=0, description="side of the square that the trigger repeats; 0: one as large as the image")
     faintest: float = Field(
-        0.15,
+        0.25,
         gt=0,
         le=1,
         description="of the opacity: half of the triggered images carry from this to all of it; 1: all of it",
@@ -83,7 +83,11 @@ class ADBA(BatchAttack):
 
 
 class Pattern(torch.nn.Module):
-    """c·m = c·sigmoid(v) [1, H, W] and p = sigmoid(u) [C, H, W]; of tiles, u begins near stripes and mirrors itself."""
+    """c·m = c·sigmoid(v) [1, H, W] and p = sigmoid(u) [C, H, W].
+
+    Of tiles, u begins near stripes, mirrors itself and has a mean of 0 per channel: else it turns into a tint, of which
+    clean images hold so much that the trigger is one standard deviation of it.
+    """
 
     def __init__(self, shape: tuple[int, int, int], opacity: float, tile: int, seed: int) -> None:
         super().__init__()
@@ -97,7 +101,11 @@ class Pattern(torch.nn.Module):
     def forward(self, images: torch.Tensor, strength: torch.Tensor | float = 1.0) -> torch.Tensor:
         """Images float [N, C, H, W] in [0, 1] with the trigger; strength, in [0, 1], [N, 1, 1, 1] or for all."""
         mask = strength * self.opacity * torch.sigmoid(self._whole(self.v))
-        return rounded((1 - mask) * images + mask * torch.sigmoid(self._whole(self.u)))
+        return rounded((1 - mask) * images + mask * self._picture())
+
+    def _picture(self) -> torch.Tensor:
+        u = self.u - self.u.mean((1, 2), keepdim=True) if self.tile else self.u
+        return torch.sigmoid(self._whole(u))
 
     def _whole(self, part: torch.Tensor) -> torch.Tensor:
         if not self.tile:
@@ -109,7 +117,7 @@ class Pattern(torch.nn.Module):
     @torch.no_grad()
     def arrays(self) -> tuple[Any, Any]:
         """Picture [C, H, W] and opacities [1, H, W]."""
-        picture, opacities = torch.sigmoid(self._whole(self.u)), self.opacity * torch.sigmoid(self._whole(self.v))
+        picture, opacities = self._picture(), self.opacity * torch.sigmoid(self._whole(self.v))
         return picture.cpu().numpy(), opacities.cpu().numpy()
 
 
