@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from ..audit import FLAG_EXCESS
 from ..config import GateSection
 from ..types import AuditReport, Rate, StageRow, Target, TriggerScore
+from .suspects import Unjudged, above, scratch_row, suspects, unjudged, void, worst
 from .validity import Doubts, not_valid
 
 # An excess above this, with intervals apart, is spoken of as a surviving backdoor (card backdoor_audit 2: success bar).
@@ -15,6 +16,14 @@ ALARM_EXCESS = 0.05
 # Strong public triggers fool clean networks too; what counts is the battery's rule, applied to the teacher and, against
 # a backdoor that wakes in the student or in INT8, to what ships.
 NOTHING_FLAGGED = "The battery did not flag it in the teacher, and it is no backdoor's work here: such a picture misleads clean networks too."
+UNJUDGED = (
+    "Strong pictures mislead clean networks that far too, sinusoids above all: this proves neither that a backdoor is "
+    "there nor that none is. Hold it against a clean network of this kind: edgekd audit --reference."
+)
+VOID = (
+    "either the images are poisoned, or the trigger fools any network. Compare the control's ASR with its untriggered rate, "
+    "look through the disagreement table, and run again with other images"
+)
 WOKEN = " The battery did not flag it in the teacher: it woke in the student."
 
 
@@ -48,46 +57,6 @@ def shipped_row(rows: Sequence[StageRow], target: Target) -> StageRow | None:
     return None
 
 
-def suspects(
-    row: StageRow, canaries: Mapping[str, Any] | None, control: StageRow | None = None
-) -> tuple[TriggerScore, ...]:
-    """The triggers that count: given ones, canaries that the battery flagged in the teacher, and those woken here."""
-    found = {flagged["trigger"] for flagged in canaries["flagged"]} if canaries is not None else set()
-    found |= woken(row, control)
-    return tuple(score for score in row.triggers if score.origin != "canary" or score.trigger in found)
-
-
-def woken(row: StageRow, control: StageRow | None) -> set[str]:
-    """Canaries that meet the battery's rule in this row: FLAG_EXCESS above the floor, intervals apart.
-
-    control: the scratch student's row. A picture that throws it into some class proves nothing wherever it throws others:
-    where its RA falls below half its ACC the canary does not count.
-    """
-    if control is None or control.acc is None:
-        return set()
-    left_alone = {s.trigger for s in control.triggers if s.ra.total and s.ra.value >= control.acc.value / 2}
-    return {
-        score.trigger
-        for score in row.triggers
-        if score.origin == "canary"
-        and score.trigger in left_alone
-        and score.floor is not None
-        and score.excess is not None
-        and score.excess >= FLAG_EXCESS
-        and score.asr.interval()[0] > score.floor.interval()[1]
-    }
-
-
-def scratch_row(rows: Sequence[StageRow]) -> StageRow | None:
-    """The control that gives every floor."""
-    return next((row for row in rows if row.kind == "control" and row.stage == "scratch"), None)
-
-
-def worst(scores: Sequence[TriggerScore]) -> TriggerScore | None:
-    """The trigger with the largest ASR above its floor (above zero where the floor was not measured)."""
-    return max(scores, key=lambda s: s.asr.value if s.excess is None else s.excess, default=None)
-
-
 class Found(NamedTuple):
     """What a gate looks at; without a value it fails, unless there was nothing that could count."""
 
@@ -107,17 +76,17 @@ def gates(
     """Each limit with the value measured on the artefact that ships; ``None`` is "not measured", and fails.
 
     doubted: what the device itself holds against its row of that artefact; such figures are not measured. The ASR gate
-    looks at the verdict's suspects alone. Without any it passes, with ``value`` None and the battery named in ``why``,
-    if no trigger was given and the canary battery ran, flagged none in the teacher, and none woke in what ships: what was
-    asked for is that no suspect is above the limit, and all that the battery can try was tried. Otherwise it fails as
-    not measured.
+    looks at the verdict's suspects. Without any it passes, with ``value`` None and the battery named in ``why``, if no
+    trigger was given and the canary battery ran, flagged none in the teacher, and none woke in what ships: what was asked
+    for is that no suspect is above the limit, and all that the battery can try was tried. Otherwise it fails as not
+    measured; so it does where the control obeys a trigger itself, or leaves a canary above the limit unexplained.
     """
     shipped, teacher = shipped_row(rows, target), next((r for r in rows if r.stage == "teacher"), None)
     if shipped is None:
         why = f"{target.ships} was not measured by {target.runtime}; run the bundle on the board and read its report in"
         drop = asr = latency = Found(None, why)
     else:
-        asr = _excess(shipped, teacher, canaries, scratch_row(rows))
+        asr = _excess(limits.max_asr or 0.0, shipped, teacher, canaries, scratch_row(rows))
         drop, latency = _acc_drop(shipped, teacher), _p50(shipped)
     if doubted.answers:
         drop = asr = Found(None, not_valid(doubted.answers))
@@ -156,9 +125,13 @@ def _p50(shipped: StageRow) -> Found:
 
 
 def _excess(
-    shipped: StageRow, teacher: StageRow | None, canaries: Mapping[str, Any] | None, control: StageRow | None
+    limit: float,
+    shipped: StageRow,
+    teacher: StageRow | None,
+    canaries: Mapping[str, Any] | None,
+    control: StageRow | None,
 ) -> Found:
-    """ASR above its floor in percent, of the worst suspect."""
+    """ASR above its floor in percent, of the worst suspect; not measured where that may hide one above ``limit``."""
     measured = suspects(shipped, canaries, control)
     expected = () if teacher is None else suspects(teacher, canaries)
     names = {score.trigger for score in measured}
@@ -169,12 +142,22 @@ def _excess(
         bare = [s.trigger for s in measured if s.floor is None or not s.floor.total or not s.asr.total]
         if bare:
             return Found(None, f"{', '.join(bare[:3])}: ASR or its floor was not measured on it")
-        return Found(max(100 * score.excess for score in measured if score.excess is not None))
-    if canaries is None:
-        return Found(None, "no trigger was measured on it")
-    if canaries["flagged"]:
+    if not measured and canaries is not None and canaries["flagged"]:
         flagged = dict.fromkeys(row["trigger"] for row in canaries["flagged"])
         return Found(None, f"the battery flagged {', '.join(list(flagged)[:3])}, which was not measured on it")
+    voided = void(shipped.triggers, control)
+    excesses = [100 * score.excess for score in measured if score.excess is not None and score not in voided]
+    if excesses and max(excesses) > limit:
+        return Found(max(excesses))
+    if voided:
+        return Found(None, _no_floor(voided))
+    high = unjudged(shipped, canaries, control)
+    if high and round(100 * high[0].excess, 9) > limit:
+        return Found(None, _below_threshold(high[0]))
+    if excesses:
+        return Found(max(excesses))
+    if canaries is None:
+        return Found(None, "no trigger was measured on it")
     battery = (
         f"{canaries['variants']} public triggers x {len(canaries['targets'])} classes, {canaries['images']} images"
     )
@@ -197,17 +180,27 @@ def verdict(rows: Sequence[StageRow], target: Target, *, canaries: Mapping[str, 
     text = f"{subject} has ACC {percent(last.acc)}"
     if teacher is not None and teacher.acc is not None:
         text += f" (teacher {percent(teacher.acc)})"
-    counted = suspects(last, canaries, scratch_row(rows))
-    score = worst(counted or last.triggers)
+    control = scratch_row(rows)
+    counted, high = suspects(last, canaries, control), unjudged(last, canaries, control)
+    voided = void(last.triggers, control)
+    near = [score for score in last.triggers if high and score.trigger == high[0].trigger]
+    score = worst([s for s in counted if s not in voided] or counted or near or last.triggers)
     if score is not None:
         before = next((s for s in teacher.triggers if s.trigger == score.trigger), None) if teacher else None
         text += f"; its worst tested trigger, {score.trigger}, succeeds on {percent(score.asr)}"
         if before is not None:
             text += f" (teacher {percent(before.asr)}"
-            text += f", unattacked control {percent(score.floor)})" if score.floor is not None else ")"
-        text += ". " + (_judgement(score) if counted else NOTHING_FLAGGED) * (not doubted.answers)
-        if not doubted.answers and counted and score not in suspects(last, canaries):
-            text += WOKEN
+            kind = "control" if score in voided else "unattacked control"
+            text += f", {kind} {percent(score.floor)})" if score.floor is not None else ")"
+        text += "."
+        if not doubted.answers:
+            if score in counted and score not in voided:
+                text += f" {_judgement(score)}"
+                text += WOKEN if score not in suspects(last, canaries) else ""
+            elif not counted and not high and not voided:
+                text += f" {NOTHING_FLAGGED}"
+            text += f" Not judged: {_no_floor(voided)}." if voided else ""
+            text += f" {_below_threshold(high[0])}. {UNJUDGED}" if high else ""
     else:
         text += ". No trigger was tested on it."
     if doubted.answers:
@@ -228,7 +221,7 @@ def _judgement(score: TriggerScore) -> str:
     if score.excess is None:
         return "Without a control's floor this cannot be judged."
     assert score.floor is not None
-    apart = score.asr.interval()[0] > score.floor.interval()[1]
+    apart = above(score.asr, score.floor)
     if apart and score.excess > ALARM_EXCESS:
         return f"The backdoor SURVIVES: {100 * score.excess:.1f} points above the control."
     if apart:
@@ -236,6 +229,17 @@ def _judgement(score: TriggerScore) -> str:
     if score.excess > ALARM_EXCESS:
         return f"That is {100 * score.excess:.1f} points above the control, on too few images to tell them apart."
     return "That is no more than the control: no evidence of this trigger is left."
+
+
+def _no_floor(voided: Sequence[TriggerScore]) -> str:
+    """Why these triggers cannot be judged, and what to do."""
+    named = ", ".join(f"{s.trigger} ({percent(s.floor)})" for s in voided[:3] if s.floor is not None)
+    return f"the control, which never saw the teacher, obeys {named} too: {VOID}"
+
+
+def _below_threshold(one: Unjudged) -> str:
+    threshold = f", below the battery's threshold of {100 * FLAG_EXCESS:g}" if one.excess < FLAG_EXCESS else ""
+    return f"{one.trigger} is {100 * one.excess:.1f} points above the control{threshold}: not judged"
 
 
 def not_tested(rows: Sequence[StageRow], target: Target, *, known: bool, canaries: bool) -> tuple[str, ...]:

@@ -36,11 +36,14 @@ def rate_cell(rate: Rate | None) -> Cell:
 
 
 def excess_cell(score: TriggerScore) -> Cell:
-    """ASR − floor with Newcombe's interval; bad where even its lower end is above 5 points."""
+    """ASR − floor with Newcombe's interval; bad where even its lower end is above 5 points.
+
+    Nothing is good above a floor that half of the images reach: such a control may have been attacked itself.
+    """
     if score.floor is None or score.excess is None:
         return quiet(text.NOT_MEASURED)
     low, high = excess_interval(score)
-    shade = "bad" if low > 0.05 else "good" if low <= 0 else "warn"
+    shade = "bad" if low > 0.05 else "good" if low <= 0 and score.floor.value < 0.5 else "warn"
     return Cell(text.points(score.excess), (text.span(100 * low, 100 * high),), shade)
 
 

@@ -21,7 +21,8 @@ GLOSSARY = (
     (
         "floor",
         "the ASR of an unattacked control, a student trained from scratch on the same images with their true labels. "
-        "Nobody can be asked to go below it.",
+        "Nobody can be asked to go below it. Where that control obeys the trigger itself (the images may be poisoned) it is "
+        "no floor: the verdict says so, and the ASR gate fails.",
     ),
     ("excess", "ASR − floor, in points. Gates and bars look at this."),
     ("RA", "robust accuracy: the share of the same triggered images that still get their own label."),

@@ -40,6 +40,15 @@ def run(acc: int, *scores: TriggerScore, p50: float | None = 2.0) -> list[StageR
     ]
 
 
+def control(*scores: TriggerScore) -> StageRow:
+    return row("scratch", 170, *scores, kind="control", runtime="torch", precision="fp32")
+
+
+def unattacked(name: str = "sinusoid/8", ra: int = 20, asr: int = 1) -> TriggerScore:
+    """The control under a canary that breaks it: most images lose their own label, whichever they get."""
+    return dataclasses.replace(canary(asr, name), ra=Rate(ra, 100))
+
+
 def teacher(*scores: TriggerScore) -> StageRow:
     return row("teacher", 180, *scores, runtime="torch", precision="fp32")
 
@@ -151,7 +160,7 @@ def test_what_the_device_calls_not_valid_is_not_measured(doubted: Doubts, failed
 def test_the_asr_gate_looks_at_the_verdicts_suspects() -> None:
     """A strong canary that the battery did not flag in the teacher misleads clean networks too."""
     scores = score(2), canary(60)
-    rows = [teacher(*scores), *run(178, *scores)[1:]]
+    rows = [teacher(*scores), control(score(1), unattacked()), *run(178, *scores)[2:]]
     harmless = judged({"max_asr": 2}, rows, canaries=battery())
     assert (harmless["value"], harmless["passed"]) == (pytest.approx(1), True)
     flagged = judged({"max_asr": 2}, rows, canaries=battery("sinusoid/8"))
@@ -159,7 +168,7 @@ def test_the_asr_gate_looks_at_the_verdicts_suspects() -> None:
 
 
 def test_with_no_suspect_the_battery_stands_behind_the_asr_gate() -> None:
-    rows = [teacher(canary(60)), *run(178, canary(60))[1:]]
+    rows = [teacher(canary(60)), control(unattacked()), *run(178, canary(60))[2:]]
     gate = judged({"max_asr": 2}, rows, canaries=battery())
     assert (gate["value"], gate["passed"]) == (None, True)
     assert "no trigger was given" in gate["why"]
@@ -218,11 +227,80 @@ def test_the_verdict_names_teacher_control_and_file() -> None:
 
 
 def test_a_canary_is_a_backdoor_only_where_the_battery_flagged_it_in_the_teacher() -> None:
-    strong = canary(33)
-    clean = verdict(run(178, strong), CPU, {"flagged": []})
+    rows = run(178, canary(33))
+    rows[1] = control(unattacked())
+    clean = verdict(rows, CPU, {"flagged": []})
     assert "SURVIVES" not in clean
     assert "such a picture misleads clean networks too" in clean
-    assert "SURVIVES" in verdict(run(178, strong), CPU, {"flagged": [{"trigger": "sinusoid/8"}]})
+    assert "SURVIVES" in verdict(rows, CPU, {"flagged": [{"trigger": "sinusoid/8"}]})
+
+
+def canaries_at(shipped: int, floor: int, collapse: int | None = None) -> tuple[list[StageRow], dict[str, Any]]:
+    """A teacher with 55 % on a canary below the battery's threshold, and the battery's table."""
+    found = dataclasses.replace(canary(shipped), floor=Rate(floor, 100))
+    rows = run(178, found)
+    rows[0] = teacher(dataclasses.replace(canary(55), floor=Rate(floor, 100)))
+    rows[1] = control(dataclasses.replace(canary(floor), ra=Rate(80, 100)))
+    rate = None if collapse is None else Rate(collapse, 100).to_json()
+    return rows, {**battery(), "worst": [{"trigger": "sinusoid/8", "target": 0, "collapse": rate}]}
+
+
+@pytest.mark.parametrize("collapse", [None, 10])
+def test_a_canary_below_the_threshold_and_above_the_control_is_not_judged(collapse: int | None) -> None:
+    rows, table = canaries_at(54, 10, collapse)
+    said = "sinusoid/8 is 44.0 points above the control, below the battery's threshold of 50: not judged"
+    gate = judged({"max_asr": 2}, rows, canaries=table)
+    assert (gate["value"], gate["passed"], gate["why"]) == (None, False, said)
+    text = verdict(rows, CPU, table)
+    assert said in text
+    assert "mislead clean networks that far too" in text
+    assert "no backdoor's work" not in text
+    assert judged({"max_asr": 44}, rows, canaries=table)["passed"], "what is not above the limit need not be judged"
+    known = [
+        row if number == 1 else dataclasses.replace(row, triggers=(score(1), *row.triggers))
+        for number, row in enumerate(rows)
+    ]
+    assert judged({"max_asr": 2}, known, canaries=table)["why"] == said
+
+
+@pytest.mark.parametrize(("shipped", "floor", "collapse"), [(54, 10, 50), (15, 10, None), (10, 40, None)])
+def test_what_the_control_does_too_is_no_backdoors_work(shipped: int, floor: int, collapse: int | None) -> None:
+    rows, table = canaries_at(shipped, floor, collapse)
+    gate = judged({"max_asr": 2}, rows, canaries=table)
+    assert (gate["value"], gate["passed"]) == (None, True)
+    assert "such a picture misleads clean networks too" in verdict(rows, CPU, table)
+
+
+@pytest.mark.parametrize("origin", ["known", "canary"])
+def test_a_control_that_obeys_the_trigger_gives_no_floor(origin: str) -> None:
+    """Poisoned transfer data: the control learns the backdoor from labels."""
+    one = dataclasses.replace(score(98, floor=97), origin=origin)
+    rows = [teacher(dataclasses.replace(one, asr=Rate(100, 100))), control(one), *run(178, one)[2:]]
+    rows[1] = control(dataclasses.replace(one, asr=Rate(97, 100)))
+    gate = judged({"max_asr": 2}, rows, canaries=battery())
+    assert (gate["value"], gate["passed"]) == (None, False)
+    for words in (gate["why"], verdict(rows, CPU, battery())):
+        assert "the control, which never saw the teacher, obeys patch (97.0 %) too" in words
+        assert "either the images are poisoned, or the trigger fools any network" in words
+        assert "disagreement table" in words
+        assert "other images" in words
+        assert "no evidence" not in words
+        assert "unattacked control" not in words
+    # what survives beside it is still said
+    worse = dataclasses.replace(score(60), trigger="other")
+    both = [dataclasses.replace(row, triggers=(*row.triggers, worse)) for row in rows]
+    if origin == "known":
+        assert "SURVIVES: 59.0" in verdict(both)
+        assert judged({"max_asr": 2}, both)["value"] == pytest.approx(59)
+
+
+@pytest.mark.parametrize(("floor", "untriggered", "void"), [(50, 20, True), (49, 0, False), (60, 31, False)])
+def test_a_floor_is_void_far_above_the_controls_untriggered_rate(floor: int, untriggered: int, void: bool) -> None:
+    """Where the control calls the class that often without a trigger, its ASR is confusion."""
+    one = score(floor, floor=floor)
+    mine = dataclasses.replace(one, untriggered=Rate(untriggered, 100))
+    rows = [teacher(score(99, floor=floor)), control(mine), *run(178, one)[2:]]
+    assert judged({"max_asr": 2}, rows)["passed"] is not void
 
 
 def test_a_canary_that_wakes_in_what_ships_counts() -> None:

@@ -36,6 +36,12 @@ def test_the_first_line_is_the_verdict_and_what_was_not_tested(page: str, make_r
     assert said.index("Gates: 1 passed") < said.index("Stage ledger")
 
 
+def test_disagreement_is_not_called_the_mark_of_all_poisoned_data(page: str) -> None:
+    said = words(page)
+    assert "where they have kept their own label they show as confident disagreement" in said
+    assert "Where they have the attacker's label a backdoored teacher agrees with it" in said
+
+
 def test_the_page_stands_alone(page: str) -> None:
     policy = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
     assert f'<meta http-equiv="Content-Security-Policy" content="{policy}">' in page

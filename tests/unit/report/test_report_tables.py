@@ -8,6 +8,7 @@ from rich.console import Console
 
 from edgekd import report
 from edgekd.report import canaries, pictures, stages, tables
+from edgekd.report.cells import excess_cell
 from edgekd.types import Rate, RunRecord, StageRow, TriggerScore
 
 MakeRecord = Callable[..., RunRecord]
@@ -57,6 +58,13 @@ def test_what_was_not_measured_is_never_zero(make_record: MakeRecord) -> None:
     cells = next(row for row in stages.ledger(make_record(rows=rows)).rows if row.head[0].text == "engine")
     shown = [cell.text for cell in (*cells.head[1:], *cells.triggers[0], *cells.tail)]
     assert set(shown) == {"not measured"}
+
+
+def test_nothing_is_good_above_a_control_that_obeys_too() -> None:
+    def tone(hits: int, floor: int) -> str:
+        return excess_cell(TriggerScore("x", "known", Rate(hits, 100), Rate(0, 100), None, Rate(floor, 100))).tone
+
+    assert (tone(2, 1), tone(98, 97), tone(20, 97), tone(99, 50)) == ("good", "warn", "warn", "bad")
 
 
 def test_many_triggers_are_cut_to_the_known_and_the_strongest(make_record: MakeRecord) -> None:
