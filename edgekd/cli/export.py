@@ -28,7 +28,7 @@ def export(
     test: options.Test = None,
     target: options.Target = None,
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Bundle folder to write.")] = Path("bundle"),
-    trigger: options.TriggerFile = None,
+    trigger: options.ExportedTrigger = None,
     target_label: options.TargetLabel = None,
     trigger_rule: options.TriggerRule = None,
     source_label: options.SourceLabels = None,

@@ -109,6 +109,16 @@ TriggerFile = Annotated[
         "Without one the canary battery runs: 12 families of public triggers against every label.",
     ),
 ]
+ExportedTrigger = Annotated[
+    str | None,
+    typer.Option(
+        "--trigger",
+        metavar="FILE",
+        rich_help_panel=KNOWN_TRIGGER,
+        help="An .npz with a and b for clip(a*x+b), a PNG patch, a picture to blend, or a YAML list of several. "
+        "Its triggered images go into the bundle, so that the board measures ASR; without one it measures ACC alone.",
+    ),
+]
 TargetLabel = Annotated[
     int | None,
     typer.Option(

@@ -84,6 +84,12 @@ def test_the_long_schedule_is_called_ours() -> None:
     assert f"{PROFILES['full']['train']['epochs']} epochs" in profile.help
 
 
+def test_export_promises_no_battery() -> None:
+    said = {name: p.help for name in ("compress", "export") for p in COMMANDS[name].params if p.name == "trigger"}
+    assert "canary battery" in said["compress"]
+    assert "canary" not in said["export"]
+
+
 def test_the_first_page_names_every_command_and_exit_code() -> None:
     page = call("--help")
     assert all(name in page.out for name in COMMANDS)
