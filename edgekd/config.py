@@ -45,6 +45,8 @@ PROFILES: dict[str, dict[str, Any]] = {
 
 # Settings of a part that the run decides: setting -> what it follows from.
 DERIVED = {"train.seed": "seed", "train.device": "device", "quantize.flavour": "target"}
+# Settings that follow another one unless they are set.
+FOLLOWING = {"quantize.seed": "seed"}
 
 
 class Section(BaseModel):
@@ -218,6 +220,9 @@ def resolve(file: str | Path | None, flags: dict[str, Any], overrides: list[str]
         raise UsageError("`train` is a group of settings: train.epochs=20.")
     shared = {"seed": given.get("seed", 0), "device": given.get("device", "auto")}
     merged = {**given, "train": {**preset["train"], **train, **shared}}
+    quantize = given.get("quantize", {})
+    if isinstance(quantize, dict):  # else the validation says so
+        merged["quantize"] = {"seed": shared["seed"], **quantize}
     for key in ("teacher", "data"):
         if not merged.get(key):
             raise UsageError(f"No {key} was given: name it on the command line, or as `{key}:` in the file of -c.")

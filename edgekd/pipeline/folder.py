@@ -13,7 +13,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from .. import __version__
-from ..config import DERIVED, RunConfig, changed
+from ..config import DERIVED, FOLLOWING, RunConfig, changed
 from ..errors import EdgekdError, EnvironmentFault, UnsafeInput, UsageError
 from ..files import (
     append_line,
@@ -110,7 +110,7 @@ class RunFolder:
             raise UsageError(f"{file} is not the configuration of a run. Choose another folder with --out.")
         before = {str(key): value for key, value in stored.items()}
         differing = [key for key in changed(before, self._wanted) if not _harmless(key, before, self._wanted)]
-        differing = [key for key in differing if DERIVED.get(key) not in differing]
+        differing = [key for key in differing if (DERIVED | FOLLOWING).get(key) not in differing]
         if "distill.method" in differing:  # whose settings are others then
             differing = [key for key in differing if key == "distill.method" or not key.startswith("distill.")]
         if differing:

@@ -28,4 +28,4 @@ class PtqConfig(BaseModel):
     reduce_range: bool = Field(
         False, description="seven-bit weights, for x86 processors without VNNI, where eight bits saturate"
     )
-    seed: int = Field(0, description="which images set the scales")
+    seed: int = Field(0, description="which images set the scales; default: the run's seed")

@@ -64,6 +64,13 @@ def test_seed_and_device_are_the_whole_runs() -> None:
             resolve(None, BASE, [f"{key}=1"])
 
 
+def test_the_images_that_set_the_scales_follow_the_seed_unless_set() -> None:
+    assert resolve(None, BASE).quantize.seed == 0
+    assert resolve(None, {**BASE, "seed": 7}).quantize.seed == 7
+    assert resolve(None, {**BASE, "seed": 7}, ["quantize.images=64"]).quantize.seed == 7
+    assert resolve(None, {**BASE, "seed": 7}, ["quantize.seed=0"]).quantize.seed == 0
+
+
 def test_a_stored_configuration_gives_itself(tmp_path: Path) -> None:
     first = resolve(None, {**BASE, "seed": 5, "trigger.file": "t.npz", "trigger.source_labels": (1, 2)})
     (tmp_path / "config.yaml").write_text(json.dumps(first.model_dump(mode="json")))  # JSON is YAML
