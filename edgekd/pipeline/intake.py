@@ -6,6 +6,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+
 from edgekd_device import metrics
 
 from .. import checkpoints, data, models, triggers
@@ -13,13 +15,13 @@ from ..config import AttackConfig, RunConfig
 from ..data import ImageSet
 from ..errors import UnsafeInput, UsageError
 from ..runners.torch import TorchRunner
-from ..types import Model, ModelSpec, Trigger
+from ..types import Model, ModelSpec, Rate, Trigger
 from ..yaml_files import read_yaml
 
 Inputs = RunConfig | AttackConfig  # what says which images and which network to read
 
-# Below this many times chance, labels or normalisation are wrong rather than the teacher weak.
-NEAR_CHANCE = 1.5
+# Within this share of the way from chance to perfect, labels or normalisation are wrong rather than the teacher weak.
+NEAR_CHANCE = 0.1
 
 
 def load_data(config: Inputs) -> dict[str, ImageSet]:
@@ -118,13 +120,23 @@ def load_teacher(config: Inputs, validation: ImageSet) -> tuple[Model, dict[str,
     logits = TorchRunner(model)(validation.images[:2000])
     right = metrics.accuracy(logits.argmax(1), validation.labels[: len(logits)])
     about["validation_acc"] = right.value
-    chance = 1 / model.spec.num_classes
-    if right.value < NEAR_CHANCE * chance or right.interval()[0] <= chance:
+    if about_chance(right, validation.labels, model.spec.num_classes):
         raise UsageError(
             f"The teacher is right on {right.hits} of {right.total} validation images, which is about chance. "
             "Probably its labels are in another order (--class-map), or its input is normalised otherwise (--normalize)."
         )
     return model, about
+
+
+def about_chance(right: Rate, labels: np.ndarray, num_classes: int) -> bool:
+    """Whether an accuracy is no better than guessing, or than always saying the most frequent of ``labels`` [N].
+
+    labels: of all images; those that were looked at may be sorted by class.
+    The interval is held against guessing alone: few images of one large class would refuse a good teacher.
+    """
+    guess = 1 / num_classes
+    chance = max(guess, int(np.bincount(labels).max()) / len(labels))
+    return right.value < chance + NEAR_CHANCE * (1 - chance) or right.interval()[0] <= guess
 
 
 def noted_spec(config: Inputs) -> ModelSpec | None:

@@ -27,7 +27,7 @@ def config(teacher, **flags):
 
 
 def test_input_and_architecture_come_from_the_note(teacher, tiny_images, monkeypatch):
-    monkeypatch.setattr(intake, "NEAR_CHANCE", 0)  # fresh weights
+    monkeypatch.setattr(intake, "NEAR_CHANCE", -1)  # fresh weights
     monkeypatch.setattr(intake.metrics.Rate, "interval", lambda self: (1.0, 1.0))
     model, about = intake.load_teacher(config(teacher), tiny_images)
     assert model.spec == SPEC

@@ -81,6 +81,30 @@ def test_normalisation_in_words() -> None:
             intake.parse_normalization(text)
 
 
+@pytest.mark.parametrize(
+    ("hits", "share", "classes", "refused"),
+    [
+        (1400, 0.5, 2, False),  # a two-class teacher of 70 %
+        (1080, 0.5, 2, True),
+        (1900, 0.95, 2, True),  # always the frequent class
+        (1930, 0.95, 2, False),
+        (360, 0.1, 10, True),
+        (400, 0.1, 10, False),
+    ],
+)
+def test_a_teacher_is_about_chance_where_guessing_does_as_well(
+    hits: int, share: float, classes: int, refused: bool
+) -> None:
+    many = round(2000 * share)
+    labels = np.r_[np.zeros(many, np.int64), 1 + np.arange(2000 - many) % (classes - 1)]
+    assert intake.about_chance(Rate(hits, 2000), labels, classes) is refused
+
+
+def test_a_few_images_of_one_class_refuse_no_perfect_teacher() -> None:
+    assert not intake.about_chance(Rate(8, 8), np.zeros(8, np.int64), 2)
+    assert intake.about_chance(Rate(2, 3), np.arange(3), 3)
+
+
 def test_a_file_does_not_choose_which_code_runs() -> None:
     intake.refuse_foreign_code("resnet8", None)
     intake.refuse_foreign_code("mine:net", "mine:net")
