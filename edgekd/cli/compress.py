@@ -119,8 +119,6 @@ def show(record: Any, folder: Path, as_json: bool) -> int:
     if as_json:
         typer.echo(canonical_json({**record.to_json(), "pictures": {}, "folder": str(folder), "passed": passed}))
         return 0 if passed else 1
-    from rich.text import Text
-
     from ..report import transferability
     from ..report.terminal import ledger
     from ..report.text import clean
@@ -135,10 +133,7 @@ def show(record: Any, folder: Path, as_json: bool) -> int:
     out.print("Not tested: " + "; ".join(record.not_tested) + ".", style="dim")
     for warning in record.warnings:
         out.print("warning: " + clean(warning), style="yellow")  # a board may have worded it
-    for gate in record.gates:
-        why = f", {clean(gate['why'])}" if gate["why"] else ""
-        mark = Text(f"passed{why}", "green") if gate["passed"] else Text(f"FAILED{why}", "red")
-        out.print(Text(f"gate: {gate['name']} ≤ {gate['limit']:g} {gate['unit']}: ").append(mark))
+    screen.print_gates(out, record.gates)
     for name, value in (
         ("report", folder / "report.html"),
         ("bundle", folder / "bundle"),

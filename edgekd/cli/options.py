@@ -208,6 +208,15 @@ MaxAsr = Annotated[
         help="ASR above its floor, of the worst trigger on what ships.",
     ),
 ]
+AuditedMaxAsr = Annotated[
+    float | None,
+    typer.Option(
+        "--max-asr",
+        metavar="PERCENT",
+        rich_help_panel=GATES,
+        help="ASR of the worst trigger above that of --reference; without one above its untriggered rate.",
+    ),
+]
 MaxAccDrop = Annotated[
     float | None,
     typer.Option("--max-acc-drop", metavar="POINTS", rich_help_panel=GATES, help="ACC lost since the teacher."),

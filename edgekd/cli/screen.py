@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 PIPED_WIDTH = 10_000
@@ -15,6 +16,18 @@ def console() -> Any:
 
     wide = not sys.stdout.isatty() and "COLUMNS" not in os.environ
     return Console(markup=False, highlight=False, emoji=False, width=PIPED_WIDTH if wide else None)
+
+
+def print_gates(out: Any, gates: Iterable[Mapping[str, Any]]) -> None:
+    """One line for each gate; a board may have worded why it failed."""
+    from rich.text import Text
+
+    from ..report.text import clean
+
+    for gate in gates:
+        why = f", {clean(gate['why'])}" if gate["why"] else ""
+        mark = Text(f"passed{why}", "green") if gate["passed"] else Text(f"FAILED{why}", "red")
+        out.print(Text(f"gate: {gate['name']} ≤ {gate['limit']:g} {gate['unit']}: ").append(mark))
 
 
 def explain_target(name: str) -> None:

@@ -97,10 +97,11 @@ def gates(
         ("ACC drop", "points", limits.max_acc_drop, drop),
         ("latency p50", "ms", limits.max_latency_ms, latency),
     )
-    return tuple(_gate(name, unit, limit, found) for name, unit, limit, found in every if limit is not None)
+    return tuple(gate(name, unit, limit, found) for name, unit, limit, found in every if limit is not None)
 
 
-def _gate(name: str, unit: str, limit: float, found: Found) -> dict[str, Any]:
+def gate(name: str, unit: str, limit: float, found: Found) -> dict[str, Any]:
+    """A limit and what was found, as a record holds it."""
     value, why = None if found.value is None else round(found.value, 9), found.why  # 100 * (0.9 - 0.89) is more than 1
     passed = found.nothing_counts if value is None else value <= limit
     if value is not None and not passed:

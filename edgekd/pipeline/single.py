@@ -15,8 +15,9 @@ from ..export import onnx as onnx_writer
 from ..files import remove_leftovers, write_bytes
 from ..runners.torch import TorchRunner
 from ..training import Progress
-from ..types import AuditReport, Model, Rate
+from ..types import AuditReport, Model
 from . import intake
+from .audited import Judged, judge
 from .calibration import quantiser, trusted
 from .folder import RunFolder
 from .shipment import export
@@ -46,19 +47,18 @@ def audit_only(
     reference: str | None,
     reference_arch: str | None = None,
     progress: Progress | None = None,
-) -> tuple[AuditReport, dict[str, Any] | None, dict[str, Any]]:
+) -> tuple[AuditReport, dict[str, Any] | None, dict[str, Any], Judged]:
     """Probe one model file: the known trigger, or the canary battery without one.
 
     reference: a model that no attacker touched; its ASR is the floor. reference_arch: its architecture where the file
-    does not tell it. Returns the report, the canary table and what was
-    found out about the file.
+    does not tell it. Returns the report, the canary table, what was found out about the file, and what follows.
     """
     model, about = intake.load_teacher(config, images)
     clean = None if reference is None else load_reference(config, reference, reference_arch, images)
     triggers = intake.load_triggers(config, model.spec)
     probes = audit.probes(images, triggers, model.spec.num_classes)
-    floors: dict[str, Rate] | None = audit.floors(audit.scan(TorchRunner(clean), probes)) if clean else None
-    report = audit.scan(TorchRunner(model), probes, floors=floors)
+    beside = audit.scan(TorchRunner(clean), probes) if clean else None
+    report = audit.scan(TorchRunner(model), probes, floors=audit.floors(beside) if beside else None)
     wanted = config.audit.canaries if config.audit.canaries is not None else not triggers
     canaries = None
     if wanted:
@@ -69,7 +69,7 @@ def audit_only(
             limit=config.audit.canary_images,
             progress=progress,
         )
-    return report, canaries, about
+    return report, canaries, about, judge(report, canaries, beside, config.gates.max_asr)
 
 
 def load_reference(config: RunConfig, file: str, arch: str | None, images: ImageSet) -> Model:

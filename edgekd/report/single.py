@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..types import DeviceReport, Rate, TriggerScore
-from . import device
+from . import device, text
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -52,8 +52,11 @@ def audit_tables(
     scores: Sequence[TriggerScore],
     canaries: Mapping[str, Any] | None,
     warnings: Sequence[str],
+    *,
+    verdict: str,
+    found: bool,
 ) -> list[Any]:
-    """What `edgekd audit` prints, top to bottom."""
+    """What `edgekd audit` prints, top to bottom; ``found``: whether a trigger works, as the ``verdict`` says."""
     parts: list[Any] = [f"{about['file']}: {about['spec']['arch']}, ACC {rate(acc)}"]
     if scores:
         table = _table("trigger", "ASR", "floor", "untriggered", "RA")
@@ -62,9 +65,10 @@ def audit_tables(
         parts.append(table)
     if canaries is not None:
         parts += _canaries(canaries)
-    parts += [f"warning: {text}" for text in (*about["warnings"], *warnings)]
-    parts.append("Not tested: sample-specific and learned triggers, trigger inversion. “Nothing found” is not “clean”.")
-    return parts
+    parts += [f"warning: {warning}" for warning in (*about["warnings"], *warnings)]
+    untested = "Not tested: sample-specific and learned triggers, trigger inversion."
+    parts.append(untested if found else f"{untested} “Nothing found” is not “clean”.")
+    return [*parts, text.clean(verdict)]
 
 
 def _canaries(canaries: Mapping[str, Any]) -> list[Any]:

@@ -29,8 +29,16 @@ def test_audit_of_a_known_trigger(world: World, finished: tuple[Path, Ended]) ->
     assert without.code == 0, without.err
     assert "teacher.pt: resnet8-w8, ACC 100.0 % (150/150, " in without.out
     assert re.search(r"corner\s+100\.0 % \(125/125, .*not measured", without.out)
-    assert "“Nothing found” is not “clean”." in without.out
+    assert "“Nothing found”" not in without.out
+    assert "A trigger WORKS: corner succeeds on 100.0 %, 100.0 points above its untriggered rate." in without.out
+    failed = call(*words, "--max-asr", "2")
+    assert failed.code == 1
+    assert "gate: ASR above floor ≤ 2 %: FAILED, 100 % is above the limit of 2" in failed.out
+    assert call(*words, "--max-asr", "100").code == 0
     with_reference = call(*words, "--reference", finished[0] / "student.safetensors", "--json")
+    assert "points above the reference." in with_reference.json["verdict"]
+    assert with_reference.json["gates"] == []
+    assert with_reference.json["passed"] is True
     score = with_reference.json["triggers"][0]
     assert score["asr"] == {"hits": 125, "total": 125}
     assert score["floor"]["total"] == 125

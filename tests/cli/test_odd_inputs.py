@@ -44,6 +44,8 @@ def test_spaces_unicode_links_and_relative_paths(world: World, tmp_path: Path, m
     assert call("distill", "./téa cher.pt", *words, "--out", "runs/link-distill").code == 0  # what the link names
     audited = call("audit", "téa cher.pt", "--data", "im ages.npz", "--no-canaries")
     assert "téa cher.pt: resnet8-w8, ACC 100.0 % (240/240" in audited.out
+    assert "“Nothing found” is not “clean”." in audited.out
+    assert "No trigger was tested." in audited.out
 
 
 def test_a_corrected_note_beside_the_teacher_is_followed_everywhere(short: Words, world: World, tmp_path: Path) -> None:
