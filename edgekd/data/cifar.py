@@ -115,4 +115,4 @@ def _joined(batches: list[tuple[np.ndarray, np.ndarray]], meta: Path | None) -> 
     if not names:
         top = int(labels.max(initial=-1))
         names = CIFAR10 if top < 10 else tuple(str(label) for label in range(max(100, top + 1)))
-    return np.ascontiguousarray(images), labels, names
+    return Read(np.ascontiguousarray(images), labels, names)

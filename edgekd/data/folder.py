@@ -23,7 +23,7 @@ def parts(path: Path) -> tuple[str, ...]:
 
 
 def read(path: Path, part: str, size: tuple[int, int] | None, limit_bytes: int) -> Read:
-    """Images uint8 [N, C, H, W], labels int64 [N] and class names in sorted order; 1 channel where all are grey.
+    """Images uint8 [N, C, H, W], labels int64 [N], class names in sorted order, files; 1 channel where all are grey.
 
     With ``size`` = (H, W) every picture is scaled (bilinear, short side) and its centre cut out. Raises UsageError
     naming the picture or folder at fault.
@@ -49,7 +49,8 @@ def read(path: Path, part: str, size: tuple[int, int] | None, limit_bytes: int) 
     images = np.empty((len(files), channels, height, width), np.uint8)
     for index, file in enumerate(files):
         images[index] = _decoded(file, height, width, grey)
-    return images, np.array(labels, np.int64), tuple(shown_name(folder.name) for folder in classes)
+    names = tuple(shown_name(folder.name) for folder in classes)
+    return Read(images, np.array(labels, np.int64), names, tuple(_shown(file.relative_to(path)) for file in files))
 
 
 def _part_folder(path: Path, part: str) -> Path | None:
@@ -57,6 +58,11 @@ def _part_folder(path: Path, part: str) -> Path | None:
         if (path / name).is_dir():
             return path / name
     return None
+
+
+def _shown(file: Path) -> str:
+    """A path fit to be stored and printed: a file's name may be no text at all."""
+    return "/".join(shown_name(part) for part in file.parts)
 
 
 def _is_class(entry: Path) -> bool:

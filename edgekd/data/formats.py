@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Mapping
 from importlib import import_module
@@ -54,14 +55,14 @@ def load(
         )
     if part not in found and found != ("whole",):
         raise UsageError(f"{path} holds no {part} images, only {', '.join(found)}.")
-    images, labels, names = module.read(path, part, size, _limit_bytes())
+    images, labels, names, files = module.read(path, part, size, _limit_bytes())
     if len(labels) == 0:
         raise UsageError(f"{path} is empty: it holds no images.")
     if len(images) != len(labels):
         raise UsageError(f"{path} holds {len(images)} images but {len(labels)} labels: the lengths differ.")
     if 0 in images.shape:
         raise UsageError(f"The images of {path} have the shape {list(images.shape)}: an extent is 0.")
-    result = ImageSet(_with_channels(_sized(images, size), channels), labels, names, str(path))
+    result = ImageSet(_with_channels(_sized(images, size), channels), labels, names, str(path), files=files)
     if len(np.unique(labels)) < 2:
         raise UsageError(f"All {len(labels)} images of {path} are of one class; a classifier needs two at least.")
     return result if class_map is None else _mapped(result, class_map)
@@ -117,7 +118,8 @@ def _mapped(images: ImageSet, class_map: ClassMap) -> ImageSet:
         raise UsageError(f"The class map puts {clash} all on index {shared}; every class needs its own.")
     names = {int(index): name for index, name in zip(order, images.class_names, strict=True)}
     all_names = tuple(names.get(index, f"class {index}") for index in range(int(order.max()) + 1))
-    return ImageSet(images.images, order[images.labels].astype(np.int64), all_names, images.source)
+    labels = order[images.labels].astype(np.int64)
+    return dataclasses.replace(images, labels=labels, class_names=all_names)
 
 
 def _class_index(names: tuple[str, ...], key: str | int) -> int:

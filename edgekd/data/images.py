@@ -18,6 +18,8 @@ from edgekd.errors import UsageError
 class ImageSet:
     """images uint8 [N, C, H, W] (C is 1 or 3), labels int64 [N], a name per label, and where they came from.
 
+    numbers: int64 [N], each image's place in ``source``, None for 0 to N - 1; files: a name for each such place, where
+    the source is one of files.
     Raises UsageError for another dtype or shape, lengths that differ, or a label without a name.
     """
 
@@ -25,6 +27,8 @@ class ImageSet:
     labels: np.ndarray
     class_names: tuple[str, ...]
     source: str = ""
+    numbers: np.ndarray | None = None
+    files: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         where = f" of {self.source}" if self.source else ""
@@ -60,7 +64,7 @@ class ImageSet:
 
     @functools.cached_property
     def sha256(self) -> str:
-        """SHA-256 of shape, pixels and labels; names and source do not count."""
+        """SHA-256 of shape, pixels and labels; names, numbers and source do not count."""
         digest = hashlib.sha256(repr(self.images.shape).encode())
         digest.update(np.ascontiguousarray(self.images).data)
         digest.update(np.ascontiguousarray(self.labels).data)
@@ -69,7 +73,17 @@ class ImageSet:
     def subset(self, index: np.ndarray | Sequence[int]) -> ImageSet:
         """The images at ``index`` [M], in that order."""
         index = np.asarray(index, dtype=np.int64)
-        return dataclasses.replace(self, images=self.images[index], labels=self.labels[index])
+        numbers = np.arange(len(self)) if self.numbers is None else self.numbers
+        return dataclasses.replace(self, images=self.images[index], labels=self.labels[index], numbers=numbers[index])
+
+    def number(self, position: int) -> int:
+        """The place in ``source`` of the image at ``position``."""
+        return position if self.numbers is None else int(self.numbers[position])
+
+    def file(self, position: int) -> str:
+        """The file of the image at ``position``, relative to ``source``; empty where it has none of its own."""
+        number = self.number(position)
+        return self.files[number] if 0 <= number < len(self.files) else ""
 
     def with_labels(self, labels: np.ndarray) -> ImageSet:
         """The same images under other labels int64 [N], e.g. a teacher's."""

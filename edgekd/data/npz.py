@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -10,7 +11,14 @@ from edgekd.data.images import shown_name
 from edgekd.errors import UsageError
 from edgekd_device.arrays import read_npz
 
-Read = tuple[np.ndarray, np.ndarray, tuple[str, ...]]
+
+class Read(NamedTuple):
+    """What a format reads; files: of every image, relative to the path, where each has one."""
+
+    images: np.ndarray
+    labels: np.ndarray
+    class_names: tuple[str, ...]
+    files: tuple[str, ...] = ()
 
 
 def parts(path: Path) -> tuple[str, ...]:
@@ -34,11 +42,11 @@ def read(path: Path, part: str, size: tuple[int, int] | None, limit_bytes: int) 
     images, labels = _pixels(path, arrays["images"]), _labels(path, arrays["labels"])
     names = arrays.get("class_names")
     if names is None:
-        return images, labels, tuple(str(label) for label in range(int(labels.max(initial=-1)) + 1))
+        return Read(images, labels, tuple(str(label) for label in range(int(labels.max(initial=-1)) + 1)))
     if names.ndim != 1 or names.dtype.kind not in "US":
         raise UsageError(f"class_names of {path} is {names.dtype} {list(names.shape)}, expected a list of text.")
     texts = [name.decode("utf-8", "replace") if isinstance(name, bytes) else name for name in names.tolist()]
-    return images, labels, tuple(shown_name(text) for text in texts)
+    return Read(images, labels, tuple(shown_name(text) for text in texts))
 
 
 def _pixels(path: Path, images: np.ndarray) -> np.ndarray:

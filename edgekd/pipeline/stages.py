@@ -184,15 +184,16 @@ class Stages:
 
     def disagreement(self) -> dict[str, Any]:
         """Teacher against label on the transfer data, the other carrier of a backdoor."""
-        train = self.parts["train"]
+        parts = {name: self.parts[name] for name in ("train", "validation")}
 
         def make(folder: Path) -> dict[str, Any]:
-            found = audit.disagreement(runner(self.teacher, self.device), train)
+            found = audit.disagreement(runner(self.teacher, self.device), parts)
             for row in found["top"]:
-                row["png"] = pictures.png(train.images[row["index"]])
+                row["png"] = pictures.png(parts[row["part"]].images[row.pop("position")])
             return {**found, "class_names": list(self.class_names)}
 
-        inputs = {"teacher": self.teacher.sha256, "data": train.sha256, **self.noted}
+        data = {name: part.sha256 for name, part in parts.items()}
+        inputs = {"teacher": self.teacher.sha256, **data, **self.noted}
         return self.folder.stage("disagreement", inputs, make)
 
     def about_student(self, student: Model) -> dict[str, Any]:

@@ -5,7 +5,7 @@
     {"triggers": [{"trigger", "clean_png", "triggered_png", "difference_png"}],
      "examples": [{"png", "trigger", "label", "attacker_label", "predictions": {stage: class name}}]}
 
-``RunRecord.disagreement``: {"count", "total", "top": [{"index", "label", "predicted", "confidence"[, "png"]}]
+``RunRecord.disagreement``: {"count", "total", "top": [{"index", "label", "predicted", "confidence"[, "file", "png"]}]
 [, "into": {label: images}, "class_names"]}; labels are names, or numbers that class_names tells.
 """
 
@@ -55,7 +55,7 @@ class Doubt:
     """One image of the transfer data whose label the teacher does not share."""
 
     picture: str
-    index: str
+    name: str  # its file, or its number
     label: str
     predicted: str
     confidence: str
@@ -121,7 +121,7 @@ def doubts(record: RunRecord) -> tuple[Doubt, ...]:
     return tuple(
         Doubt(
             data_uri(row.get("png")) if row.get("png") else "",
-            text.clean(row.get("index", "")),
+            text.clean(row.get("file") or f"image {row.get('index', '')}"),
             _class(record, row.get("label", "")),
             _class(record, row.get("predicted", "")),
             _share(row.get("confidence")),

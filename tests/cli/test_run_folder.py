@@ -65,6 +65,7 @@ def test_the_record_tells_the_whole_story(finished: tuple[Path, Ended], world: W
     ]  # fmt: skip
     assert record["verdict"].startswith("The student that ships (model.u8s8.onnx) has ACC ")
     assert record["data"]["test"]["images"] == 150
+    assert record["disagreement"]["total"] == 480, "training and validation images"
     assert record["teacher"]["layout"] == ["net"]
     assert f"manifest  sha256 {record['manifest_sha256']}" in ended.out
     assert record["verdict"] in ended.out

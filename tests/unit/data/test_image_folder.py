@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
@@ -35,6 +36,16 @@ def test_classes_and_files_are_read_in_sorted_order(tmp_path: Path) -> None:
     assert found.labels.tolist() == [0, 0, 1, 1]
     assert (found.images == PIXELS[:4].transpose(0, 3, 1, 2)).all()
     assert data.load(root).sha256 == found.sha256
+    assert found.files == ("cat/0.png", "cat/1.png", "dog/0.png", "dog/1.png")
+    assert found.subset([3, 0]).file(0) == "dog/1.png"
+    mapped = data.load(root, class_map={"cat": 1, "dog": 0})
+    assert (mapped.file(2), mapped.class_names) == ("dog/0.png", ("dog", "cat"))
+
+
+def test_a_file_name_that_is_no_text_is_shown_without_what_is_none(tmp_path: Path) -> None:
+    write(tmp_path / "all", a=[PIXELS[0]], b=[PIXELS[1]])
+    (tmp_path / "all" / "a" / "0.png").rename(tmp_path / "all" / "a" / os.fsdecode(b"x\xff\n.png"))
+    assert data.load(tmp_path / "all").files == ("a/x.png", "b/0.png")
 
 
 def test_parts_and_nested_pictures(tmp_path: Path) -> None:
@@ -46,6 +57,7 @@ def test_parts_and_nested_pictures(tmp_path: Path) -> None:
     assert data.parts(tmp_path) == ("train", "test")
     assert data.load(tmp_path).labels.tolist() == [0, 0, 1, 1]
     assert len(data.load(tmp_path, part="test")) == 2
+    assert data.load(tmp_path).files[0] == "train/a/0.png"
     assert data.parts(tmp_path / "val") == ("whole",)
     assert len(data.load(tmp_path / "val", part="test")) == 2
 

@@ -97,6 +97,15 @@ def test_subset_keeps_order_and_names() -> None:
     assert numbers(part) == [4, 1]
     assert part.labels.tolist() == [1, 1]
     assert part.num_classes == 3
+    assert [part.number(0), part.subset([-1]).number(0), part.file(0)] == [4, 1, ""]
+
+
+def test_a_part_knows_the_places_of_its_images_and_hashes_without_them() -> None:
+    images = numbered(np.arange(60) % 3, 3)
+    for part in data.split(images, 1).values():
+        assert [part.number(i) for i in range(len(part))] == numbers(part)
+    moved = images.subset([0, 2]).sha256
+    assert moved == ImageSet(images.images[[0, 2]], images.labels[[0, 2]], images.class_names, "elsewhere").sha256
 
 
 @pytest.mark.parametrize(

@@ -129,7 +129,7 @@ def poisoned(make: MakeRecord, payload: str) -> RunRecord:
         gates=({"name": bad("gate"), "limit": 1, "value": 2, "passed": False, "unit": payload, "why": bad("gate")},),
         rows=rows,
         pictures={"triggers": [], "examples": [example]},
-        disagreement={"count": payload, "total": 1, "top": [doubt]},
+        disagreement={"count": payload, "total": 1, "top": [doubt, {**doubt, "file": payload}]},
         canaries={bad("stage"): {**battery, "flagged": flagged}},
         training=training,
         teacher={"file": bad("file"), "sha256": payload},

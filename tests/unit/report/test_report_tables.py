@@ -127,7 +127,9 @@ def test_disagreement_is_told_by_class(make_record: MakeRecord) -> None:
     said = "The teacher disagrees with the label of 40 of 1,000 images (4.00 %). It calls 31 of them airplane, "
     assert pictures.doubts_summary(record) == said + "more than any other class."
     (doubt,) = pictures.doubts(record)
-    assert (doubt.label, doubt.predicted, doubt.confidence) == ("bird", "airplane", "98.7 %")
+    assert (doubt.label, doubt.predicted, doubt.confidence, doubt.name) == ("bird", "airplane", "98.7 %", "image 7")
+    (named,) = pictures.doubts(make_record(disagreement={**value, "top": [{**top[0], "file": "bird/7\u202e.png"}]}))
+    assert named.name == "bird/7.png"
     (doubt,) = pictures.doubts(make_record(disagreement=value, canaries=None))
     assert doubt.label == "2"
 
