@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
 import numpy as np
 
 from .. import distill, models, targets
 from ..config import RunConfig
-from ..runners.torch import TorchRunner
+from ..training.device import resolve_device
 from ..types import Model, ModelSpec
-from . import intake
-from .stages import choose_student, not_smaller
+from . import intake, passes
+from .stages import choose_student, not_smaller, runner
 
 PROBE_STEPS = 8
 PROBE_DETOX_STEPS = (2, 10)
@@ -26,7 +25,7 @@ BASE_MIB = 600  # interpreter and libraries
 def forecast(config: RunConfig) -> dict[str, Any]:
     """Minutes per training, MiB of memory and disk; nothing is written.
 
-    Returns {"minutes": {stage: minutes}, "memory_mib", "disk_mib", "student", "teacher", "warnings"}.
+    A stage that will not run has no minutes. Returns {"minutes": {stage: minutes}, "memory_mib", "disk_mib", "student", "teacher", "warnings"}.
     """
     parts = intake.load_data(config)
     teacher, about = intake.load_teacher(config, parts["validation"])
@@ -36,18 +35,18 @@ def forecast(config: RunConfig) -> dict[str, Any]:
         name: _minutes(config, name, teacher, teacher.spec if name == "finetune" else student, parts)
         for name in dict.fromkeys((*config.controls, config.method))
     }
-    started = time.perf_counter()
-    sample = parts["test"].images[:500]
-    TorchRunner(teacher)(sample)
-    passes = 2 * len(parts["test"]) * (3 + len(config.controls)) / max(len(sample), 1)
-    minutes["audits and export"] = passes * (time.perf_counter() - started) / 60 + 1
+    trainings = len(minutes)
+    known, device = len(intake.load_triggers(config, teacher.spec)), str(resolve_device(config.device))
+    fresh = models.build(student, seed=0)
+    costs = passes.measure(runner(teacher, device), runner(fresh, device), parts["test"].images)
+    minutes |= passes.minutes(config, parts, costs, known)
     weights = 4 * models.cost(student).parameters
     images = sum(part.images.nbytes for part in parts.values())
-    probes = 2 * parts["test"].images.nbytes
+    probes = (1 + passes.probe_triggers(config, known)) * parts["test"].images.nbytes
     return {
         "minutes": minutes,
-        "memory_mib": BASE_MIB + 3 * images / (1 << 20) + 40 * weights / (1 << 20),
-        "disk_mib": (COPIES_OF_WEIGHTS * weights * len(minutes) + probes) / (1 << 20),
+        "memory_mib": BASE_MIB + (3 * images + probes) / (1 << 20) + 40 * weights / (1 << 20),
+        "disk_mib": (COPIES_OF_WEIGHTS * weights * trainings + probes) / (1 << 20),
         "student": student.arch,
         "teacher": teacher.spec.arch,
         "warnings": warnings,

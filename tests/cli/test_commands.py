@@ -382,7 +382,8 @@ def test_dry_run_prints_the_configuration_and_a_forecast(world: World, tmp_path:
     assert shown.code == 0, shown.err
     assert "epochs: 10" in shown.out
     assert re.search(r"^student +resnet8-w4$", shown.out, re.MULTILINE)
-    for line in ("scratch", "kd", "overhaul", "finetune", "robustkd", "in all"):
+    measured = ("canary battery", "disagreement", "audits and export", "bench")
+    for line in ("scratch", "kd", "overhaul", "finetune", "robustkd", *measured, "in all"):
         assert re.search(rf"^{line} +\d+\.\d min$", shown.out, re.MULTILINE), line
     assert list(tmp_path.iterdir()) == []
     value = call(*words, "--json").json

@@ -1,0 +1,94 @@
+"""What a dry run says of everything but training, from costs one can multiply by hand."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import numpy as np
+import pytest
+
+from edgekd import triggers
+from edgekd.config import RunConfig, resolve
+from edgekd.data import ImageSet
+from edgekd.pipeline import passes
+from edgekd_device import latency
+
+SECOND = passes.Costs(teacher=0.01, student=0.001, alone=0.001, stamp=0.0)
+PARTS = {
+    name: ImageSet(np.zeros((count, 3, 8, 8), np.uint8), np.zeros(count, np.int64), ("a", "b"))
+    for name, count in (("train", 900), ("validation", 100), ("test", 300))
+}
+
+
+def settings(*overrides: str) -> RunConfig:
+    return resolve(None, {"teacher": "t.pt", "data": "images"}, overrides)
+
+
+def seconds(*overrides: str, known: int = 0) -> dict[str, float]:
+    return {name: 60 * value for name, value in passes.minutes(settings(*overrides), PARTS, SECOND, known).items()}
+
+
+def test_the_battery_is_variants_times_images_times_two_networks() -> None:
+    variants = len(triggers.canaries((3, 8, 8)))
+    assert seconds()["canary battery"] == pytest.approx(300 * (variants * 0.011 + 0.01))
+    assert seconds("audit.canary_images=100")["canary battery"] == pytest.approx(100 * (variants * 0.011 + 0.01))
+    assert "canary battery" not in seconds(known=1)
+    assert "canary battery" not in seconds("audit.canaries=false")
+    assert seconds("audit.canaries=true", known=1)["canary battery"] == seconds()["canary battery"]
+
+
+def test_the_disagreement_is_one_pass_of_the_teacher_over_the_transfer_data() -> None:
+    assert seconds()["disagreement"] == pytest.approx(1000 * 0.01)
+
+
+def test_every_control_and_trigger_costs_audits() -> None:
+    def audits(*overrides: str, known: int = 0) -> float:
+        return seconds(*overrides, known=known)["audits and export"]
+
+    plain = audits("audit.canaries=false")
+    assert audits("audit.canaries=false", "controls=[scratch,kd]") - plain == pytest.approx(300 * 0.001)
+    assert audits("audit.canaries=false", "controls=[scratch,finetune]") - plain == pytest.approx(300 * 0.01)
+    once = plain - audits("audit.canaries=false", "bench.level=none")  # torch's latencies stay as they are
+    assert once == pytest.approx(2 * (3.0 + 0.2))
+    one, two = audits(known=1), audits(known=2)
+    assert two - one == pytest.approx(one - plain)
+    assert audits("audit.bundle_canaries=1") == pytest.approx(one)
+
+
+def test_the_bench_takes_what_its_level_asks_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(passes.power, "find", lambda: None)
+    judged = 2 * 300 * 4 * 0.001  # two files, clean and three triggers
+    assert seconds("bench.level=smoke")["bench"] == pytest.approx(2 * 3.2 + judged)
+    plan = latency.STANDARD
+    blocks = 2 * plan.blocks * (plan.seconds + plan.warm_seconds)
+    stream = plan.multistream + plan.warm_seconds
+    expected = blocks + plan.soak + stream + plan.sweep * len(plan.batches) + judged
+    assert seconds("bench.level=standard")["bench"] == pytest.approx(expected)
+    assert "bench" not in seconds("bench.level=none")
+    slow: Any = passes.Costs(0.01, 0.001, 0.5, 0.0)
+    longer = 60 * passes.minutes(settings("bench.level=standard"), PARTS, slow, 0)["bench"]
+    assert longer > expected + 2 * (5000 * 0.5 - 3 * 60)
+
+
+def test_what_does_not_run_here_is_judged_and_not_timed() -> None:
+    board = seconds("target=jetson", "bench.level=smoke", "audit.canaries=false")["bench"]
+    # model.onnx, model.fp16.onnx and model.u8s8.onnx; what ships there, model.qdq.onnx, has no runtime here
+    assert board == pytest.approx(3 * 3.2 + 4 * 300 * 0.001)
+
+
+def test_costs_are_times_of_the_networks_themselves() -> None:
+    class Slow:
+        batch_size = 4
+
+        def __init__(self, each: float) -> None:
+            self.each = each
+
+        def __call__(self, images: np.ndarray) -> np.ndarray:
+            time.sleep(self.each * len(images))
+            return np.zeros((len(images), 2), np.float32)
+
+    costs = passes.measure(Slow(0.004), Slow(0.002), PARTS["test"].images)  # type: ignore[arg-type]
+    assert 0.002 <= min(costs.student, costs.alone) <= max(costs.student, costs.alone) < 0.05
+    assert 0.004 <= costs.teacher < 0.05
+    assert costs.stamp > 0
