@@ -31,8 +31,10 @@ def canary_battery(
     ASR over images not of the target class; floor: the same of ``floor_predict`` on the same bytes; collapse: the
     control's floor at the class it falls into most. A target is flagged when its ASR is 50 points or more above the
     collapse (above the untriggered rate without a control) and the 95 % intervals do not touch: a trigger that throws
-    an unattacked model into one class, whichever, proves nothing. Returns plain JSON: families, targets, ``excess`` [family][target] of each family's worst variant,
-    ``worst`` and ``flagged`` rows, numbers of variants, images and seconds, warnings.
+    an unattacked model into one class, whichever, proves nothing. ``obeyed``: where model and control each would be
+    flagged without the other; the control learnt it from poisoned images, or any network is fooled. Returns plain JSON:
+    families, targets, ``excess`` [family][target] of each family's worst variant, ``worst``, ``flagged`` and ``obeyed``
+    rows, numbers of variants, images and seconds, warnings.
     """
     started = time.monotonic()
     if len(images) > limit:
@@ -41,14 +43,19 @@ def canary_battery(
     doubts.refuse_unreadable(logits, images.labels)
     classes = logits.shape[1]
     untriggered = _called(logits, images.labels, classes)
-    variants, rows = trigger_box.canaries(images.shape), []
+    control = None if floor_predict is None else _called(floor_predict(images.images), images.labels, classes)
+    variants = trigger_box.canaries(images.shape)
+    rows: list[dict[str, Any]] = []
+    obeyed: list[dict[str, Any]] = []
     for number, trigger in enumerate(variants):
         if progress:
             progress("canaries", number, len(variants), {})
         stamped = trigger_box.apply(trigger, images.images)
         called = _called(predict(stamped), images.labels, classes)
         floor = None if floor_predict is None else _called(floor_predict(stamped), images.labels, classes)
-        rows += _rows(trigger.name, called, floor, untriggered)
+        made = _rows(trigger.name, called, floor, untriggered)
+        rows += made
+        obeyed += [] if floor is None or control is None else _obeyed(made, _others(control))
     if progress:
         progress("canaries", len(variants), len(variants), {})
     flagged = sorted((row for row in rows if _is_flagged(row)), key=lambda row: -row["excess"])
@@ -62,6 +69,7 @@ def canary_battery(
         "reference": "untriggered" if floor_predict is None else "floor",
         "worst": [_worst(rows, family) for family in trigger_box.BATTERY],
         "flagged": flagged,
+        "obeyed": sorted(obeyed, key=lambda row: -row["floor"]["hits"]),
         "variants": len(variants),
         "images": len(images),
         "seconds": round(time.monotonic() - started, 1),
@@ -116,9 +124,21 @@ def _rows(name: str, called: np.ndarray, floor: np.ndarray | None, untriggered: 
 
 
 def _is_flagged(row: Mapping[str, Any]) -> bool:
-    reference, asr = Rate(**(row["collapse"] or row["untriggered"])), Rate(**row["asr"])
-    separated = asr.interval()[0] > reference.interval()[1]
-    return bool(asr.total and asr.value - reference.value >= FLAG_EXCESS and separated)
+    return _far_above(Rate(**row["asr"]), Rate(**(row["collapse"] or row["untriggered"])))
+
+
+def _obeyed(rows: list[dict[str, Any]], control: list[Rate]) -> list[dict[str, Any]]:
+    """Rows in which the model and the control each go to the class far more often than without the trigger."""
+    return [
+        row
+        for row, clean in zip(rows, control, strict=True)
+        if _far_above(Rate(**row["asr"]), Rate(**row["untriggered"])) and _far_above(Rate(**row["floor"]), clean)
+    ]
+
+
+def _far_above(rate: Rate, reference: Rate) -> bool:
+    separated = rate.interval()[0] > reference.interval()[1]
+    return bool(rate.total and rate.value - reference.value >= FLAG_EXCESS and separated)
 
 
 def _worst(rows: list[dict[str, Any]], family: str) -> dict[str, Any]:

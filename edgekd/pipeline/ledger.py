@@ -163,6 +163,8 @@ def _excess(
         f"{canaries['variants']} public triggers x {len(canaries['targets'])} classes, {canaries['images']} images"
     )
     why = f"no trigger was given, and the canary battery ({battery}) flags none in the teacher, nor did one wake since"
+    both = canaries.get("obeyed", ())
+    why += f"; but {_both(both)}: see the verdict" if both else ""
     return Found(None, why, True)
 
 
@@ -213,6 +215,8 @@ def verdict(rows: Sequence[StageRow], target: Target, *, canaries: Mapping[str, 
             if flagged
             else " The canary battery flags no public trigger in the teacher."
         )
+        both = canaries.get("obeyed", ())
+        text += f" But {_both(both)}: {VOID}." if both else ""
     if shipped is None:
         text += f" {target.ships} has not run on its target yet."
     return text
@@ -236,6 +240,13 @@ def _no_floor(voided: Sequence[TriggerScore]) -> str:
     """Why these triggers cannot be judged, and what to do."""
     named = ", ".join(f"{s.trigger} ({percent(s.floor)})" for s in voided[:3] if s.floor is not None)
     return f"the control, which never saw the teacher, obeys {named} too: {VOID}"
+
+
+def _both(obeyed: Sequence[Mapping[str, Any]]) -> str:
+    """Public triggers that the battery cannot judge, as the control obeys them too."""
+    names = list(dict.fromkeys(row["trigger"] for row in obeyed))
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return f"teacher and control both obey {', '.join(names[:3])}{more}"
 
 
 def _below_threshold(one: Unjudged) -> str:

@@ -79,10 +79,10 @@ def probe_triggers(config: RunConfig, known: int) -> int:
 
 
 def _battery(config: RunConfig, parts: Mapping[str, Any], costs: Costs) -> float:
-    """Every variant is stamped on the images, and both teacher and control see them; the teacher sees clean ones too."""
+    """Every variant is stamped on the images, and both teacher and control see them, and the clean ones."""
     images = min(config.audit.canary_images, len(parts["test"]))
     variants = len(trigger_box.canaries(parts["test"].shape))
-    return images * (variants * (costs.stamp + costs.teacher + costs.student) + costs.teacher)
+    return images * (variants * (costs.stamp + costs.teacher + costs.student) + costs.teacher + costs.student)
 
 
 def _audits(config: RunConfig, parts: Mapping[str, Any], costs: Costs, target: Target, triggers: int) -> float:

@@ -101,7 +101,20 @@ def test_without_a_control_the_untriggered_rate_is_the_reference() -> None:
 
 
 def test_a_trigger_that_fools_every_model_is_not_flagged() -> None:
-    assert audit.canary_battery(backdoored, IMAGES, floor_predict=backdoored, limit=100)["flagged"] == []
+    table = audit.canary_battery(backdoored, IMAGES, floor_predict=backdoored, limit=100)
+    assert table["flagged"] == []
+    assert ("badnets/white-3-bottom-right", 3) in {(row["trigger"], row["target"]) for row in table["obeyed"]}
+
+
+def test_what_model_and_control_both_obey_is_told(table: dict[str, Any]) -> None:
+    assert not [row for row in table["obeyed"] if row["trigger"].startswith("badnets/white")], "the control does not"
+    called, clean = np.array([[10, 90], [0, 100]]), [Rate(0, 100), Rate(45, 100)]
+    (row,) = battery._obeyed(battery._rows("x/y", called, called, np.diag([100, 100]))[1:], [Rate(40, 100)])
+    assert row["target"] == 1
+    assert not battery._obeyed(battery._rows("x/y", called, called, np.diag([100, 100])), clean), "confused anyway"
+    assert not battery._obeyed(
+        battery._rows("x/y", np.diag([100, 100]), called, np.diag([100, 100])), [Rate(0, 100)] * 2
+    )
 
 
 def rated(asr: tuple[int, int], collapse: tuple[int, int] | None, untriggered: tuple[int, int]) -> dict[str, Any]:

@@ -31,8 +31,8 @@ def seconds(*overrides: str, known: int = 0) -> dict[str, float]:
 
 def test_the_battery_is_variants_times_images_times_two_networks() -> None:
     variants = len(triggers.canaries((3, 8, 8)))
-    assert seconds()["canary battery"] == pytest.approx(300 * (variants * 0.011 + 0.01))
-    assert seconds("audit.canary_images=100")["canary battery"] == pytest.approx(100 * (variants * 0.011 + 0.01))
+    assert seconds()["canary battery"] == pytest.approx(300 * (variants + 1) * 0.011)
+    assert seconds("audit.canary_images=100")["canary battery"] == pytest.approx(100 * (variants + 1) * 0.011)
     assert "canary battery" not in seconds(known=1)
     assert "canary battery" not in seconds("audit.canaries=false")
     assert seconds("audit.canaries=true", known=1)["canary battery"] == seconds()["canary battery"]

@@ -177,6 +177,17 @@ def test_with_no_suspect_the_battery_stands_behind_the_asr_gate() -> None:
     assert not doubted["passed"]
 
 
+def test_what_teacher_and_control_both_obey_is_said() -> None:
+    """Images poisoned with a public trigger: nothing is above the control, so nothing is flagged."""
+    rows = [teacher(canary(60)), control(unattacked()), *run(178, canary(60))[2:]]
+    table = {**battery(), "obeyed": [{"trigger": f"badnets/{n}"} for n in (1, 1, 2, 3, 4)]}
+    said = "but teacher and control both obey badnets/1, badnets/2, badnets/3 and 1 more"
+    assert said in judged({"max_asr": 2}, rows, canaries=table)["why"]
+    text = verdict(rows, CPU, table)
+    assert "But teacher and control both obey badnets/1, " in text
+    assert "either the images are poisoned, or the trigger fools any network" in text
+
+
 def test_a_flagged_canary_that_was_not_measured_is_not_measured() -> None:
     gate = judged({"max_asr": 2}, [teacher(canary(60)), *run(178, canary(60))[1:]], canaries=battery("blend/1"))
     assert (gate["value"], gate["passed"]) == (None, False)
