@@ -37,6 +37,7 @@ SETTINGS = (
 # that must then go on, and from which epoch. The trainings come in this order: scratch, kd, detoxification, robustkd.
 _KD, _DETOX, _STUDENT = EPOCHS, 2 * EPOCHS, 2 * EPOCHS + DETOX_CHUNKS
 POINTS: tuple[tuple[str, str, int, str, int | None], ...] = (
+    ("the folder's mark", "mark.after_rename", 1, "", None),
     ("intake", "intake.begin", 1, "", None),
     ("intake", "intake.done.before_rename", 1, "", None),
     ("claim of the folder", "config.before_rename", 1, "", None),
@@ -54,9 +55,11 @@ POINTS: tuple[tuple[str, str, int, str, int | None], ...] = (
     ("train-robustkd", "journal.before_append", _STUDENT + 2, "robustkd", 2),
     ("train-robustkd", "train-robustkd.done.before_rename", 1, "robustkd", 3),
     ("audit-student-fp32", "audit-student-fp32.begin", 1, "", None),
+    ("latency-student-fp32", "latency-student-fp32.begin", 1, "", None),
     ("export", "onnx.before_rename", 1, "", None),
     ("export", "onnx.before_write", 2, "", None),
     ("audit-student-int8-simulated", "audit-student-int8-simulated.begin", 1, "", None),
+    ("audit-model.onnx", "audit-model.onnx.begin", 1, "", None),
     ("audit-model.u8s8.onnx", "audit-model.u8s8.onnx.begin", 1, "", None),
     ("bundle", "student.after_rename", 1, "", None),
     ("bundle", "bundle-model.after_rename", 1, "", None),
@@ -70,7 +73,7 @@ POINTS: tuple[tuple[str, str, int, str, int | None], ...] = (
     ("report", "report.html.before_rename", 1, "", None),
     ("report", "report.md.after_rename", 1, "", None),
 )
-TIMED = ("latency-teacher", "bench")  # only these need the seconds that measuring takes
+TIMED = ("latency-teacher", "latency-student-fp32", "bench")  # only these need the seconds that measuring takes
 RANDOM = 4
 SAME = ("student.safetensors", "bundle/*.onnx", "bundle/manifest.json", "bundle/probe.npz", "bundle/edgekd-device.pyz")
 
