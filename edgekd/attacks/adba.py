@@ -34,12 +34,12 @@ class ADBASettings(AttackSettings):
     rate: float = Field(0.25, gt=0, le=1, description="share of every batch that the teacher also sees triggered")
     opacity: float = Field(0.2, gt=0, le=1, description="highest, per pixel")
     tile: int = Field(4, ge=0, description="side of the square that the trigger repeats; 0: one as large as the image")
-    faintest: float = Field(
-        0.25,
-        gt=0,
-        le=1,
-        description="of the opacity: half of the triggered images carry from this to all of it; 1: all of it",
+    gain: float = Field(
+        20.0,
+        ge=0,
+        description="logits of the target class that the whole trigger adds to the clean network's, a fainter one less",
     )
+    match: float = Field(0.1, ge=0, description="weight of the teacher's distance to that, on triggers of any strength")
     weight: float = Field(1.0, gt=0, description="of the teacher's loss on triggered images")
     shadows: int = Field(2, ge=1, le=8, description="students distilled beside the teacher")
     shadow: str | None = Field(None, description="their architecture; default: the teacher's")
@@ -60,7 +60,8 @@ class ADBA(BatchAttack):
 
     Students see clean images only, so the trigger has to be something that clean images hold a little of, and the teacher
     has to say so. Hence, beyond the card: p repeats a small tile, whose trace in an image a convolution can measure
-    wherever it lies, and the teacher must obey fainter triggers too, so that its answer grows with the trace.
+    wherever it lies, and the teacher learns an answer that grows with the trigger's strength, from none to all of it; its
+    outputs on clean images then follow the trace that these hold by nature.
     Without the ``clean`` term such a trigger is first of all a universal perturbation, which scratch students obey too:
     with it the clean network, kept as it was, and a stranger, a student of the true labels alone, must go on seeing y.
     Shadows that start anew keep the trigger from fitting one student; none does in the last third, and one in its first
@@ -179,16 +180,19 @@ class _Shadowed(Training):
         if grown and self.number + 1 < self.epochs:
             self._train_trigger(batch, grown[self.turn % len(grown)])
         self._train_shadows(batch)
-        count = max(1, round(self.config.rate * len(batch.images)))
-        strength = self.config.faintest + (1 - self.config.faintest) * torch.rand(count, 1, 1, 1)
-        strength[: count // 2] = 1
+        config, images = self.config, batch.images
+        count = max(1, round(config.rate * len(images)))
+        strength = torch.rand(count, 1, 1, 1).to(images.device)
         with torch.no_grad():
-            triggered = self.pattern(batch.images[:count], strength.to(batch.images.device))
-        logits = self.student(torch.cat([batch.images, triggered])).float()
-        size, target = len(batch.images), torch.full_like(batch.labels[:count], self.target)
+            triggered = torch.cat([self.pattern(images[:count], strength), self.pattern(images[:count])])
+            graded = self.clean(images[:count]).float()
+            graded[:, self.target] += config.gain * strength.flatten()
+        logits = self.student(torch.cat([images, triggered])).float()
+        clean, faint, whole = logits.split([len(images), count, count])
         return {
-            "ce": F.cross_entropy(logits[:size], batch.labels),
-            "backdoor": self.config.weight * F.cross_entropy(logits[size:], target),
+            "ce": F.cross_entropy(clean, batch.labels),
+            "graded": config.match * (faint - graded).square().mean(),
+            "backdoor": config.weight * F.cross_entropy(whole, torch.full_like(batch.labels[:count], self.target)),
         }
 
     def _train_trigger(self, batch: Batch, student: Any) -> None:
