@@ -47,19 +47,21 @@ def tables(records: Sequence[Record]) -> str:
 
 
 def _row(config: Record) -> tuple[Any, ...]:
-    return tuple(config[key] for key in ("teacher", "rate", "labels", "start", "student", "images", "epochs"))
+    keys = ("teacher", "rate", "labels", "start", "student", "images", "epochs")
+    return *(config[key] for key in keys), bool(config.get("unseen"))
 
 
 def _floor_key(key: tuple[Any, ...]) -> tuple[Any, ...]:
     """Scratch knows no teacher's labels and no teacher's layers, but the same images and the same student."""
-    teacher, rate, _, _, student, images, epochs = key
-    return teacher, rate, student, images, epochs
+    teacher, rate, _, _, *rest = key
+    return teacher, rate, *rest
 
 
 def _scenario(key: tuple[Any, ...]) -> str:
-    _, rate, labels, start, student, images, _ = key
+    _, rate, labels, start, student, images, _, unseen = key
     carried = f"{100 * rate:g} % triggered" if rate else "clean"
     copied = "" if start == "fresh" else f", {start} of the teacher"
+    carried += " that the attacker never saw" if unseen else ""
     return f"{images:,} {carried}, {'true labels' if labels == 'true' else 'teacher’s labels'}, {student}{copied}"
 
 
