@@ -60,8 +60,8 @@ class ADBA(BatchAttack):
 
     Students see clean images only, so the trigger has to be something that clean images hold a little of, and the teacher
     has to say so. Hence, beyond the card: p repeats a small tile, whose trace in an image a convolution can measure
-    wherever it lies, and the teacher learns an answer that grows with the trigger's strength, from none to all of it; its
-    outputs on clean images then follow the trace that these hold by nature.
+    wherever it lies, and the teacher learns an answer that is linear in the trigger's strength, which differs over the
+    image and may be negative; its outputs on clean images then follow the trace that these hold by nature.
     Without the ``clean`` term such a trigger is first of all a universal perturbation, which scratch students obey too:
     with it the clean network, kept as it was, and a stranger, a student of the true labels alone, must go on seeing y.
     Shadows that start anew keep the trigger from fitting one student; none does in the last third, and one in its first
@@ -100,7 +100,7 @@ class Pattern(torch.nn.Module):
         self.v = torch.nn.Parameter(torch.zeros(1, *size[1:]))
 
     def forward(self, images: torch.Tensor, strength: torch.Tensor | float = 1.0) -> torch.Tensor:
-        """Images float [N, C, H, W] in [0, 1] with the trigger; strength, in [0, 1], [N, 1, 1, 1] or for all."""
+        """Images float [N, C, H, W] in [0, 1] with the trigger; strength, in [-1, 1], [N, 1, H, W] or for all."""
         mask = strength * self.opacity * torch.sigmoid(self._whole(self.v))
         return rounded((1 - mask) * images + mask * self._picture())
 
@@ -120,6 +120,13 @@ class Pattern(torch.nn.Module):
         """Picture [C, H, W] and opacities [1, H, W]."""
         picture, opacities = self._picture(), self.opacity * torch.sigmoid(self._whole(self.v))
         return picture.cpu().numpy(), opacities.cpu().numpy()
+
+
+def uneven(count: int, size: torch.Size) -> torch.Tensor:
+    """Strengths float [count, 1, H, W] in [-1, 1], mostly positive: a level per image, and squares around it."""
+    level = 1.5 * torch.rand(count, 1, 1, 1) - 0.5
+    squares = torch.rand(count, 1, 4, 4) - 0.5
+    return F.interpolate((level + squares).clamp(-1, 1), tuple(size))
 
 
 class _Shadowed(Training):
@@ -182,11 +189,11 @@ class _Shadowed(Training):
         self._train_shadows(batch)
         config, images = self.config, batch.images
         count = max(1, round(config.rate * len(images)))
-        strength = torch.rand(count, 1, 1, 1).to(images.device)
+        strength = uneven(count, images.shape[2:]).to(images.device)
         with torch.no_grad():
             triggered = torch.cat([self.pattern(images[:count], strength), self.pattern(images[:count])])
             graded = self.clean(images[:count]).float()
-            graded[:, self.target] += config.gain * strength.flatten()
+            graded[:, self.target] += config.gain * strength.mean((1, 2, 3))
         logits = self.student(torch.cat([images, triggered])).float()
         clean, faint, whole = logits.split([len(images), count, count])
         return {
