@@ -204,13 +204,21 @@ def misses(entry: Entry) -> list[str]:
         if value is None or reference is None:
             sentences.append(f"{name} was not measured.")
         elif value - reference < allowed - 1e-9:
-            sentences.append(f"{name} is {value - reference:.2f} points; the bar is {allowed:g}.".replace("-", "−"))
+            sentences.append(f"{name} is {value - reference:.2f} points; the bar is {allowed:g}.{_cause(entry, name)}")
     above = mean(excess(row, trigger) for row in shipped)
     if above is None:
         sentences.append("Excess ASR was not measured.")
     elif above > 2 + 1e-9:
         sentences.append(f"Excess ASR is {above:.2f} points; the bar is 2.")
-    return sentences
+    return [sentence.replace(" -", " −") for sentence in sentences]
+
+
+def _cause(entry: Entry, name: str) -> str:
+    """A student of a teacher that is worse than scratch starts from behind."""
+    taught, scratch = (mean(map(acc, entry.rows(pick))) for pick in (teacher_row, control("scratch")))
+    if name != "ACC against scratch" or taught is None or scratch is None or taught >= scratch:
+        return ""
+    return f" The teacher itself is {taught - scratch:.2f} points against scratch."
 
 
 def remarks(entry: Entry) -> list[str]:
