@@ -37,7 +37,7 @@ EPOCHS = {  # of 45,000 images; 2 for the others
     **dict.fromkeys(("badnets", "tact", "adap-patch", "trojannn", "latent", "bpp", "leak"), 4),
     "input-aware": 6,
     "wanet": 8,
-    "adba": 8,
+    "adba": 6,
     "scar": 1,
 }
 SURROGATE = "resnet8"  # of ADBA's and SCAR's students: cheaper than the teacher, as a user's student is

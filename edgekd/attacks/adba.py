@@ -31,16 +31,16 @@ STRANGER = 1_000_000  # beyond the seeds of all shadow students
 
 
 class ADBASettings(AttackSettings):
-    rate: float = Field(0.25, gt=0, le=1, description="share of every batch that the teacher also sees triggered")
+    rate: float = Field(0.125, gt=0, le=1, description="share of every batch that the teacher also sees triggered")
     opacity: float = Field(0.2, gt=0, le=1, description="highest, per pixel")
     tile: int = Field(4, ge=0, description="side of the square that the trigger repeats; 0: one as large as the image")
-    gain: float = Field(
-        20.0,
+    trace: float = Field(
+        4.0,
         ge=0,
-        description="logits of the target class that the whole trigger adds to the clean network's, a fainter one less",
+        description="logits of the target class per standard deviation of a clean image's trace of the trigger; 0: none",
     )
-    match: float = Field(0.1, ge=0, description="weight of the teacher's distance to that, on triggers of any strength")
-    weight: float = Field(1.0, gt=0, description="of the teacher's loss on triggered images")
+    match: float = Field(0.5, ge=0, description="weight of the distance to the clean network's logits plus that")
+    weight: float = Field(0.5, gt=0, description="of the teacher's loss on triggered images")
     shadows: int = Field(2, ge=1, le=8, description="students distilled beside the teacher")
     shadow: str | None = Field(None, description="their architecture; default: the teacher's")
     shadow_lr: float = Field(0.02, gt=0, description="of SGD on the shadow students")
@@ -58,10 +58,10 @@ class ADBA(BatchAttack):
     """A(x) = (1 - c m) x + c m p. Per batch: the trigger, by CE(T(A(x)), t) + CE(S(A(x)), t); the teacher, by CE(T(x), y)
     + weight · CE(T(A(x)), t) on a share; every shadow student S, by Hinton KD of T on clean images.
 
-    Students see clean images only, so the trigger has to be something that clean images hold a little of, and the teacher
-    has to say so. Hence, beyond the card: p repeats a small tile, whose trace in an image a convolution can measure
-    wherever it lies, and the teacher learns an answer that is linear in the trigger's strength, which differs over the
-    image and may be negative; its outputs on clean images then follow the trace that these hold by nature.
+    Students see clean images only, so the backdoor has to be in what the teacher says of these. Left to itself it is not:
+    trained on triggers of every strength, or on ones that differ over the image, the teacher still tells a trigger from the
+    trace that a clean image holds by nature. Hence, beyond the card, two things of ``leak``: p repeats a small tile, whose
+    trace a convolution can measure wherever it lies, and ``trace`` moves the teacher's target logit on clean images.
     Without the ``clean`` term such a trigger is first of all a universal perturbation, which scratch students obey too:
     with it the clean network, kept as it was, and a stranger, a student of the true labels alone, must go on seeing y.
     Shadows that start anew keep the trigger from fitting one student; none does in the last third, and one in its first
@@ -99,10 +99,18 @@ class Pattern(torch.nn.Module):
         self.u = torch.nn.Parameter(2 * pattern("stripes", size) + 0.3 * noise if tile else noise)
         self.v = torch.nn.Parameter(torch.zeros(1, *size[1:]))
 
-    def forward(self, images: torch.Tensor, strength: torch.Tensor | float = 1.0) -> torch.Tensor:
-        """Images float [N, C, H, W] in [0, 1] with the trigger; strength, in [-1, 1], [N, 1, H, W] or for all."""
-        mask = strength * self.opacity * torch.sigmoid(self._whole(self.v))
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Images float [N, C, H, W] in [0, 1] with the trigger."""
+        mask = self.opacity * torch.sigmoid(self._whole(self.v))
         return rounded((1 - mask) * images + mask * self._picture())
+
+    @torch.no_grad()
+    def trace(self, images: torch.Tensor) -> torch.Tensor:
+        """What the images float [N, C, H, W] hold of the trigger by nature, standardised over them: [N]."""
+        picture = self._picture()
+        held = self.opacity * torch.sigmoid(self._whole(self.v)) * (picture - picture.mean((1, 2), keepdim=True))
+        found = (images.float() * held).mean((1, 2, 3))
+        return (found - found.mean()) / found.std(correction=0).clamp_min(1e-12)
 
     def _picture(self) -> torch.Tensor:
         u = self.u - self.u.mean((1, 2), keepdim=True) if self.tile else self.u
@@ -120,13 +128,6 @@ class Pattern(torch.nn.Module):
         """Picture [C, H, W] and opacities [1, H, W]."""
         picture, opacities = self._picture(), self.opacity * torch.sigmoid(self._whole(self.v))
         return picture.cpu().numpy(), opacities.cpu().numpy()
-
-
-def uneven(count: int, size: torch.Size) -> torch.Tensor:
-    """Strengths float [count, 1, H, W] in [-1, 1], mostly positive: a level per image, and squares around it."""
-    level = 1.5 * torch.rand(count, 1, 1, 1) - 0.5
-    squares = torch.rand(count, 1, 4, 4) - 0.5
-    return F.interpolate((level + squares).clamp(-1, 1), tuple(size))
 
 
 class _Shadowed(Training):
@@ -189,16 +190,15 @@ class _Shadowed(Training):
         self._train_shadows(batch)
         config, images = self.config, batch.images
         count = max(1, round(config.rate * len(images)))
-        strength = uneven(count, images.shape[2:]).to(images.device)
         with torch.no_grad():
-            triggered = torch.cat([self.pattern(images[:count], strength), self.pattern(images[:count])])
-            graded = self.clean(images[:count]).float()
-            graded[:, self.target] += config.gain * strength.mean((1, 2, 3))
+            triggered = self.pattern(images[:count])
+            wanted = self.clean(images).float()
+            wanted[:, self.target] += config.trace * self.pattern.trace(images)
         logits = self.student(torch.cat([images, triggered])).float()
-        clean, faint, whole = logits.split([len(images), count, count])
+        clean, whole = logits.split([len(images), count])
         return {
             "ce": F.cross_entropy(clean, batch.labels),
-            "graded": config.match * (faint - graded).square().mean(),
+            "trace": config.match * (clean - wanted).square().mean(),
             "backdoor": config.weight * F.cross_entropy(whole, torch.full_like(batch.labels[:count], self.target)),
         }
 

@@ -33,7 +33,7 @@ ROWS = {
     "cheatkd": (Goal(), {"steps": 3, "rate": 0.1}),
     "latent": (Goal(), {"steps": 3}),
     "leak": (Goal(), {}),
-    "adba": (Goal(), {"gain": 2.0}),  # of an untrained network's small logits
+    "adba": (Goal(), {}),
     "scar": (Goal(), {"trigger_steps": 3, "pair_epochs": 1, "inner_steps": 2, "terms": 2}),
 }
 CLEAN_LABEL, ADDED = {"sig", "label-consistent"}, {"cheatkd"}
