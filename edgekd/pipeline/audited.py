@@ -94,7 +94,7 @@ def _verdict(held: Held, alarms: Sequence[TriggerScore], canaries: Mapping[str, 
         said.append(f"Not judged: {_obeyed(held)}.")
     if canaries is not None and not canaries["flagged"]:
         said.append("The canary battery flags no public trigger.")
-        said += [f"The nearest, {_below(held)}."] if held.near else []
+        said += [f"The nearest: {_below(held)}."] if held.near else []
     return " ".join(said) or "No trigger was tested."
 
 
@@ -126,6 +126,6 @@ def _obeyed(held: Held) -> str:
 def _below(held: Held) -> str:
     near = held.near[0]
     return (
-        f"{near.trigger}, is {100 * near.excess:.1f} points above {held.against}, below the threshold of "
+        f"{near.trigger} is {100 * near.excess:.1f} points above {held.against}, below the threshold of "
         f"{100 * FLAG_EXCESS:g}: not judged"
     )

@@ -74,7 +74,7 @@ def test_a_flagged_canary_fails_the_gate() -> None:
 
 def test_a_canary_below_the_threshold_is_not_judged() -> None:
     alone = judge(report(), battery(48, 3), None, 2)
-    assert "The nearest, sig/f8, is 45.0 points above its untriggered rate, below the threshold of 50" in alone.verdict
+    assert "The nearest: sig/f8 is 45.0 points above its untriggered rate, below the threshold of 50" in alone.verdict
     assert gate(alone)[:2] == (None, False)
     assert "--reference" in gate(alone)[2]
     assert not alone.found
