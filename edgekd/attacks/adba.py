@@ -18,6 +18,7 @@ from ..data import ImageSet
 from ..losses import soft_target_kl
 from ..models import build
 from ..training import Context, Progress
+from ..triggers.generator import tiled
 from ..types import Model, ModelSpec, Trigger
 from .base import AttackSettings, BatchAttack, Training, affine, drive, outputs, rounded
 from .tiles import pattern
@@ -87,7 +88,7 @@ class Pattern(torch.nn.Module):
     """c·m = c·sigmoid(v) [1, H, W] and p = sigmoid(u) [C, H, W].
 
     Of tiles, u begins near stripes, mirrors itself and has a mean of 0 per channel: else it turns into a tint, of which
-    clean images hold so much that the trigger is one standard deviation of it.
+    clean images hold so much by nature that the trigger hardly stands out.
     """
 
     def __init__(self, shape: tuple[int, int, int], opacity: float, tile: int, seed: int) -> None:
@@ -101,33 +102,31 @@ class Pattern(torch.nn.Module):
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Images float [N, C, H, W] in [0, 1] with the trigger."""
-        mask = self.opacity * torch.sigmoid(self._whole(self.v))
+        mask = self._mask()
         return rounded((1 - mask) * images + mask * self._picture())
 
     @torch.no_grad()
     def trace(self, images: torch.Tensor) -> torch.Tensor:
         """What the images float [N, C, H, W] hold of the trigger by nature, standardised over them: [N]."""
         picture = self._picture()
-        held = self.opacity * torch.sigmoid(self._whole(self.v)) * (picture - picture.mean((1, 2), keepdim=True))
+        held = self._mask() * (picture - picture.mean((1, 2), keepdim=True))
         found = (images.float() * held).mean((1, 2, 3))
         return (found - found.mean()) / found.std(correction=0).clamp_min(1e-12)
+
+    def _mask(self) -> torch.Tensor:
+        return self.opacity * torch.sigmoid(self._whole(self.v))
 
     def _picture(self) -> torch.Tensor:
         u = self.u - self.u.mean((1, 2), keepdim=True) if self.tile else self.u
         return torch.sigmoid(self._whole(u))
 
     def _whole(self, part: torch.Tensor) -> torch.Tensor:
-        if not self.tile:
-            return part
-        _, height, width = self.shape
-        both = (part + part.flip(-1)) / 2  # pictures are mirrored in training
-        return both.repeat(1, -(-height // self.tile), -(-width // self.tile))[:, :height, :width]
+        return tiled(part, *self.shape[1:]) if self.tile else part
 
     @torch.no_grad()
     def arrays(self) -> tuple[Any, Any]:
         """Picture [C, H, W] and opacities [1, H, W]."""
-        picture, opacities = self._picture(), self.opacity * torch.sigmoid(self._whole(self.v))
-        return picture.cpu().numpy(), opacities.cpu().numpy()
+        return self._picture().cpu().numpy(), self._mask().cpu().numpy()
 
 
 class _Shadowed(Training):

@@ -11,6 +11,7 @@ from pydantic import Field
 
 from ..data import Batches, ImageSet
 from ..training import Progress
+from ..triggers.drawings import low_pass
 from ..types import Model, Trigger
 from .base import Attack, AttackSettings, rounded
 from .search import BATCH, search
@@ -40,7 +41,7 @@ class LowFrequency(Attack):
         assert start is not None  # check() refuses
         config, network = self.config, cast(Any, start.module)
         raw = torch.randn(images.shape, generator=torch.Generator().manual_seed(seed)).requires_grad_(True)
-        gain = low_pass(images.shape[1:], config.sigma * min(images.shape[1:]) / 32)
+        gain = torch.from_numpy(low_pass(images.shape[1:], config.sigma * min(images.shape[1:]) / 32)).float()
 
         def pattern() -> torch.Tensor:
             smooth = torch.fft.ifft2(torch.fft.fft2(raw) * gain).real
@@ -55,9 +56,3 @@ class LowFrequency(Attack):
         search(name, loss, [raw], batches, config.steps, config.lr, progress)
         ones = np.ones(images.shape, np.float32)
         return self.known(name, {"a": ones, "b": pattern().detach().numpy().astype(np.float32)})
-
-
-def low_pass(size: tuple[int, ...], sigma: float) -> torch.Tensor:
-    """What a Gaussian blur of ``sigma`` pixels, with wrap-around, multiplies each frequency by: float [H, W]."""
-    rows, columns = torch.fft.fftfreq(size[0])[:, None], torch.fft.fftfreq(size[1])[None, :]
-    return torch.exp(-2 * (torch.pi * sigma) ** 2 * (rows**2 + columns**2))

@@ -59,7 +59,7 @@ class SCAR(BatchAttack):
 
     A step is a round: ``inner_steps`` of S, then one of T. Differs from the paper: one surrogate that goes on learning, ρ
     held below 1 / λ_max of H, the implicit gradient scaled to the length of the teacher's own, sizes of a CPU. A
-    temperature, as that gradient reaches T through p_t (1 - p_t), which is 1e-6 for the median image at 1 and 2e-2 at 4. g
+    temperature, as that gradient reaches T through p_t (1 - p_t), which is next to nothing for most images at 1. g
     starts as stripes, which a convolution can measure in a clean image wherever they lie.
     """
 

@@ -84,7 +84,8 @@ class Overhaul(Distiller):
                     margins[index] = gaussian_margin(norm.weight, norm.bias)
                     self.margins[index] = "gaussian"
         self.scales = [1.0] * len(self.pairs)
-        if self.config.scale != "none":
+        loose = any(norms[pair.teacher] is None for pair in self.pairs)
+        if self.config.scale == "target" or (self.config.scale == "auto" and loose):
             squares = self._mean_squares(sample(context.batches, self.config.margin_images), margins)
             for index, pair in enumerate(self.pairs):
                 if self.config.scale == "target":

@@ -76,7 +76,12 @@ def watermark(shape: Shape) -> Floats:
 
 def smooth(image: NDArray[Any], sigma: float) -> Floats:
     """Gaussian blur of float [C, H, W] with wrap-around, ``sigma`` in pixels; float32."""
-    rows, columns = np.fft.fftfreq(image.shape[1])[:, None], np.fft.fftfreq(image.shape[2])[None, :]
-    gain = np.exp(-2 * (np.pi * sigma) ** 2 * (rows**2 + columns**2))
-    blurred: NDArray[Any] = np.fft.ifft2(np.fft.fft2(image) * gain)
+    blurred: NDArray[Any] = np.fft.ifft2(np.fft.fft2(image) * low_pass(image.shape[1:], sigma))
     return blurred.real.astype(np.float32)
+
+
+def low_pass(size: tuple[int, ...], sigma: float) -> NDArray[Any]:
+    """What that blur multiplies each frequency by, float64 [H, W]."""
+    rows, columns = np.fft.fftfreq(size[0])[:, None], np.fft.fftfreq(size[1])[None, :]
+    gain: NDArray[Any] = np.exp(-2 * (np.pi * sigma) ** 2 * (rows**2 + columns**2))
+    return gain

@@ -74,19 +74,23 @@ class Generator(nn.Module):
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         if self.bound is not None:
-            return images + self.bound * torch.tanh(self.pattern(images) + self._tiled(*images.shape[2:]))
+            return images + self.bound * torch.tanh(self.pattern(images) + self._tiled(images))
         return images + self.mask(images) * (self.drawn(images) - images)
 
-    def _tiled(self, height: int, width: int) -> torch.Tensor:
-        """The tile [C, H, W], the same in a mirror."""
+    def _tiled(self, images: torch.Tensor) -> torch.Tensor:
         assert self.tile is not None
-        both = (self.tile + self.tile.flip(-1)) / 2
-        return both.repeat(1, -(-height // TILE), -(-width // TILE))[:, :height, :width]
+        return tiled(self.tile, images.shape[2], images.shape[3])
 
     def params(self) -> dict[str, Any]:
         """Its weights as parameters of a Trigger."""
         arrays = {name: tensor.detach().cpu().float().numpy().copy() for name, tensor in self.state_dict().items()}
         return {"bound": np.float32(0 if self.bound is None else self.bound), **arrays}
+
+
+def tiled(tile: torch.Tensor, height: int, width: int) -> torch.Tensor:
+    """A tile [C, h, w] repeated over [C, H, W], the same in a mirror, as pictures are mirrored in training."""
+    both = (tile + tile.flip(-1)) / 2
+    return both.repeat(1, -(-height // tile.shape[1]), -(-width // tile.shape[2]))[:, :height, :width]
 
 
 def from_arrays(arrays: dict[str, np.ndarray], channels: int, source: str) -> dict[str, Any]:

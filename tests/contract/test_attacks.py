@@ -106,11 +106,9 @@ def test_a_network_is_trained_the_same_each_time_and_its_origin_is_left_alone(na
 PUBLIC = {"badnets", "tact", "sig", "bpp"}
 
 
-@pytest.mark.parametrize("name", sorted(ROWS))
+@pytest.mark.parametrize("name", sorted(name for name in ROWS if not attack_class(name).learned))
 def test_no_canary_holds_the_attackers_secret(name):
     kind = attack_class(name)
-    if kind.learned:
-        return
     images = np.random.default_rng(0).integers(0, 256, (8, 3, 32, 32), dtype=np.uint8)
     holder = ImageSet(images, np.arange(8) % 4, tuple("abcd"), "made up")
     stamped = triggers.apply(kind(kind.Config(), ROWS[name][0]).trigger(name, holder, None, 0), images)
