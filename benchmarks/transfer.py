@@ -119,7 +119,7 @@ def _seeds(reached: list[Config]) -> Iterator[Config]:
 def _unseen(reached: list[Config]) -> Iterator[Config]:
     """What carries over on clean images, again on images that the attacker never trained on: three seeds."""
     for config in reached:
-        if not config["rate"]:
+        if not config["rate"] and config["teacher"] not in ours.IMAGES:  # whose attacker kept too few
             for seed in (0, 1, 2):
                 for kind in ("scratch", config["kind"]):
                     yield {**config, "kind": kind, "seed": seed, "images": UNSEEN, "unseen": True}
