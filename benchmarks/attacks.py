@@ -35,7 +35,7 @@ START = "cifar10_distiller_wrn16_1.pth"
 STRANGER = "cifar10_resnet20-12fca82f.th"  # clean, and no attacker's
 EPOCHS = {  # of nine in ten of the images; 2 for the others
     **dict.fromkeys(("badnets", "tact", "adap-patch", "trojannn", "latent", "bpp", "leak"), 4),
-    "input-aware": 6,
+    "input-aware": 14,
     "wanet": 8,
     "adba": 6,
     "scar": 1,
