@@ -34,7 +34,9 @@ from edgekd_device.metrics import Rate
 START = "cifar10_distiller_wrn16_1.pth"
 STRANGER = "cifar10_resnet20-12fca82f.th"  # clean, and no attacker's
 EPOCHS = {  # of nine in ten of the images; 2 for the others
-    **dict.fromkeys(("badnets", "tact", "adap-patch", "trojannn", "latent", "bpp", "leak"), 4),
+    **dict.fromkeys(("trojannn", "bpp", "leak"), 4),
+    **dict.fromkeys(("badnets", "adap-patch", "latent", "sig"), 6),
+    "tact": 8,
     "input-aware": 14,
     "wanet": 8,
     "adba": 6,
