@@ -24,6 +24,7 @@ from edgekd import audit, checkpoints, data, distill, models, triggers
 from edgekd.attacks import ATTACKS
 from edgekd.attacks.run import attack_class
 from edgekd.config import ATTACK_TRAINING, resolve, resolve_attack
+from edgekd.files import read_json
 from edgekd.pipeline import intake
 from edgekd.pipeline.attack import attack
 from edgekd.runners.torch import TorchRunner
@@ -89,7 +90,12 @@ def run(config: Config, folder: Path) -> dict[str, Any]:
         **goal,
         **own,
     }
-    record = attack(resolve_attack(None, flags), folder / "teacher.safetensors")
+    finished = folder / "teacher.attack.json"  # by an attempt that was stopped between the attack's end and the record
+    record = (
+        read_json(finished)
+        if finished.exists()
+        else attack(resolve_attack(None, flags), folder / "teacher.safetensors")
+    )
     score = record["trigger"]
     test = data.load(prepare_data.prepare("cifar10_test"))
     return {

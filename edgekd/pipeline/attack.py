@@ -33,12 +33,14 @@ def attack(config: AttackConfig, out: Path, progress: Progress | None = None) ->
     """Train the backdoored network and write ``out`` (.safetensors); trigger, record and picture go beside it.
 
     Returns the record and the files. A run that was killed goes on with the same command. Raises UsageError for
-    settings, images or a goal that do not fit each other.
+    settings, images or a goal that do not fit each other, and where ``out`` is there already.
     """
     if out.suffix != ".safetensors":
         raise UsageError(f"--out {out} must end in .safetensors; the trigger and the record are written beside it.")
     work, picture, noted = (out.with_name(out.stem + end) for end in (".work", ".gallery.png", ".attack.json"))
     mark.refuse_foreign(work, mark.ATTACK, "attack's folder", "Move it away, or choose another file with --out.")
+    if out.exists() and not work.exists():  # with a work folder it is what a killed run had written
+        raise UsageError(f"{out} is there already: choose another file with --out, or move it away.")
     parts = intake.load_data(config)
     start = intake.load_teacher(config, parts["validation"])[0] if config.teacher else None
     spec = start.spec if start is not None else _fresh(config, parts["train"])

@@ -36,7 +36,10 @@ def test_a_teacher_its_trigger_and_what_was_measured(world: World, tmp_path: Pat
     assert audited["acc"] == kept["acc"]
     assert audited["triggers"][0]["asr"] == kept["trigger"]["asr"]
     assert audited["triggers"][0]["trigger"] == "badnets"
-    again = call(*words, *QUICK, "--json").json
+    refused = call(*words, *QUICK)
+    assert refused.code == 2
+    assert "is there already: choose another file with --out" in refused.message()
+    again = call(*words[:-1], tmp_path / "again.safetensors", *QUICK, "--json").json
     assert again["weights_sha256"] == kept["weights_sha256"]
 
 
