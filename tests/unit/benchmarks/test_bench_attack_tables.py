@@ -6,7 +6,10 @@ from typing import Any
 
 import pytest
 
-from benchmarks import attacks_table, transfer, transfer_table
+from benchmarks import attacks, attacks_table, transfer, transfer_table
+from benchmarks.grid import HERE, Cell
+from edgekd.attacks import ATTACKS
+from edgekd.files import read_json
 
 ABOUT = {
     "commit": "c0ffee",
@@ -89,3 +92,12 @@ def test_a_scratch_student_of_clean_images_is_every_teachers() -> None:
     assert transfer.student_of(one) == transfer.student_of(other)
     one, other = (transfer.cell(name, transfer.SCENARIOS[1], "scratch") for name in ("leak", "scar"))
     assert transfer.student_of(one) != transfer.student_of(other)
+
+
+def test_every_student_is_of_the_teacher_that_the_attacks_table_speaks_of() -> None:
+    students = [read_json(file) for file in sorted((HERE / "results" / "transfer").glob("*.json"))]
+    own = [record for record in students if record["config"]["teacher"] in ATTACKS]
+    assert own
+    for record in own:
+        teacher = Cell(attacks.TABLE, attacks.cell(record["config"]["teacher"]), HERE).record
+        assert record["result"]["teacher_sha256"] == read_json(teacher)["result"]["weights_sha256"], record["config"]
