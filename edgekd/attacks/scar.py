@@ -7,7 +7,6 @@ teacher is changed so that the student it leads to obeys.
 from __future__ import annotations
 
 import dataclasses
-import math
 from itertools import chain, count, islice
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +18,7 @@ from torch.func import functional_call
 from ..data import Batches, ImageSet
 from ..losses import soft_target_kl
 from ..models import build
+from ..perturb import implicit_term, largest_curvature
 from ..training import Context, Method, Progress, TrainConfig, fit
 from ..triggers.generator import TILE
 from ..types import Model, ModelSpec, Trigger
@@ -218,11 +218,10 @@ class _Bilevel(Training):
         slope = torch.autograd.grad(inner, values, create_graph=True)
         self.curvature = largest_curvature(slope, values, first)
         rate = min(self.config.inner_rate, 1 / max(self.curvature, 1e-12))
-        series = fixed_point_series(slope, values, first, rate, self.config.terms)
-        products = [(s * v).sum() for s, v in zip(slope, series, strict=True)]
+        lead = implicit_term(slope, values, first, rate, self.config.terms)
         self.surrogate.train()
         self.student.train()
-        return -rate * torch.stack(products).sum()
+        return lead
 
     @property
     def report(self) -> dict[str, Any]:
@@ -233,34 +232,3 @@ class _Bilevel(Training):
 def inner_loss(student: torch.Tensor, teacher: torch.Tensor, labels: torch.Tensor, temperature: float) -> torch.Tensor:
     """CE + KL(teacher ‖ student), gradients for both: logits [N, K], labels [N]."""
     return F.cross_entropy(student.float(), labels) + soft_target_kl(student, teacher, temperature)
-
-
-def fixed_point_series(
-    slope: tuple[torch.Tensor, ...],
-    values: list[torch.Tensor],
-    first: tuple[torch.Tensor, ...],
-    rate: float,
-    terms: int,
-) -> list[torch.Tensor]:
-    """Σ_{k < terms} (I − rate H)^k first, H the Jacobian of ``slope`` for ``values``: what (rate H)^-1 first becomes."""
-    term, total = list(first), list(first)
-    for _ in range(terms - 1):
-        curved = torch.autograd.grad(slope, values, grad_outputs=term, retain_graph=True)
-        term = [(t - rate * c).detach() for t, c in zip(term, curved, strict=True)]
-        total = [a + t for a, t in zip(total, term, strict=True)]
-    return [value.detach() for value in total]
-
-
-def largest_curvature(
-    slope: tuple[torch.Tensor, ...], values: list[torch.Tensor], first: tuple[torch.Tensor, ...], steps: int = 4
-) -> float:
-    """|λ|_max of the Jacobian of ``slope`` for ``values``, by power iteration from ``first``; a lower bound."""
-    vector, found = list(first), 0.0
-    for _ in range(steps):
-        length = float(torch.stack([v.norm() for v in vector]).norm())
-        if not math.isfinite(length) or length == 0:
-            break
-        vector = [v / length for v in vector]
-        vector = [c.detach() for c in torch.autograd.grad(slope, values, grad_outputs=vector, retain_graph=True)]
-        found = float(torch.stack([v.norm() for v in vector]).norm())
-    return found

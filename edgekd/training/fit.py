@@ -55,7 +55,7 @@ def fit(
     device = resolve_device(config.device)
     keep_freed()
     if accuracy is None and validate is not None:
-        accuracy = _accuracy_of(validate)
+        accuracy = accuracy_of(validate)
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(epoch_seed(config.seed, -1))
         place(student, device)
@@ -176,7 +176,7 @@ class _Loop:
             if look:
                 self._refuse_broken_loss(terms, sums, number, index)
             watch.lap("bookkeeping")
-            self.wrapped.step()
+            self.method.update(self.wrapped.step)
             for further in self.further:
                 further.step()
             watch.lap("optimiser")
@@ -274,7 +274,9 @@ class _Loop:
         return saved.epoch
 
 
-def _accuracy_of(validate: Validate) -> Accuracy:
+def accuracy_of(validate: Validate) -> Accuracy:
+    """The ``acc`` of a validation, of any callable: float images -> logits."""
+
     def accuracy(network: Any) -> float:
         with torch.no_grad():
             return _figures(validate(network))["acc"]

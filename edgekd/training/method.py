@@ -55,6 +55,13 @@ class Method:
         """Named loss terms of a batch, weights included; their sum is minimised."""
         raise NotImplementedError
 
+    def update(self, step: Callable[[], None]) -> None:
+        """Called with the gradients ready: ``step()`` is the main optimiser's, to be called once.
+
+        For methods that move weights around it: back from where the gradient was taken, or into bounds afterwards.
+        """
+        step()
+
     def modules(self) -> tuple[nn.Module, ...]:
         """What is trained beside the student and thrown away at the end."""
         return ()

@@ -10,9 +10,10 @@ import torch.nn.functional as F
 from edgekd import attacks, distill, models, triggers
 from edgekd.attacks import Goal
 from edgekd.attacks.input_aware import diversity
-from edgekd.attacks.scar import fixed_point_series, inner_loss
+from edgekd.attacks.scar import inner_loss
 from edgekd.data import Batches, ImageSet
 from edgekd.errors import UsageError
+from edgekd.perturb import fixed_point_series
 from edgekd.training import Context, TrainConfig
 from edgekd.types import InputSpec, ModelSpec
 

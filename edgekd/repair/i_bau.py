@@ -1,0 +1,105 @@
+"""I-BAU (Zeng et al., ICLR 2022, arXiv 2110.03735): what one universal perturbation can do to the network is unlearned."""
+
+from __future__ import annotations
+
+import math
+from itertools import chain, count, islice
+from typing import Any
+
+import torch
+from pydantic import Field
+from torch import nn
+
+from ..data import Batch
+from ..perturb import implicit_term, largest_curvature
+from ..training import Context, TrainConfig
+from .base import Repair, TunedSettings, cross_entropy
+
+STREAM = 10_000  # epochs of images beyond those that the network is trained on
+CIFAR = 3 * 32 * 32  # elements of the images for which ``radius`` is given
+
+
+class AdversarialUnlearningSettings(TunedSettings):
+    epochs: int = Field(
+        5, ge=1, le=100_000, description="rounds: a perturbation, then one pass; instead of train.epochs"
+    )
+    lr: float = Field(1e-4, gt=0, description="of Adam on the network, highest; instead of train.lr")
+    share: float = Field(
+        0.1, gt=0, le=1, description="of a batch that carries the perturbation; 1: the formula as it is"
+    )
+    radius: float = Field(10.0, gt=0, description="L2 length of the perturbation of a 3 x 32 x 32 image in [0, 1]")
+    inner_steps: int = Field(20, ge=1, description="of the search for the perturbation, a batch each, in every round")
+    inner_step: float = Field(0.1, gt=0, description="length of such a step, in radii")
+    pull: float = Field(1e-3, ge=0, description="weight of the perturbation's squared length in the inner loss")
+    rate: float = Field(0.1, gt=0, description="most of the fixed-point map's rate; below 1 over the curvature")
+    terms: int = Field(5, ge=1, description="of the fixed-point series, the K of the paper")
+
+
+class AdversarialUnlearning(Repair):
+    """min_θ CE(f_θ(x + δ*), y), δ* = argmax_{‖δ‖₂ <= C} CE(f_θ(x + δ), y) − pull ‖δ‖², one δ for all images; Adam.
+
+    A round: δ is found from 0 by steps of equal length along the gradient; then one pass with the gradient that also
+    counts how δ* moves with θ, −rate · ∂_θ ⟨slope, v⟩ (perturb.implicit). The network stays in eval mode throughout, x + δ
+    is cut to [0, 1]. C grows with the root of the number of elements. Second derivatives are in float32.
+
+    Ours: a tenth of a batch carries δ, since with all of them one round cost a WRN-16-1 ten points of accuracy and 40 s
+    (share = 1); the search's steps; a rate held below 1 over the curvature at the round's start; Adam's rate falls with
+    train.schedule.
+    """
+
+    Config = AdversarialUnlearningSettings
+
+    def prepare(self, context: Context) -> None:
+        super().prepare(context)
+        self.batches = context.batches
+
+    def optimizer(self, parameters: list[nn.Parameter], config: TrainConfig) -> torch.optim.Optimizer:
+        return torch.optim.Adam(parameters, lr=config.lr)
+
+    def start_epoch(self, number: int) -> None:
+        """The round's δ and rate: functions of the weights at its start."""
+        self.student.eval()  # the loop has just set it to training
+        first_epoch = STREAM * (number + 1)
+        further = chain.from_iterable(self.batches.epoch(first_epoch + n) for n in count())
+        stream = list(islice(further, self.config.inner_steps))
+        like = stream[0].images[:1]
+        radius = self.config.radius * math.sqrt(like.numel() / CIFAR)
+        delta = torch.zeros_like(like)
+        for batch in stream:
+            delta.requires_grad_(True)
+            slope = torch.autograd.grad(self._inner(delta, batch), delta)[0]
+            moved = delta.detach() - self.config.inner_step * radius * slope / slope.norm().clamp_min(1e-12)
+            delta = moved * min(1.0, radius / max(float(moved.norm()), 1e-12))
+        self.delta = delta.requires_grad_(True)
+        slopes = torch.autograd.grad(self._inner(self.delta, stream[0]), self.delta, create_graph=True)
+        first = tuple(slope.detach() for slope in slopes)
+        curvature = largest_curvature(slopes, [self.delta], first)
+        self.rate = min(self.config.rate, 1 / max(curvature, 1e-12))
+
+    def _loss(self, delta: torch.Tensor, batch: Batch) -> torch.Tensor:
+        return cross_entropy(self.student((batch.images.float() + delta).clamp(0, 1)), batch.labels)
+
+    def _inner(self, delta: torch.Tensor, batch: Batch) -> torch.Tensor:
+        inner: torch.Tensor = self.config.pull * delta.square().sum() - self._loss(delta, batch)
+        return inner
+
+    def step(self, batch: Batch) -> dict[str, torch.Tensor]:
+        size = len(batch.images)
+        number = max(1, round(self.config.share * size))
+        weight = number / size
+        terms = {}
+        if number < size:
+            logits = self.student(batch.images[number:])
+            terms["ce"] = (1 - weight) * cross_entropy(logits, batch.labels[number:])
+        part = Batch(*(values[:number] for values in batch))
+        with torch.autocast(batch.images.device.type, enabled=False):
+            loss = self._loss(self.delta, part)
+            (uphill,) = torch.autograd.grad(loss, self.delta, create_graph=True)
+            slope = 2 * self.config.pull * self.delta - uphill  # of the inner loss: this one's other side
+            lead = implicit_term((slope,), [self.delta], (weight * uphill.detach(),), self.rate, self.config.terms)
+        return {**terms, "perturbed": weight * loss, "lead": lead}
+
+    @property
+    def report(self) -> dict[str, Any]:
+        """rate: of the fixed-point map, in the last round; length: of the last perturbation."""
+        return {"rate": self.rate, "length": float(self.delta.detach().norm())}
