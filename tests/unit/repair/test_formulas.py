@@ -11,7 +11,7 @@ from edgekd.errors import UsageError
 from edgekd.models import Network
 from edgekd.repair import anp, clp, ft_sam, i_bau, nad
 from edgekd.repair.norms import scaled_convolutions, still_norms
-from edgekd.training import Context, TrainConfig
+from edgekd.training import Context, TrainConfig, fit
 from edgekd.types import InputSpec, Model, ModelSpec
 
 INPUT = InputSpec(3, 16, 16, (0.4, 0.5, 0.45), (0.2, 0.25, 0.3))
@@ -57,6 +57,34 @@ def test_sharpness_aware_steps_from_home_with_the_gradient_of_the_far_point(tiny
     for weight, origin, gradient in zip(network.parameters(), home, there, strict=True):
         assert torch.allclose(weight, origin - 0.1 * gradient, atol=1e-6)
     assert int(network.net.bn1.num_batches_tracked) == 1  # the far pass moved no statistic
+
+
+def test_in_mixed_precision_the_far_pass_sees_the_moved_weights(tiny_images):
+    method, batch = prepared(ft_sam.SharpnessAware, tiny_images)
+    method.student.eval()  # so that both passes below are functions of weights alone
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        term = method.step(batch)["ce"]
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        afresh = nn.functional.cross_entropy(method.student(batch.images).float(), batch.labels)
+        for weight, home in zip(method.weights, method.home, strict=True):
+            weight.data.copy_(home)
+        torch.clear_autocast_cache()
+        origin = nn.functional.cross_entropy(method.student(batch.images).float(), batch.labels)
+    assert float(term.detach()) == pytest.approx(float(afresh.detach()), rel=1e-6)
+    assert float(term.detach()) > float(origin.detach()) + 1e-3
+
+
+def test_the_loop_brings_weights_home_and_keeps_masks_in_bounds(tiny_images):
+    given = models.build(SPEC)
+    still, _ = repair.run("ft-sam", given, tiny_images, {"epochs": 1, "lr": 1e-12}, TRAIN)
+    for weight, home in zip(still.module.parameters(), given.module.parameters(), strict=True):
+        assert torch.allclose(weight, home, atol=1e-7)
+    method = anp.NeuronPruning(anp.NeuronPruning.Config(steps=3, lr=1e4), SPEC)
+    masked, batches = method.begin(models.build(SPEC).module), Batches(tiny_images, 16, seed=0, augment="none")
+    config, source = method.length(TRAIN, batches)
+    fit(masked, method, source, config)
+    masks = torch.cat([mask.detach() for mask in masked.masks])
+    assert (float(masks.min()), float(masks.max())) == (0.0, 1.0)
 
 
 def test_the_distance_of_attention_maps():
@@ -253,3 +281,10 @@ def test_the_universal_perturbation_and_its_hypergradient():
             )
         )
     )
+
+
+def test_running_statistics_do_not_follow_perturbed_images(tiny_images):
+    given = models.build(SPEC)
+    made, _ = repair.run("i-bau", given, tiny_images, {"epochs": 1, "inner_steps": 2}, TRAIN)
+    buffers = dict(given.module.named_buffers())
+    assert all(torch.equal(value, buffers[name]) for name, value in made.module.named_buffers())
