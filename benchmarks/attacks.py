@@ -67,6 +67,8 @@ def cells() -> Iterator[Config]:
 def cell(name: str, seed: int = 0) -> Config:
     """An attack as it is meant; without a rate of its own it has none."""
     config = {"attack": name, "start": START, "epochs": EPOCHS.get(name, 2), "seed": seed}
+    if name in IMAGES:
+        config |= {"images": IMAGES[name], "surrogate": SURROGATE}
     return config if name in ("none", *NO_RATE) else {**config, "rate": MEANT.get(name, RATES[0])}
 
 
@@ -81,7 +83,7 @@ def run(config: Config, folder: Path) -> dict[str, Any]:
     own = {"adba": {"attack.shadow": SURROGATE}, "scar": {"attack.surrogate": SURROGATE}}.get(config["attack"], {})
     flags = {
         "attack.name": config["attack"],
-        "data": str(_data(config["attack"])),
+        "data": str(_data(config)),
         "test": str(prepare_data.prepare("cifar10_test")),
         "teacher": str(prepare_data.shared_folder() / "checkpoints" / config["start"]),
         "seed": config["seed"],
@@ -111,9 +113,9 @@ def run(config: Config, folder: Path) -> dict[str, Any]:
     }
 
 
-def _data(attack: str) -> Path:
+def _data(config: Config) -> Path:
     """The attacker's images."""
-    few = IMAGES.get(attack)
+    few = config.get("images")
     return prepare_data.prepare("cifar10_train") if few is None else prepare_data.few("cifar10_train", few)
 
 
