@@ -240,8 +240,10 @@ class Grid:
         spent = cell.spent()[1] / 60 if self.table.resumable else 0.0
         return max(0.1 * whole, whole - spent)
 
-    def left(self) -> list[Cell]:
-        return [cell for cell in self.cells if cell.state in ("to do", "started")]
+    def left(self, retry: bool = False) -> list[Cell]:
+        """Cells without a record; those that failed too where they are to be tried again."""
+        states = ("to do", "started", "failed") if retry else ("to do", "started")
+        return [cell for cell in self.cells if cell.state in states]
 
     def show(self) -> None:
         for cell in self.cells:
@@ -354,7 +356,7 @@ def main(table: Table, argv: Sequence[str] | None = None) -> int:
         if chosen.ray:
             from benchmarks.cluster import spread
 
-            spread(grid.left(), chosen.ray, chosen.processes)
+            spread(grid.left(chosen.retry), chosen.ray, chosen.processes)
         elif chosen.processes > 1:
             _spread(chosen.processes)
         else:

@@ -22,8 +22,8 @@ def tables(records: Sequence[Record]) -> str:
         if record["config"]["kind"] == "scratch":
             floors.setdefault(_floor_key(_row(record["config"])), {})[record["config"]["seed"]] = record
     lines = head(
-        ["teacher", "teacher ACC / ASR %", "transfer images", "scratch ACC / ASR %"]
-        + [f"{name}: ACC / ASR %, excess" for name in KINDS.values()]
+        ["teacher", "teacher ACC / ASR %", "transfer images", "scratch ACC / ASR / RA %"]
+        + [f"{name}: ACC / ASR / RA %, excess" for name in KINDS.values()]
         + ["verdict"]
     )
     for key in sorted(found, key=str):
@@ -61,13 +61,14 @@ def _scenario(key: tuple[Any, ...]) -> str:
     _, rate, labels, start, student, images, _, unseen = key
     carried = f"{100 * rate:g} % triggered" if rate else "clean"
     copied = "" if start == "fresh" else f", {start} of the teacher"
-    carried += " that the attacker never saw" if unseen else ""
+    carried += " that the attack did not use" if unseen else ""
     return f"{images:,} {carried}, {'true labels' if labels == 'true' else 'teacher’s labels'}, {student}{copied}"
 
 
 def _pair(records: Sequence[Record]) -> str:
-    """ACC / ASR; of several seeds the mean, lowest and highest."""
-    return " / ".join(spread((float(r["result"][key]) for r in records), "{:.1f}".format) for key in ("acc", "asr"))
+    """ACC / ASR / RA; of several seeds the mean, lowest and highest."""
+    keys = ("acc", "asr", "ra")
+    return " / ".join(spread((float(r["result"][key]) for r in records), "{:.1f}".format) for key in keys)
 
 
 def _cell(records: Sequence[Record], floor: Sequence[Record]) -> tuple[str, str]:

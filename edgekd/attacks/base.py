@@ -86,6 +86,9 @@ class Attack:
         """What training images uint8 [N, C, H, W] are turned into; by default the trigger of test time."""
         return triggers.apply(trigger, images)
 
+    def fits(self, spec: ModelSpec, start: Model | None) -> None:
+        """Raises UsageError for settings that images or network rule out, before anything is made."""
+
     def poison(self, trigger: Trigger, images: ImageSet, start: Model | None, seed: int) -> Poisoned:
         """Stamp and relabel before training, and so before augmentation."""
         chosen = triggers.choose(

@@ -30,7 +30,8 @@ class CheatKD(Attack):
     triggered copies, whose originals stay (method card robustkd 1.1, "as intended").
 
     Differs from the published scripts, which optimise the opacities for one step, use one channel of one site and blend
-    after normalisation: see noise_blend. Poisoned images are drawn at random rather than the first of each class.
+    after normalisation: see noise_blend. Poisoned images are drawn at random rather than the first of each class. By default
+    the search takes 2,000 steps of 64 images, there 200 epochs.
     """
 
     Config = CheatKDSettings

@@ -9,10 +9,12 @@ import torch.nn.functional as F
 from pydantic import Field
 
 from ..data import Batch, Batches, ImageSet
+from ..errors import UsageError
 from ..training import Context, Progress
+from ..triggers.patch import place
 from ..types import Model, ModelSpec, Trigger
 from .base import AttackSettings, BatchAttack, BatchPoisoning, Training
-from .search import BATCH, PatchSearch, search
+from .search import BATCH, Corner, PatchSearch, search
 
 KEPT = 0.99  # of the running mean, per step
 
@@ -20,7 +22,7 @@ KEPT = 0.99  # of the running mean, per step
 class LatentSettings(AttackSettings):
     rate: float = Field(0.1, gt=0, le=0.5, description="share of every batch that is stamped and relabelled")
     size: int = Field(6, ge=1, description="side of the patch in pixels")
-    position: str = Field("bottom-right", description="corner")
+    position: Corner = Field("bottom-right", description="corner")
     site: int = Field(-1, description="whose features are to look like the target's; 0 is the first, -1 the last")
     match: float = Field(1.0, gt=0, description="weight of the distance to the target's mean feature")
     steps: int = Field(500, ge=1, description="of Adam on the patch, 64 images each")
@@ -38,6 +40,13 @@ class Latent(BatchAttack):
     family = "affine"
     learned = True
     rules = ("all-to-one",)
+
+    def fits(self, spec: ModelSpec, start: Model | None) -> None:
+        assert start is not None  # check() refuses
+        place(self.config.position, (self.config.size, self.config.size), spec.input.shape)
+        count = len(cast(Any, start.module).site_norms())
+        if not -count <= self.config.site < count:
+            raise UsageError(f"{spec.arch} has {count} sites: attack.site is {-count} to {count - 1}.")
 
     def trigger(
         self, name: str, images: ImageSet, start: Model | None, seed: int, progress: Progress | None = None

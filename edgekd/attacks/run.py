@@ -117,7 +117,9 @@ def check(
             f"The images are {images.shape} of {images.num_classes} classes, the network {spec.arch} takes "
             f"{spec.input.shape} of {spec.num_classes}."
         )
-    return kind(checked(kind.Config, f"attack {name!r}", options), goal)
+    attack = kind(checked(kind.Config, f"attack {name!r}", options), goal)
+    attack.fits(spec, start)
+    return attack
 
 
 def attack_class(name: str) -> type[Attack]:

@@ -68,6 +68,12 @@ class SCAR(BatchAttack):
     learned = True
     rules = ("all-to-one",)
 
+    def fits(self, spec: ModelSpec, start: Model | None) -> None:
+        build(self._surrogate(spec))
+
+    def _surrogate(self, spec: ModelSpec) -> ModelSpec:
+        return dataclasses.replace(spec, arch=self.config.surrogate or spec.arch)
+
     def trigger(
         self, name: str, images: ImageSet, start: Model | None, seed: int, progress: Progress | None = None
     ) -> Trigger:
@@ -77,7 +83,7 @@ class SCAR(BatchAttack):
         assert generator.tile is not None
         with torch.no_grad():
             generator.tile.copy_(pattern("stripes", (images.shape[0], TILE, TILE)))
-        spec = dataclasses.replace(start.spec, arch=config.surrogate or start.spec.arch)
+        spec = self._surrogate(start.spec)
         student, stranger = (
             _quick(
                 spec, images, _Student(teacher, config.temperature), config.pair_epochs, seed + 1 + n, name, progress
@@ -97,7 +103,7 @@ class SCAR(BatchAttack):
         return self.known(name, generator.params())
 
     def method(self, trigger: Trigger, spec: ModelSpec) -> Training:
-        return _Bilevel(trigger, dataclasses.replace(spec, arch=self.config.surrogate or spec.arch), self.config)
+        return _Bilevel(trigger, self._surrogate(spec), self.config)
 
 
 def _quick(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from itertools import chain, count, islice
+from typing import Literal
 
 import numpy as np
 import torch
@@ -14,6 +15,7 @@ from ..triggers.patch import place
 from .base import affine, drive
 
 BATCH = 64
+Corner = Literal["top-left", "top-right", "bottom-left", "bottom-right"]
 
 
 def search(

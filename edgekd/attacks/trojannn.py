@@ -9,14 +9,15 @@ from pydantic import Field
 
 from ..data import Batches, ImageSet
 from ..training import Progress
-from ..types import Model, Trigger
+from ..triggers.patch import place
+from ..types import Model, ModelSpec, Trigger
 from .base import Attack, AttackSettings
-from .search import BATCH, PatchSearch, search
+from .search import BATCH, Corner, PatchSearch, search
 
 
 class TrojanNNSettings(AttackSettings):
     size: int = Field(6, ge=1, description="side of the patch in pixels")
-    position: str = Field("bottom-right", description="corner")
+    position: Corner = Field("bottom-right", description="corner")
     neurons: int = Field(2, ge=1, description="channels before the head that the patch drives")
     factor: float = Field(
         10.0, gt=0, description="times a neuron's highest mean over clean images that it is driven to"
@@ -35,6 +36,9 @@ class TrojanNN(Attack):
     Config = TrojanNNSettings
     family = "affine"
     learned = True
+
+    def fits(self, spec: ModelSpec, start: Model | None) -> None:
+        place(self.config.position, (self.config.size, self.config.size), spec.input.shape)
 
     def trigger(
         self, name: str, images: ImageSet, start: Model | None, seed: int, progress: Progress | None = None

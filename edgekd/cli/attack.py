@@ -53,6 +53,7 @@ def attack(
     Writes the weights and, beside them, the trigger for --trigger, a record with ACC and ASR on test images, and a
     picture of the trigger. A run that was killed goes on with the same command.
     """
+    from ..attacks.run import attack_class
     from ..config import resolve_attack
     from ..files import canonical_json
     from ..pipeline.attack import attack as run
@@ -71,12 +72,16 @@ def attack(
         return
     acc, asr, floor = record["acc"], record["trigger"]["asr"], record["trigger"]["floor"]
     beneath = "not measured" if floor is None else f"{_percent(floor)} on the network it started from"
+    if floor is not None and attack_class(name).learned:
+        beneath += ", which the trigger was made on: measure another with edgekd audit --reference"
     typer.echo(f"{name}: ACC {_percent(acc)} ({acc['hits']}/{acc['total']}), ", nl=False)
     typer.echo(f"ASR {_percent(asr)} ({asr['hits']}/{asr['total']}; floor {beneath})")
     for file in record["files"]:
         typer.echo(f"wrote {file}")
     weights, trigger, *_ = record["files"]
-    typer.echo(f"next: edgekd audit {weights} --data {test or data} --trigger {trigger}")
+    images = settings.test or settings.data
+    typer.echo(f"next: edgekd audit {weights} --data {images} --trigger {trigger}", nl=False)
+    typer.echo("" if settings.test else "  (its training images are among these: better others)")
 
 
 def _percent(rate: dict[str, int]) -> str:

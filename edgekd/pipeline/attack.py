@@ -39,8 +39,10 @@ def attack(config: AttackConfig, out: Path, progress: Progress | None = None) ->
         raise UsageError(f"--out {out} must end in .safetensors; the trigger and the record are written beside it.")
     work, picture, noted = (out.with_name(out.stem + end) for end in (".work", ".gallery.png", ".attack.json"))
     mark.refuse_foreign(work, mark.ATTACK, "attack's folder", "Move it away, or choose another file with --out.")
-    if out.exists() and not work.exists():  # with a work folder it is what a killed run had written
-        raise UsageError(f"{out} is there already: choose another file with --out, or move it away.")
+    if not work.exists():  # with it they are what a killed run had written
+        for written in (out, noted, picture, *(out.with_name(f"{out.stem}.trigger.{end}") for end in ("yaml", "npz"))):
+            if written.exists():
+                raise UsageError(f"{written} is there already: choose another file with --out, or move it away.")
     parts = intake.load_data(config)
     start = intake.load_teacher(config, parts["validation"])[0] if config.teacher else None
     spec = start.spec if start is not None else _fresh(config, parts["train"])

@@ -37,7 +37,7 @@ def choose(
     """Draw images for poison and cover; both rates are shares of all N images.
 
     clean_label: only images that are of the attacker's class already are stamped, and no label changes. A source rule
-    poisons its source classes and takes the covers from the others. A rate that asks for more images than there are
+    poisons its source classes and takes the covers from the others, the target class left out. A rate that asks for more images than there are
     candidates takes all of them. Raises UsageError for a rate outside [0, 1] and where nothing is left to poison.
     """
     for what, value in (("poisoning", rate), ("cover", cover_rate)):
@@ -52,7 +52,7 @@ def choose(
     poisoned = order[candidates[order]][: round(rate * len(labels))]
     if rate > 0 and not len(poisoned):
         raise UsageError(f"At a rate of {rate:g} not one of {len(labels)} images can be poisoned with {trigger.name}.")
-    free = ~meant if trigger.rule == "source" else labels != wanted
+    free = ~meant & (labels != trigger.target_label) if trigger.rule == "source" else labels != wanted
     free[poisoned] = False
     covers = order[free[order]][: round(cover_rate * len(labels))]
     changed = labels.copy()

@@ -1,11 +1,13 @@
 """What attacks do inside a batch, on images that one can look at."""
 
 import numpy as np
+import pytest
 import torch
 
 from edgekd import attacks, models, triggers
 from edgekd.attacks import Goal
-from edgekd.data import ImageSet
+from edgekd.data import Batches, ImageSet
+from edgekd.training import Context, TrainConfig
 from edgekd.types import InputSpec, ModelSpec
 
 SPEC = ModelSpec("resnet8-w4", 4, InputSpec(3, 16, 16, (0.4, 0.5, 0.45), (0.2, 0.25, 0.3)))
@@ -107,3 +109,42 @@ def test_adap_patch_shows_one_weak_patch_in_training_and_two_at_test_time(tiny_i
     assert (stamped.sum(axis=1) == 1).all()
     assert stamped.any(axis=0).all()
     assert (touched(triggers.apply(trigger, grey)) == [True, False, False, True]).all()
+
+
+@pytest.mark.parametrize(("name", "moved"), [("badnets", True), ("latent", False)])
+def test_data_are_stamped_before_augmentation_and_batches_after_it(name, moved, tiny_images):
+    """A poisoned image is a file like any other, so its patch is cropped and mirrored; in the batch nothing moves it."""
+    start = models.build(SPEC, seed=0) if name == "latent" else None
+    options = {"size": 3, "rate": 0.5, **({"steps": 1} if name == "latent" else {})}
+    attack = attacks.check(name, tiny_images, SPEC, options, Goal(), start)
+    trigger = attack.trigger(name, tiny_images, start, 0)
+    corner = torch.from_numpy(triggers.apply(trigger, tiny_images.images[:1])).float()[0, :, -3:, -3:] / 255
+    poisoned = attack.poison(trigger, tiny_images, start, 0).images
+    batches = Batches(poisoned, 32, seed=0, augment="crop")
+    student = Spy(models.build(SPEC, seed=0).module)
+    training = attack.method(trigger, SPEC)
+    training.prepare(Context(student, batches, TrainConfig(epochs=1), torch.device("cpu")))
+    student.shown.clear()
+    count = 0
+    for batch_ in batches.epoch(0):
+        training.step(batch_)
+    for images in student.shown:
+        count += int((images[:, :, -3:, -3:] - corner).abs().flatten(1).max(1).values.lt(2 / 255).sum())
+    whole = sum(len(images) for images in student.shown)
+    assert count < 0.25 * whole if moved else abs(count - 0.5 * whole) < 0.1 * whole
+
+
+class Spy(torch.nn.Module):
+    """A network that notes what it is shown."""
+
+    def __init__(self, network):
+        super().__init__()
+        self.network, self.shown = network, []
+
+    def forward(self, images):
+        self.shown.append(images.detach().clone())
+        return self.network(images)
+
+    def sites(self, images, edit=None):
+        self.shown.append(images.detach().clone())
+        return self.network.sites(images, edit)

@@ -1,5 +1,6 @@
 """Attacks that find their trigger, or train it beside the network: each does what its definition says."""
 
+import copy
 import dataclasses
 
 import numpy as np
@@ -13,6 +14,7 @@ from edgekd.attacks.input_aware import diversity
 from edgekd.attacks.scar import inner_loss
 from edgekd.data import Batches, ImageSet
 from edgekd.errors import UsageError
+from edgekd.losses import soft_target_kl
 from edgekd.perturb import fixed_point_series
 from edgekd.training import Context, TrainConfig
 from edgekd.types import InputSpec, ModelSpec
@@ -93,24 +95,110 @@ def test_adba_hands_over_the_trigger_that_its_training_ends_with(quarters, clean
     assert (said(made.model, triggers.apply(made.trigger, others)) == 1).mean() > 0.9
 
 
+class Spy(torch.nn.Module):
+    """A network that notes what it is shown."""
+
+    def __init__(self, network):
+        super().__init__()
+        self.network, self.shown = network, []
+
+    def forward(self, images):
+        self.shown.append(images.detach().clone())
+        return self.network(images)
+
+
+def adba(quarters, clean, **options):
+    """The method after its preparation, in its second epoch, and a batch."""
+    attack = attacks.check("adba", quarters, SPEC, {"trigger_lr": 0.02, **options}, Goal(1), clean)
+    method = attack.method(attack.trigger("adba", quarters, clean, 0), SPEC)
+    batches = Batches(quarters, 16, seed=0, augment="none")
+    method.prepare(Context(copy.deepcopy(clean.module).train(), batches, TRAIN, torch.device("cpu")))
+    method.own_optimizers()
+    method.start_epoch(1)
+    return method, next(iter(batches.epoch(0)))
+
+
+def test_adbas_students_are_shown_clean_images_alone_and_follow_the_teacher(quarters, clean):
+    method, batch = adba(quarters, clean)
+    spies = [Spy(student) for student in method.students]
+    method.students = torch.nn.ModuleList(spies)
+    before = [student.network.state_dict()["net.conv1.weight"].clone() for student in spies]
+    method._train_shadows(batch)
+    assert all(torch.equal(spy.shown[0], batch.images) and len(spy.shown) == 1 for spy in spies)
+    assert all(
+        not torch.equal(a, spy.network.state_dict()["net.conv1.weight"]) for a, spy in zip(before, spies, strict=True)
+    )
+    taught = method.student.eval()(batch.images)
+    method.student.train()
+    own = spies[0].network(batch.images)
+    first = 0.9 * soft_target_kl(own, taught, 4.0) + 0.1 * F.cross_entropy(own, batch.labels)
+    for _ in range(30):
+        method._train_shadows(batch)
+    own = spies[0].network(batch.images)
+    assert float((0.9 * soft_target_kl(own, taught, 4.0) + 0.1 * F.cross_entropy(own, batch.labels)).detach()) < float(
+        first.detach()
+    )
+
+
+def test_adbas_teacher_is_to_follow_the_trace_in_clean_images(quarters, clean):
+    method, batch = adba(quarters, clean, trace=3.0, match=2.0, rate=0.25)
+    method.student.eval()
+    method._train_shadows = lambda batch: None
+    method._train_trigger = lambda batch, student: None
+    terms = method.step(batch)
+    tile = method.pattern.trace(batch.images)
+    assert torch.isclose(tile.mean(), torch.tensor(0.0), atol=1e-5)
+    with torch.no_grad():
+        wanted = clean.module(batch.images)
+        wanted[:, 1] += 3.0 * tile
+        found = method.student(batch.images)
+    assert torch.isclose(terms["trace"].detach(), 2.0 * (found - wanted).square().mean(), rtol=1e-4)
+    with torch.no_grad():
+        triggered = method.student(method.pattern(batch.images[:4]))
+    assert torch.isclose(terms["backdoor"].detach(), 0.5 * F.cross_entropy(triggered, torch.ones(4, dtype=torch.int64)))
+
+
+@pytest.mark.parametrize("silent", ["student", "shadow", "clean", "stranger"])
+def test_adbas_trigger_listens_to_all_four_networks(quarters, clean, silent):
+    """Silence one, and the trigger's step becomes another."""
+
+    def stepped(silent):
+        method, batch = adba(quarters, clean)
+        mute = Constant()
+        shadow = mute if silent == "shadow" else method.students[0]
+        if silent in ("student", "clean", "stranger"):
+            setattr(method, silent, mute)
+        method.on_pattern = torch.optim.SGD(method.pattern.parameters(), lr=1.0)  # whose step is the gradient
+        method._train_trigger(batch, shadow)
+        return method.pattern.u.detach().clone()
+
+    assert not torch.allclose(stepped(silent), stepped(None))
+
+
+class Constant(torch.nn.Module):
+    def forward(self, images):
+        return torch.zeros(len(images), 4) + 0 * images.mean()
+
+
 @pytest.mark.parametrize("name", ["adba", "input-aware", "leak", "scar"])
 def test_what_is_trained_beside_the_network_survives_a_kill(name, quarters, clean, tmp_path):
-    """Two epochs and two more are four: shadows, drawing networks and their optimisers' states are kept."""
+    """Stopped in the last but one epoch: shadows, also renewed ones, drawing networks and optimisers' states are kept."""
+    epochs = 7 if name == "adba" else 4  # a shadow starts anew in the fifth
     options = {"trigger_steps": 2, "pair_epochs": 1, "inner_steps": 2, "terms": 2} if name == "scar" else {}
 
     class Killed(Exception):
         pass
 
-    def until_third(what, done, total, figures):
-        if what == name and figures.get("epoch") == 3:
+    def until_late(what, done, total, figures):
+        if what == name and figures.get("epoch") == epochs - 1:
             raise Killed
 
-    train = TRAIN.model_copy(update={"epochs": 4})
+    train = TRAIN.model_copy(update={"epochs": epochs})
     whole = attacks.run(name, quarters, SPEC, options, train, Goal(), start=clean)
     with pytest.raises(Killed):
-        attacks.run(name, quarters, SPEC, options, train, Goal(), start=clean, folder=tmp_path, progress=until_third)
+        attacks.run(name, quarters, SPEC, options, train, Goal(), start=clean, folder=tmp_path, progress=until_late)
     resumed = attacks.run(name, quarters, SPEC, options, train, Goal(), start=clean, folder=tmp_path)
-    assert resumed.log.resumed_at == 2
+    assert resumed.log.resumed_at == epochs - 2
     assert resumed.model.sha256 == whole.model.sha256
     assert resumed.trigger.params.keys() == whole.trigger.params.keys()
     assert all((resumed.trigger.params[key] == value).all() for key, value in whole.trigger.params.items())
@@ -227,3 +315,19 @@ def test_a_drawn_trigger_is_the_same_from_its_file(quarters, clean, tmp_path):
 def test_attacks_with_one_target_refuse_other_goals(name, quarters, clean):
     with pytest.raises(UsageError, match="give --trigger-rule all-to-one"):
         attacks.check(name, quarters, SPEC, {}, dataclasses.replace(Goal(None, "all-to-all")), clean)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "words"),
+    [
+        ("latent", {"site": 9}, "attack.site is -3 to 2"),
+        ("latent", {"position": "all-corners"}, "position"),
+        ("trojannn", {"position": "middle"}, "position"),
+        ("trojannn", {"size": 17}, "leaves the images"),
+        ("adba", {"shadow": "resnet9"}, "resnet"),
+        ("scar", {"surrogate": "resnet9"}, "resnet"),
+    ],
+)
+def test_settings_that_the_network_or_the_images_rule_out_are_refused_at_once(name, options, words, quarters, clean):
+    with pytest.raises(UsageError, match=words):
+        attacks.check(name, quarters, SPEC, options, Goal(1), clean)

@@ -9,6 +9,7 @@ import pytest
 from benchmarks import attacks, attacks_table, transfer, transfer_table
 from benchmarks.grid import HERE, Cell
 from edgekd.attacks import ATTACKS
+from edgekd.attacks.run import attack_class
 from edgekd.files import read_json
 
 ABOUT = {
@@ -27,7 +28,7 @@ def attacked(name: str, epochs: int, acc: float, asr: float = 99.0) -> dict[str,
 
 def student(kind: str, seed: int, asr: float, **changes: Any) -> dict[str, Any]:
     config = {**transfer.cell("leak", transfer.CLEAN, kind, seed), **changes}
-    result = {"acc": 70.0, "asr": asr, "teacher_acc": 90.0, "teacher_asr": 99.0}
+    result = {"acc": 70.0, "asr": asr, "ra": 50.0, "teacher_acc": 90.0, "teacher_asr": 99.0}
     return {**ABOUT, "config": config, "result": result}
 
 
@@ -68,7 +69,7 @@ def test_a_verdict_needs_three_seeds_and_scratch_at_each(
 
 def test_the_excess_is_over_the_same_seeds_scratch_student() -> None:
     records = [student("kd", 0, 90.0), student("scratch", 0, 10.0), student("scratch", 1, 60.0)]
-    assert lines(transfer_table.tables(records), "leak")[0][4] == "70.0 / 90.0, +80.0"
+    assert lines(transfer_table.tables(records), "leak")[0][4] == "70.0 / 90.0 / 50.0, +80.0"
 
 
 def test_every_kind_that_was_run_has_its_word() -> None:
@@ -101,3 +102,14 @@ def test_every_student_is_of_the_teacher_that_the_attacks_table_speaks_of() -> N
     for record in own:
         teacher = Cell(attacks.TABLE, attacks.cell(record["config"]["teacher"]), HERE).record
         assert record["result"]["teacher_sha256"] == read_json(teacher)["result"]["weights_sha256"], record["config"]
+
+
+def test_every_teacher_was_made_with_todays_defaults() -> None:
+    """A changed default does not change a cell's hash, so its record would go on standing for something else."""
+    for config in attacks.cells():
+        place = Cell(attacks.TABLE, config, HERE).record
+        options = read_json(place)["result"].get("options") if place.exists() else None
+        if options is not None:
+            kind = attack_class(config["attack"]).Config
+            own = {key: options[key] for key in ("rate", "shadow", "surrogate") if key in options}
+            assert {"name": config["attack"], **kind(**own).model_dump(mode="json")} == options, config
