@@ -10,16 +10,19 @@ from torch import nn
 
 from ..training import Context, Method, Settings
 
+Needs = Literal["nothing", "logits", "gradients", "sites", "weights"]
+
 
 class Distiller(Method):
     """A method that trains a student, mostly with a teacher.
 
-    needs: what of the teacher is used. ``logits``: any network; ``sites``: the features of models.wrap.Network;
+    needs: what of the teacher is used. ``logits``: any network; ``gradients``: its logits
+    and how they change with an image, which an ONNX graph cannot tell; ``sites``: the features of models.wrap.Network;
     ``weights``: the student is a copy of it.
     """
 
     Config: ClassVar[type[Settings]] = Settings
-    needs: ClassVar[Literal["nothing", "logits", "sites", "weights"]] = "nothing"
+    needs: ClassVar[Needs] = "nothing"
 
     student: Any  # models.wrap.Network or any network of pixels -> logits
 

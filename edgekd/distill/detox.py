@@ -38,6 +38,9 @@ class DetoxSettings(Settings):
     lambda_f: float | Literal["auto"] = Field(
         0.1, description="weight of the variance penalty; auto: the largest that keeps validation accuracy"
     )
+    detox_ce: float = Field(
+        1.0, ge=0, description="weight of cross-entropy in stage 1; 0: the penalty alone, a control"
+    )
     detox_sites: int | None = Field(None, ge=1, description="how many sites, from the deepest; default all")
     detox_steps: int = Field(300, ge=1, description="steps of stage 1, rounded up to a multiple of guard_every")
     detox_epochs: float = Field(0, ge=0, description="the same in epochs; the larger of both counts")
@@ -141,6 +144,15 @@ class Detox(nn.Module):
             getattr(self, f"good_u{site}").copy_(self.u[str(site)])
 
     @torch.no_grad()
+    def permute(self, seed: int) -> None:
+        """Hand every channel's p and mask to another channel, drawn at random: a control of equal norm."""
+        generator = torch.Generator().manual_seed(seed)
+        for site in self.sites:
+            order = torch.randperm(len(self.p[str(site)]), generator=generator)
+            for tensor in (self.p[str(site)], self.u[str(site)]):
+                tensor.copy_(tensor[order].clone())
+
+    @torch.no_grad()
     def restore(self) -> None:
         """Return to the last good state."""
         for site in self.sites:
@@ -183,7 +195,7 @@ class Detoxification(Method):
         for feature, before in zip(sites.raw, self.detox.variance, strict=True):
             penalty = penalty + feature_variance(feature, self.settings.variance_mode) / before.clamp_min(1e-12)
         return {
-            "ce": cross_entropy(sites.logits, batch.labels),
+            "ce": self.settings.detox_ce * cross_entropy(sites.logits, batch.labels),
             "variance": self.lambda_f / len(sites.raw) * penalty,
         }
 

@@ -9,7 +9,7 @@ from pydantic import Field
 
 from ..losses import soft_target_kl
 from ..training import Settings
-from .base import Distiller, cross_entropy
+from .base import Distiller, Needs, cross_entropy
 
 if TYPE_CHECKING:
     from ..data import Batch
@@ -24,14 +24,19 @@ class LogitDistillation(Distiller):
     """(1 - alpha) · CE + alpha · T² · KL(teacher ‖ student); T = 4, alpha = 0.9 as the CRD benchmark has it."""
 
     Config: ClassVar[type[Settings]] = LogitDistillationSettings
-    needs = "logits"
+    needs: ClassVar[Needs] = "logits"
 
     def step(self, batch: Batch) -> dict[str, torch.Tensor]:
         with torch.no_grad():
             teacher = self.teacher(batch.images)
-        student = self.student(batch.images)
-        alpha = self.config.alpha
-        return {
-            "ce": (1 - alpha) * cross_entropy(student, batch.labels),
-            "kd": alpha * soft_target_kl(student, teacher, self.config.temperature),
-        }
+        return hinton(self.student(batch.images), teacher, batch.labels, self.config)
+
+
+def hinton(
+    student: torch.Tensor, teacher: torch.Tensor, labels: torch.Tensor, config: LogitDistillationSettings
+) -> dict[str, torch.Tensor]:
+    """Both terms from logits [N, K] of student and teacher and labels [N]."""
+    return {
+        "ce": (1 - config.alpha) * cross_entropy(student, labels),
+        "kd": config.alpha * soft_target_kl(student, teacher, config.temperature),
+    }

@@ -3,26 +3,43 @@
 from __future__ import annotations
 
 import math
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
+from pydantic import Field
+from torch import nn
 
 from ..errors import UsageError
 from ..training import Context, Settings, TrainConfig, fit
 from ..training.chunks import Chunks
+from .base import Distiller
 from .detox import Detox, Detoxification, DetoxifiedTeacher, DetoxSettings, measure
 from .features import sample
+from .kd import LogitDistillationSettings, hinton
 from .overhaul import Overhaul, OverhaulSettings
+
+if TYPE_CHECKING:
+    from ..data import Batch
 
 SWEEP = (1.0, 0.3, 0.1, 0.03)
 
 
-class RobustKDSettings(DetoxSettings, OverhaulSettings):
+class RobustKDSettings(DetoxSettings, OverhaulSettings, LogitDistillationSettings):
     """Both stages; margins are measured on the detoxified features, so leave them empirical."""
+
+    base: Literal["features", "logits"] = Field(
+        "features",
+        description="what the student copies of the detoxified teacher: features, as overhaul, or outputs, as kd",
+    )
+    permuted: bool = Field(
+        False, description="a control: trained offsets on channels drawn at random, of equal norm at every site"
+    )
 
 
 class RobustKD(Overhaul):
     """Stage 1 trains offsets on the frozen teacher's features (detox.py), stage 2 is ``Overhaul`` on the result.
+
+    With ``base=logits``, which is ours, stage 2 is Hinton KD of the detoxified teacher's outputs instead.
 
     The student is an ordinary network: offsets, masks and connectors never leave the training.
     """
@@ -39,9 +56,24 @@ class RobustKD(Overhaul):
         self._raw_accuracy = None if context.accuracy is None else context.accuracy(self.teacher)
         self.sweep: list[dict[str, float]] = []
         self._detoxify(context)
+        if self.config.permuted:
+            self.detox.permute(context.config.seed)
         self.edit = self.detox.edit
         self._measure(context)
-        super().prepare(context)
+        if self.config.base == "logits":
+            Distiller.prepare(self, context)
+        else:
+            super().prepare(context)
+
+    def step(self, batch: Batch) -> dict[str, torch.Tensor]:
+        if self.config.base == "features":
+            return super().step(batch)
+        with torch.no_grad():
+            teacher = self.teacher.sites(batch.images, self.edit).logits
+        return hinton(self.student(batch.images), teacher, batch.labels, self.config)
+
+    def modules(self) -> tuple[nn.Module, ...]:
+        return super().modules() if self.config.base == "features" else ()
 
     def _detoxify(self, context: Context) -> None:
         wanted = self.config.lambda_f
@@ -104,7 +136,7 @@ class RobustKD(Overhaul):
     def report(self) -> dict[str, Any]:
         raw = self._raw_accuracy
         return {
-            **super().report,
+            **(super().report if self.config.base == "features" else {}),
             "detox": {
                 "lambda_f": self.lambda_f,
                 "steps": self.steps,

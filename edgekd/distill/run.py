@@ -154,8 +154,8 @@ def _refuse_misfits(
 
 def _lacking(kind: type[Distiller], teacher: Model) -> str:
     trainable = any(True for _ in teacher.module.parameters())
-    if kind.needs == "weights":
-        return "" if trainable else "weights"
+    if kind.needs in ("weights", "gradients"):
+        return "" if trainable else kind.needs
     if kind.needs == "sites":
         return "" if trainable and hasattr(teacher.module, "sites") else "features"
     return ""

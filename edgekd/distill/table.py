@@ -6,5 +6,6 @@ METHODS = {
     "at": "edgekd.distill.at:AttentionTransfer",
     "overhaul": "edgekd.distill.overhaul:Overhaul",
     "robustkd": "edgekd.distill.robustkd:RobustKD",
+    "robustkd-plus": "edgekd.distill.robustkd_plus:RobustKDPlus",
     "finetune": "edgekd.distill.finetune:FineTuning",
 }

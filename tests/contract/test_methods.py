@@ -18,7 +18,11 @@ from edgekd.types import InputSpec, Model, ModelSpec
 
 METHODS = list(distill.METHODS)
 # What makes a method quick enough for a test; a new method needs a row only if its defaults are slow.
-QUICK = {"robustkd": {"detox_steps": 4, "guard_every": 2, "margin_images": 48}, "overhaul": {"margin_images": 48}}
+QUICK = {
+    "robustkd": {"detox_steps": 4, "guard_every": 2, "margin_images": 48},
+    "overhaul": {"margin_images": 48},
+    "robustkd-plus": {"search_steps": 3, "wash": 0},
+}
 # One teacher per family of the zoo, the smallest.
 TEACHERS = {
     "cifar_resnet": "resnet8",

@@ -11,7 +11,12 @@ from edgekd.distill.detox import Detox, Detoxification, DetoxSettings, measure
 from edgekd.distill.features import sample
 from edgekd.distill.robustkd import SWEEP, RobustKD, RobustKDSettings
 from edgekd.errors import UsageError
+from edgekd.losses import soft_target_kl
 from edgekd.training import Context
+
+
+def sample_batches(images):
+    return context(model("resnet8-w4"), images).batches.epoch(0)
 
 
 def prepared(images, accuracy=None, folder=None, arch="wrn-10-1", **settings):
@@ -201,3 +206,35 @@ def test_settings_are_checked_and_frozen(wrong):
         RobustKDSettings(**wrong)
     with pytest.raises(ValueError, match="frozen"):
         RobustKDSettings().tau = 0.5
+
+
+def test_on_the_logits_base_the_student_learns_the_detoxified_teachers_outputs(tiny_images):
+    method = prepared(tiny_images, base="logits", alpha=1.0)
+    batch = next(sample_batches(tiny_images))
+    with torch.no_grad():
+        taught = method.teacher.sites(batch.images, method.detox.edit).logits
+        raw = method.teacher(batch.images)
+    method.student.eval()
+    terms = method.step(batch)
+    assert set(terms) == {"ce", "kd"}
+    assert torch.isclose(terms["kd"], soft_target_kl(method.student(batch.images), taught, 4.0))
+    assert not torch.isclose(terms["kd"], soft_target_kl(method.student(batch.images), raw, 4.0))
+    assert method.modules() == ()
+    json.dumps(method.report, allow_nan=False)
+
+
+def test_permuted_offsets_are_the_same_ones_on_other_channels(tiny_images):
+    trained, permuted = prepared(tiny_images), prepared(tiny_images, permuted=True)
+    for site in trained.detox.sites:
+        own, other = (method.detox.offset(site).flatten() for method in (trained, permuted))
+        assert torch.equal(own.sort().values, other.sort().values)
+        assert not torch.equal(own, other)
+
+
+def test_the_penalty_alone_leaves_cross_entropy_out(tiny_images):
+    method = prepared(tiny_images)
+    alone = Detoxification(method.teacher, DetoxSettings(detox_ce=0), 0.1, 64, None)
+    alone.detox = method.detox
+    terms = {name: value.item() for name, value in alone.step(next(sample_batches(tiny_images))).items()}
+    assert terms["ce"] == 0
+    assert terms["variance"] > 0

@@ -1,0 +1,179 @@
+"""RobustKD+, our own: follow the teacher where the labels agree, and unlearn what it obeys and an honest network does not.
+
+From the method card robustkd 6.3; which of its parts earned their place: benchmarks/README.md.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import nn
+
+from ..losses import soft_target_kl
+from ..perturb.universal import universal
+from ..training import Context, Settings, fit
+from .base import Needs, freeze
+from .kd import LogitDistillation, LogitDistillationSettings
+from .scratch import Scratch
+
+if TYPE_CHECKING:
+    from ..data import Batch
+
+SEARCHED = 64  # images per step of the search
+
+
+class RobustKDPlusSettings(LogitDistillationSettings):
+    gate: bool = Field(True, description="follow the teacher only on images whose label it shares")
+    bound: float = Field(0.1, gt=0, le=1, description="largest change of a pixel by a perturbation, in [0, 1]")
+    share: float = Field(0.5, ge=0, le=1, description="of every batch that is also shown perturbed; 0: none")
+    weight: float = Field(0.5, ge=0, description="of cross-entropy on perturbed images")
+    keep: float = Field(
+        1.0, ge=0, description="weight of: the honest network is not fooled; 0: any perturbation counts"
+    )
+    search_steps: int = Field(30, ge=1, description="that find each class's perturbation before training")
+    ascent: float = Field(
+        0.01, ge=0, description="what a perturbation then changes per step, to go on fooling the student"
+    )
+    honest_epochs: float = Field(0.5, gt=0, le=1, description="of the honest network, in those of the student")
+    wash: float = Field(0.2, ge=0, le=1, description="share of the epochs, at the end, without the teacher")
+
+
+class RobustKDPlus(LogitDistillation):
+    """Hinton KD on the images whose label the teacher shares + weight · CE(S(x + δ_k), y), k at random.
+
+    δ_k, one per class, universal: found on the teacher so that images look like class k to it while a network of the
+    student's kind that was trained on the labels alone (the honest one) is not fooled; then it goes on fooling the
+    student. What both networks are blind to is no backdoor's work, and unlearning it would cost accuracy for nothing.
+    The other images follow their labels, and so do all towards the end. No trigger, no test image is needed.
+    """
+
+    Config: ClassVar[type[Settings]] = RobustKDPlusSettings
+    needs: ClassVar[Needs] = "gradients"
+
+    perturbations: nn.ParameterList
+    fooled: list[tuple[float, float]]
+
+    def prepare(self, context: Context) -> None:
+        super().prepare(context)
+        config = self.config
+        self.first_alone = math.ceil((1 - config.wash) * context.config.epochs)
+        self.epoch, self.trusted = 0, 1.0
+        self.perturbations, self.fooled = nn.ParameterList(), []
+        if not config.share or not config.weight:
+            return
+        self.honest = self._honest(context)
+        batches = [images[:SEARCHED] for images in self._images(context)]
+        for k in range(self._classes(batches[0])):
+            found = universal(
+                self.teacher,
+                batches,
+                k,
+                bound=config.bound,
+                honest=self.honest if config.keep else None,
+                weight=config.keep,
+            )
+            self.perturbations.append(nn.Parameter(found))
+            changed = (torch.cat(batches[-4:]) + found).clamp(0, 1)
+            with torch.no_grad():
+                shares = [float((net(changed).argmax(1) == k).float().mean()) for net in (self.teacher, self.honest)]
+            self.fooled.append((shares[0], shares[1]))
+
+    def _honest(self, context: Context) -> Any:
+        """A network of the student's kind after some epochs of the labels alone, frozen."""
+        network: Any = copy.deepcopy(context.student)
+        epochs = max(1, round(self.config.honest_epochs * context.config.epochs))
+        fit(
+            network,
+            Scratch(Settings()),
+            context.batches,
+            context.config.model_copy(update={"epochs": epochs}),
+            folder=None if context.folder is None else context.folder / "honest",
+            progress=context.progress,
+            identity={**context.identity, "epochs": epochs},
+            what="honest",
+        )
+        freeze(network)
+        return network
+
+    def _images(self, context: Context) -> list[torch.Tensor]:
+        found: list[torch.Tensor] = []
+        number = 0
+        while len(found) < self.config.search_steps:
+            found += [batch.images.float() for batch in context.batches.epoch(number)]
+            number += 1
+        return found[: self.config.search_steps]
+
+    @torch.no_grad()
+    def _classes(self, images: torch.Tensor) -> int:
+        return int(self.teacher(images[:1]).shape[1])
+
+    def modules(self) -> tuple[nn.Module, ...]:
+        return (self.perturbations,)
+
+    def own_optimizers(self) -> tuple[torch.optim.Optimizer, ...]:
+        found = list(self.perturbations)
+        return (SignedAscent(found, self.config.ascent, self.config.bound),) if found else ()
+
+    def start_epoch(self, number: int) -> None:
+        self.epoch = number
+
+    def step(self, batch: Batch) -> dict[str, torch.Tensor]:
+        size = len(batch.images)
+        count = round(self.config.share * size) if len(self.perturbations) else 0
+        changed = self._changed(batch.images[:count])
+        logits = self.student(torch.cat([batch.images, changed.to(batch.images.dtype)])).float()
+        terms = self._distilled(batch, logits[:size])
+        if count:
+            labels = batch.labels[:count]
+            terms["perturbed"] = self.config.weight * F.cross_entropy(logits[size:], labels)
+            if self.config.keep and self.config.ascent:
+                # The perturbations climb the sum of all terms: fooling the honest network has to cost them.
+                kept = F.cross_entropy(self.honest(changed).float(), labels)
+                terms["honest"] = -self.config.keep * kept
+        return terms
+
+    def _changed(self, images: torch.Tensor) -> torch.Tensor:
+        if not len(images):
+            return images
+        which = torch.randint(len(self.perturbations), (len(images),), device=images.device)
+        return (images.float() + torch.stack(list(self.perturbations))[which]).clamp(0, 1)
+
+    def _distilled(self, batch: Batch, student: torch.Tensor) -> dict[str, torch.Tensor]:
+        own = F.cross_entropy(student, batch.labels, reduction="none")
+        if self.epoch >= self.first_alone:
+            return {"ce": own.mean()}
+        with torch.no_grad():
+            teacher = self.teacher(batch.images).float()
+        follow = torch.ones_like(batch.labels, dtype=torch.bool)
+        if self.config.gate:
+            follow = teacher.argmax(1) == batch.labels
+        alpha, share = self.config.alpha, follow.float().mean()
+        terms = {"ce": ((1 - alpha * follow.float()) * own).mean()}
+        if follow.any():
+            terms["kd"] = alpha * share * soft_target_kl(student[follow], teacher[follow], self.config.temperature)
+        return terms
+
+    @property
+    def report(self) -> dict[str, Any]:
+        """fooled: per class the share of images that its perturbation moves there, of the teacher and the honest network."""
+        return {"fooled": [{"teacher": teacher, "honest": honest} for teacher, honest in self.fooled]}
+
+
+class SignedAscent(torch.optim.Optimizer):
+    """Steps of ``rate`` up the gradient's sign, kept within ±bound."""
+
+    def __init__(self, parameters: list[nn.Parameter], rate: float, bound: float) -> None:
+        super().__init__(parameters, {"lr": rate})
+        self.bound = bound
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]  # never evaluates the loss anew
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                if parameter.grad is not None:
+                    parameter.add_(group["lr"] * parameter.grad.sign()).clamp_(-self.bound, self.bound)

@@ -1,0 +1,103 @@
+"""RobustKD+: whom it follows on which image, and what its perturbations are allowed to do."""
+
+import torch
+
+from edgekd import models
+from edgekd.data import Batch
+from edgekd.distill.robustkd_plus import RobustKDPlus, RobustKDPlusSettings, SignedAscent
+from edgekd.distill.run import method_class
+from edgekd.losses import soft_target_kl
+from edgekd.training import Context, TrainConfig
+from edgekd.types import InputSpec, ModelSpec
+
+SPEC = ModelSpec("resnet8-w4", 3, InputSpec(3, 16, 16, (0.5,) * 3, (0.25,) * 3))
+TRAIN = TrainConfig(epochs=10, batch_size=8, precision="fp32", augment="none")
+
+
+class Few:
+    """Two batches of eight images: noise, the class in one bright channel."""
+
+    steps = 2
+
+    def epoch(self, number):
+        generator = torch.Generator().manual_seed(5)
+        for _ in range(self.steps):
+            labels = torch.randint(3, (8,), generator=generator)
+            images = 0.3 * torch.rand(8, 3, 16, 16, generator=generator)
+            images[torch.arange(8), labels] += 0.6
+            yield Batch(images, labels, torch.arange(8))
+
+
+def ready(teacher=None, **settings):
+    student = models.build(SPEC, seed=1).module
+    teacher = models.build(SPEC, seed=2).module if teacher is None else teacher
+    method = RobustKDPlus(RobustKDPlusSettings(**{"search_steps": 4, **settings}), teacher)
+    method.prepare(Context(student, Few(), TRAIN, torch.device("cpu")))
+    method.start_epoch(0)
+    return method, next(Few().epoch(0))
+
+
+def test_it_follows_the_teacher_only_where_the_label_agrees():
+    method, batch = ready(share=0)
+    said = method.teacher(batch.images).argmax(1)
+    strangers = batch._replace(labels=(said + 1) % 3)
+    terms = method.step(strangers)
+    assert set(terms) == {"ce"}
+    assert terms["ce"] == torch.nn.functional.cross_entropy(method.student(batch.images), strangers.labels)
+    friends = method.step(batch._replace(labels=said))
+    wanted = soft_target_kl(method.student(batch.images), method.teacher(batch.images), 4.0)
+    assert torch.isclose(friends["kd"], 0.9 * wanted)
+    assert torch.isclose(friends["ce"], 0.1 * torch.nn.functional.cross_entropy(method.student(batch.images), said))
+    half = torch.where(torch.arange(8) < 4, said, (said + 1) % 3)
+    method.student.eval()
+    kept = soft_target_kl(method.student(batch.images)[:4], method.teacher(batch.images)[:4], 4.0)
+    assert torch.isclose(method.step(batch._replace(labels=half))["kd"], 0.9 * 0.5 * kept)
+
+
+def test_without_the_gate_it_is_hinton_kd():
+    method, batch = ready(share=0, gate=False)
+    plain = method_class("kd")
+    reference = plain(plain.Config(), method.teacher)
+    reference.student = method.student
+    wanted, found = reference.step(batch), method.step(batch)
+    assert set(found) == set(wanted)
+    assert all(torch.isclose(found[name], wanted[name]) for name in wanted)
+
+
+def test_the_last_epochs_are_without_the_teacher():
+    method, batch = ready(share=0, wash=0.2)
+    for epoch, names in ((7, {"ce", "kd"}), (8, {"ce"})):
+        method.start_epoch(epoch)
+        said = method.teacher(batch.images).argmax(1)
+        assert set(method.step(batch._replace(labels=said))) == names
+
+
+def test_perturbations_fool_the_teacher_more_than_the_honest_network():
+    class Obeys(torch.nn.Module):
+        """Right on clean images by the channel that is brightest, and class 2 where the first column is bright."""
+
+        def forward(self, images):
+            means = images.mean((2, 3))
+            column = images[:, :, :, 0].mean((1, 2))
+            return 20 * (means - means.mean(1, keepdim=True)) + 80 * torch.stack(
+                [torch.zeros_like(column), torch.zeros_like(column), column - 0.35], 1
+            )
+
+    method, batch = ready(Obeys(), bound=0.3, search_steps=12, honest_epochs=1.0)
+    teacher, honest = method.fooled[2]
+    assert teacher > 0.9
+    assert honest < 0.6
+    assert len(method.perturbations) == 3
+    assert method.report["fooled"][2] == {"teacher": teacher, "honest": honest}
+    terms = method.step(batch)
+    assert {"perturbed", "honest"} <= set(terms)
+    torch.stack(list(terms.values())).sum().backward()
+    assert all(p.grad is not None for p in method.perturbations)
+    assert not any(p.requires_grad for p in method.honest.parameters())
+
+
+def test_an_ascent_follows_the_sign_and_stays_within_the_bound():
+    value = torch.nn.Parameter(torch.tensor([0.0, 0.0, 0.095]))
+    value.grad = torch.tensor([3.0, -0.1, 1.0])
+    SignedAscent([value], 0.02, 0.1).step()
+    assert torch.allclose(value.detach(), torch.tensor([0.02, -0.02, 0.1]))
