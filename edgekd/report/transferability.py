@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from edgekd_device.metrics import defence_effectiveness
 
@@ -13,7 +14,7 @@ from .cells import Cell, Table, quiet, rate_cell
 
 # plain distillation -> what it is, and the methods that stand on it
 PLAIN = {"kd": "Hinton KD", "overhaul": "overhaul KD, the base of RobustKD"}
-BASES = {"robustkd": "overhaul"}
+BASES = {"robustkd": "overhaul", "robustkd-plus": "kd"}
 SEEDS = 3  # a claim needs them
 LEAST_ASR, LEAST_EXCESS = 50.0, 30.0  # percent; points above scratch
 RULE = (
@@ -94,9 +95,13 @@ def _der(before: StageRow | None, after: StageRow | None, trigger: str) -> float
     return defence_effectiveness(before.acc.value, old.asr.value, after.acc.value, new.asr.value)
 
 
-def _method(record: RunRecord) -> str:
+def _settings(record: RunRecord) -> Mapping[str, Any]:
     distill = record.config.get("distill")
-    return str(distill.get("method", "")) if isinstance(distill, Mapping) else ""
+    return distill if isinstance(distill, Mapping) else {}
+
+
+def _method(record: RunRecord) -> str:
+    return str(_settings(record).get("method", ""))
 
 
 def table(record: RunRecord) -> Table:
@@ -125,7 +130,7 @@ def sentence(record: RunRecord) -> str:
     if not found:
         return NO_TRIGGER
     method = _method(record)
-    base = BASES.get(method)
+    base = "kd" if _settings(record).get("base") == "logits" else BASES.get(method)
     own = [each for each in found if each.kind == base]
     lost = [text.clean(each.trigger) for each in own if each.carries is False]
     if lost:

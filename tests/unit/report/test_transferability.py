@@ -69,6 +69,14 @@ def test_a_base_that_loses_the_backdoor_by_itself_takes_the_merit(make_record: M
     assert "no merit" not in html(record)
 
 
+@pytest.mark.parametrize("distill", [{"method": "robustkd", "base": "logits"}, {"method": "robustkd-plus"}])
+def test_on_the_logits_base_hinton_kd_decides(make_record: MakeRecord, distill: dict[str, str]) -> None:
+    lost = {"config": {"distill": distill}, "rows": changed(make_record(), "kd", score(12, 2))}
+    assert f"NOT TRANSFERABLE on kd, the base of {distill['method']}" in transferability.sentence(make_record(**lost))
+    kept = {"config": {"distill": distill}, "rows": changed(make_record(), "overhaul", score(12, 2))}
+    assert transferability.sentence(make_record(**kept)) == ""
+
+
 @pytest.mark.parametrize("scores", [(), (score(90, None),)])
 def test_what_was_not_measured_is_no_verdict(make_record: MakeRecord, scores: tuple[TriggerScore, ...]) -> None:
     record = make_record(config=CONFIG, rows=changed(make_record(), "overhaul", *scores))
