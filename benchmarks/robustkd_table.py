@@ -1,0 +1,116 @@
+"""RobustKD, RobustKD+ and the repairs as tables: one per teacher and scenario, every row beside its controls."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from benchmarks.main_job_table import head, line, mean, provenance, spread
+from edgekd.report import text
+from edgekd.report.transferability import beside, transferable
+
+Record = dict[str, Any]
+Rows = dict[str, dict[int, Record]]  # row -> seed -> result
+BASES = {"kd": "Hinton KD", "overhaul": "overhaul KD"}
+OURS, BASE = "robustkd-plus", "kd"  # the bars are held against Hinton KD, the base of RobustKD+
+MOST_EXCESS, WORST_EXCESS, MOST_LOSS, MOST_SHIFT = 5.0, 15.0, 2.0, 2.0  # points
+COLUMNS = (
+    "row",
+    "ACC %",
+    "over scratch",
+    "ASR %",
+    "excess",
+    "RA %",
+    "INT8 ACC %",
+    "INT8 ASR %",
+    "INT8 excess",
+    "INT8 RA %",
+)
+
+
+def tables(records: Sequence[Record]) -> str:
+    """Mean [lowest to highest] over seeds; over scratch and excess: points above scratch of the same seed."""
+    found: dict[tuple[str, float], Rows] = {}
+    for record in records:
+        config = record["config"]
+        rows = found.setdefault((config["teacher"], config["rate"]), {})
+        rows.setdefault(config["row"], {})[config["seed"]] = record["result"]
+    parts = [_part(*key, found[key]) for key in sorted(found)]
+    return "\n\n".join([*parts, provenance(records)])
+
+
+def _part(teacher: str, rate: float, rows: Rows) -> str:
+    scenario = f"{100 * rate:g} % of the images triggered" if rate else "clean images"
+    result = next(iter(next(iter(rows.values())).values()))
+    lines = [
+        f"**{text.markdown(teacher)}, {scenario}** (teacher {_two(result['teacher'])})",
+        "",
+        *head(COLUMNS),
+        *(_line(name, by_seed, rows.get("scratch", {})) for name, by_seed in rows.items()),
+        "",
+        *(f"- {name}: {_verdict(rows, kind)}" for kind, name in BASES.items() if kind in rows),
+    ]
+    missed = misses(rows)
+    if missed is not None:
+        lines.append(f"- RobustKD+: {'all bars met' if not missed else '**' + ', '.join(missed) + '**'}")
+    return "\n".join(lines)
+
+
+def _two(figures: dict[str, float]) -> str:
+    return f"{figures['acc']:.1f} / {figures['asr']:.1f}"
+
+
+def _line(name: str, rows: dict[int, Record], scratch: dict[int, Record]) -> str:
+    cells = [text.markdown(name)]
+    for kind in ("fp32", "int8"):
+        figures = {key: [row[kind][key] for row in rows.values()] for key in ("acc", "asr", "ra")}
+        cells.append(spread(figures["acc"]))
+        if kind == "fp32":
+            cells.append(spread(_above(rows, scratch, kind, "acc"), "{:+.2f}".format))
+        cells += [
+            spread(figures["asr"]),
+            spread(_above(rows, scratch, kind, "asr"), "{:+.2f}".format),
+            spread(figures["ra"]),
+        ]
+    return line(cells)
+
+
+def _above(rows: dict[int, Record], scratch: dict[int, Record], kind: str, key: str) -> list[float]:
+    """Points above the scratch student of the same seed, in FP32: the floor is one for all."""
+    return [row[kind][key] - scratch[seed]["fp32"][key] for seed, row in rows.items() if seed in scratch]
+
+
+def _carries(rows: Rows, kind: str) -> tuple[bool | None, int]:
+    """Whether plain distillation carries the backdoor over, and at how many seeds that was seen."""
+    scratch = rows.get("scratch", {})
+    shared = {seed: result for seed, result in rows.get(kind, {}).items() if seed in scratch}
+    asr = mean(result["fp32"]["asr"] for result in shared.values())
+    return transferable(asr, mean(_above(shared, scratch, "fp32", "asr"))), len(shared)
+
+
+def _verdict(rows: Rows, kind: str) -> str:
+    carries, seeds = _carries(rows, kind)
+    if carries is None:
+        return "open, without scratch"
+    return ("**TRANSFERABLE**" if carries else "NOT TRANSFERABLE") + beside(seeds)
+
+
+def misses(rows: Rows) -> list[str] | None:
+    """What RobustKD+ falls short of where its base carries the backdoor over; None where nothing is asked of it."""
+    if OURS not in rows or not _carries(rows, BASE)[0]:
+        return None
+    scratch, ours = rows["scratch"], rows[OURS]
+    found = []
+    excess = _above(ours, scratch, "fp32", "asr")
+    if (mean(excess) or 0.0) > MOST_EXCESS:
+        found.append(f"mean excess ASR above {MOST_EXCESS:g}")
+    if max(excess, default=0.0) > WORST_EXCESS:
+        found.append(f"worst excess ASR above {WORST_EXCESS:g}")
+    loss = mean(rows[BASE][seed]["fp32"]["acc"] - ours[seed]["fp32"]["acc"] for seed in ours if seed in rows[BASE])
+    if loss is not None and loss > MOST_LOSS:
+        found.append(f"ACC more than {MOST_LOSS:g} below {BASES[BASE]}")
+    if (mean(_above(ours, scratch, "fp32", "acc")) or 0.0) < 0:
+        found.append("ACC below scratch")
+    if max(abs(row["int8"]["asr"] - row["fp32"]["asr"]) for row in ours.values()) > MOST_SHIFT:
+        found.append(f"INT8 ASR more than {MOST_SHIFT:g} from FP32")
+    return found

@@ -1,0 +1,66 @@
+"""The table of defences: paired seeds, verdicts of the bases, and bars only where a base carries the backdoor over."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from benchmarks import robustkd_table
+
+ABOUT = {
+    "commit": "c0ffee",
+    "dirty": False,
+    "hardware": {"cpu": "cpu", "cores_usable": 2},
+    "versions": {"torch": "2", "onnxruntime": "1"},
+    "load_average": 0.1,
+}
+
+
+def cell(row: str, seed: int, acc: float, asr: float, int8: float | None = None) -> dict[str, Any]:
+    config = {"teacher": "leak", "rate": 0.0, "row": row, "images": 2500, "epochs": 40, "seed": seed}
+    small = {"acc": acc - 1, "asr": asr if int8 is None else int8, "ra": 40.0}
+    figures = {"acc": acc, "asr": asr, "ra": 50.0}
+    return {**ABOUT, "config": config, "result": {"teacher": figures, "fp32": figures, "int8": small}}
+
+
+def three(row: str, acc: float, asr: float, int8: float | None = None) -> list[dict[str, Any]]:
+    return [cell(row, seed, acc + seed, asr + seed, None if int8 is None else int8 + seed) for seed in range(3)]
+
+
+def shown(records: list[dict[str, Any]], row: str) -> list[str]:
+    lines = robustkd_table.tables(records).splitlines()
+    return next(line for line in lines if line.startswith(f"| {row} ")).strip("| ").split(" | ")
+
+
+def test_points_are_above_scratch_of_the_same_seed() -> None:
+    made = shown([*three("scratch", 60, 1), *three("kd", 65, 90, 80)], "kd")
+    assert made[1:6] == ["66.00 [65.00 to 67.00]", "+5.00 [+5.00 to +5.00]", "91.00 [90.00 to 92.00]", "+89.00 [+89.00 to +89.00]", "50.00 [50.00 to 50.00]"]  # fmt: skip
+    assert made[7:9] == ["81.00 [80.00 to 82.00]", "+79.00 [+79.00 to +79.00]"]
+    alone = shown([*three("scratch", 60, 1), cell("kd", 7, 65, 90)], "kd")
+    assert alone[2] == alone[4] == "not measured"
+
+
+@pytest.mark.parametrize(
+    ("ours", "said"),
+    [
+        ((64.0, 2.0, None), "all bars met"),
+        ((64.0, 9.0, None), "**mean excess ASR above 5**"),
+        ((62.5, 2.0, None), "**ACC more than 2 below Hinton KD**"),
+        ((64.0, 2.0, 5.0), "**INT8 ASR more than 2 from FP32**"),
+        ((59.0, 20.0, None), "**mean excess ASR above 5, worst excess ASR above 15, ACC more than 2 below Hinton KD, ACC below scratch**"),
+    ],
+)  # fmt: skip
+def test_bars_of_ours_where_the_base_carries_the_backdoor_over(ours: tuple[Any, ...], said: str) -> None:
+    records = [*three("scratch", 60, 1), *three("kd", 65, 90), *three("robustkd-plus", *ours)]
+    made = robustkd_table.tables(records)
+    assert "- Hinton KD: **TRANSFERABLE**" in made
+    assert f"- RobustKD+: {said}" in made
+
+
+def test_where_the_base_loses_it_nothing_is_claimed() -> None:
+    records = [*three("scratch", 60, 1), *three("kd", 65, 4), *three("robustkd-plus", 64, 1)]
+    made = robustkd_table.tables(records)
+    assert "- Hinton KD: NOT TRANSFERABLE" in made
+    assert "RobustKD+:" not in made
+    assert "(2 seeds)" in robustkd_table.tables([r for r in records if r["config"]["seed"]])
