@@ -1,6 +1,6 @@
 """RobustKD+, our own: follow the teacher where the labels agree, and unlearn what it obeys and an honest network does not.
 
-From the method card robustkd 6.3; which of its parts earned their place: benchmarks/README.md.
+From the method card robustkd 6.3. Its defaults are not settled and nothing is claimed for it yet.
 """
 
 from __future__ import annotations
@@ -29,6 +29,12 @@ SEARCHED = 64  # images per step of the search
 
 class RobustKDPlusSettings(LogitDistillationSettings):
     gate: bool = Field(True, description="follow the teacher only on images whose label it shares")
+    views: int = Field(
+        8,
+        ge=0,
+        description="random crops of every image that the teacher's outputs are averaged over, once; 0: none, the "
+        "teacher sees what the student sees in every step",
+    )
     bound: float = Field(0.1, gt=0, le=1, description="largest change of a pixel by a perturbation, in [0, 1]")
     share: float = Field(0.5, ge=0, le=1, description="of every batch that is also shown perturbed; 0: none")
     weight: float = Field(0.5, ge=0, description="of cross-entropy on perturbed images")
@@ -44,7 +50,8 @@ class RobustKDPlusSettings(LogitDistillationSettings):
 
 
 class RobustKDPlus(LogitDistillation):
-    """Hinton KD on the images whose label the teacher shares + weight · CE(S(x + δ_k), y), k at random.
+    """Hinton KD on the images whose label the teacher shares, by its mean outputs over several crops, in which a trace that
+    hangs on exact pixels averages out, + weight · CE(S(x + δ_k), y), k at random.
 
     δ_k, one per class, universal: found on the teacher so that images look like class k to it while a network of the
     student's kind that was trained on the labels alone (the honest one) is not fooled; then it goes on fooling the
@@ -62,8 +69,9 @@ class RobustKDPlus(LogitDistillation):
         super().prepare(context)
         config = self.config
         self.first_alone = math.ceil((1 - config.wash) * context.config.epochs)
-        self.epoch, self.trusted = 0, 1.0
+        self.epoch = 0
         self.perturbations, self.fooled = nn.ParameterList(), []
+        self.said = self._averaged(context) if config.views else None
         if not config.share or not config.weight:
             return
         self.honest = self._honest(context)
@@ -82,6 +90,31 @@ class RobustKDPlus(LogitDistillation):
             with torch.no_grad():
                 shares = [float((net(changed).argmax(1) == k).float().mean()) for net in (self.teacher, self.honest)]
             self.fooled.append((shares[0], shares[1]))
+
+    @torch.no_grad()
+    def _averaged(self, context: Context) -> tuple[torch.Tensor, torch.Tensor]:
+        """The teacher's mean logits [N, K] by index, and which images it saw at all: bool [N]."""
+        indices, logits = [], []
+        for number in range(self.config.views):
+            for batch in context.batches.epoch(number):
+                indices.append(batch.index)
+                logits.append(self.teacher(batch.images).float())
+        index, found = torch.cat(indices), torch.cat(logits)
+        count = torch.zeros(int(index.max()) + 1, device=found.device).index_add_(
+            0, index, torch.ones_like(found[:, 0])
+        )
+        total = torch.zeros(len(count), found.shape[1], device=found.device).index_add_(0, index, found)
+        return total / count.clamp_min(1)[:, None], count > 0
+
+    def _taught(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+        """The teacher's logits [N, K] for a batch, and on which images to follow them: bool [N]."""
+        if self.said is None:
+            with torch.no_grad():
+                teacher = self.teacher(batch.images).float()
+            follow = torch.ones_like(batch.labels, dtype=torch.bool)
+        else:
+            teacher, follow = (part[batch.index] for part in self.said)
+        return teacher, follow & (teacher.argmax(1) == batch.labels) if self.config.gate else follow
 
     def _honest(self, context: Context) -> Any:
         """A network of the student's kind after some epochs of the labels alone, frozen."""
@@ -147,11 +180,7 @@ class RobustKDPlus(LogitDistillation):
         own = F.cross_entropy(student, batch.labels, reduction="none")
         if self.epoch >= self.first_alone:
             return {"ce": own.mean()}
-        with torch.no_grad():
-            teacher = self.teacher(batch.images).float()
-        follow = torch.ones_like(batch.labels, dtype=torch.bool)
-        if self.config.gate:
-            follow = teacher.argmax(1) == batch.labels
+        teacher, follow = self._taught(batch)
         alpha, share = self.config.alpha, follow.float().mean()
         terms = {"ce": ((1 - alpha * follow.float()) * own).mean()}
         if follow.any():

@@ -31,7 +31,7 @@ class Few:
 def ready(teacher=None, **settings):
     student = models.build(SPEC, seed=1).module
     teacher = models.build(SPEC, seed=2).module if teacher is None else teacher
-    method = RobustKDPlus(RobustKDPlusSettings(**{"search_steps": 4, **settings}), teacher)
+    method = RobustKDPlus(RobustKDPlusSettings(**{"search_steps": 4, "views": 0, **settings}), teacher)
     method.prepare(Context(student, Few(), TRAIN, torch.device("cpu")))
     method.start_epoch(0)
     return method, next(Few().epoch(0))
@@ -52,6 +52,27 @@ def test_it_follows_the_teacher_only_where_the_label_agrees():
     method.student.eval()
     kept = soft_target_kl(method.student(batch.images)[:4], method.teacher(batch.images)[:4], 4.0)
     assert torch.isclose(method.step(batch._replace(labels=half))["kd"], 0.9 * 0.5 * kept)
+
+
+def test_the_teacher_may_speak_once_of_several_views_of_an_image():
+    class Views(Few):
+        def epoch(self, number):
+            for batch, index in zip(super().epoch(number), (torch.arange(8), torch.arange(10, 18)), strict=True):
+                yield batch._replace(images=(batch.images + 0.1 * number).clamp(0, 1), index=index)
+
+    student, teacher = models.build(SPEC, seed=1).module, models.build(SPEC, seed=2).module
+    method = RobustKDPlus(RobustKDPlusSettings(views=2, share=0), teacher)
+    method.prepare(Context(student, Views(), TRAIN, torch.device("cpu")))
+    one, other = (next(Views().epoch(number)) for number in (0, 1))
+    said, seen = method.said
+    with torch.no_grad():
+        assert torch.allclose(said[:8], (teacher(one.images) + teacher(other.images)) / 2, atol=1e-5)
+    assert seen.tolist() == [*[True] * 8, False, False, *[True] * 8]
+    unseen = one._replace(index=torch.full((8,), 8))
+    assert set(method.step(unseen)) == {"ce"}
+    method.teacher = None  # nobody asks it again
+    taught = one._replace(labels=said[:8].argmax(1))
+    assert torch.isclose(method.step(taught)["kd"], 0.9 * soft_target_kl(method.student(one.images), said[:8], 4.0))
 
 
 def test_without_the_gate_it_is_hinton_kd():
