@@ -6,7 +6,7 @@ import math
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import nn
 
 from ..errors import UsageError
@@ -34,6 +34,13 @@ class RobustKDSettings(DetoxSettings, OverhaulSettings, LogitDistillationSetting
     permuted: bool = Field(
         False, description="a control: trained offsets on channels drawn at random, of equal norm at every site"
     )
+
+    @model_validator(mode="after")
+    def _refuse_settings_without_effect(self) -> RobustKDSettings:
+        plain = LogitDistillationSettings()
+        if self.base == "features" and (self.temperature, self.alpha) != (plain.temperature, plain.alpha):
+            raise ValueError("temperature and alpha go with base=logits; the weight of features is beta")
+        return self
 
 
 class RobustKD(Overhaul):
