@@ -42,8 +42,8 @@ class AdversarialUnlearning(Repair):
     counts how δ* moves with θ, −rate · ∂_θ ⟨slope, v⟩ (perturb.implicit). The network stays in eval mode throughout, x + δ
     is cut to [0, 1]. C grows with the root of the number of elements. Second derivatives are in float32.
 
-    Ours: a tenth of a batch carries δ, since with all of them one round cost a WRN-16-1 ten points of accuracy and 40 s
-    (share = 1); the search's steps; a rate held below 1 over the curvature at the round's start; Adam's rate falls with
+    Ours: a tenth of a batch carries δ, as with all of it (share = 1) a round costs much accuracy and time; radius and
+    pull, which the card does not give; the search's steps; a rate held below 1 over the curvature at the round's start; Adam's rate falls with
     train.schedule.
     """
 
