@@ -113,7 +113,9 @@ class RobustKDPlus(LogitDistillation):
                 teacher = self.teacher(batch.images).float()
             follow = torch.ones_like(batch.labels, dtype=torch.bool)
         else:
-            teacher, follow = (part[batch.index] for part in self.said)
+            said, seen = self.said
+            index = batch.index.clamp_max(len(seen) - 1)  # the last images may have been in no batch of these epochs
+            teacher, follow = said[index], seen[index] & (batch.index < len(seen))
         return teacher, follow & (teacher.argmax(1) == batch.labels) if self.config.gate else follow
 
     def _honest(self, context: Context) -> Any:
