@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from spy import Spy
 
 from edgekd import attacks, models, triggers
 from edgekd.attacks import Goal
@@ -132,19 +133,3 @@ def test_data_are_stamped_before_augmentation_and_batches_after_it(name, moved, 
         count += int((images[:, :, -3:, -3:] - corner).abs().flatten(1).max(1).values.lt(2 / 255).sum())
     whole = sum(len(images) for images in student.shown)
     assert count < 0.25 * whole if moved else abs(count - 0.5 * whole) < 0.1 * whole
-
-
-class Spy(torch.nn.Module):
-    """A network that notes what it is shown."""
-
-    def __init__(self, network):
-        super().__init__()
-        self.network, self.shown = network, []
-
-    def forward(self, images):
-        self.shown.append(images.detach().clone())
-        return self.network(images)
-
-    def sites(self, images, edit=None):
-        self.shown.append(images.detach().clone())
-        return self.network.sites(images, edit)

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from spy import Spy
 
 from edgekd import attacks, distill, models, triggers
 from edgekd.attacks import Goal
@@ -93,18 +94,6 @@ def test_adba_hands_over_the_trigger_that_its_training_ends_with(quarters, clean
     assert float((1 - made.trigger.params["a"]).max()) <= 0.2
     others = quarters.images[quarters.labels != 1]
     assert (said(made.model, triggers.apply(made.trigger, others)) == 1).mean() > 0.9
-
-
-class Spy(torch.nn.Module):
-    """A network that notes what it is shown."""
-
-    def __init__(self, network):
-        super().__init__()
-        self.network, self.shown = network, []
-
-    def forward(self, images):
-        self.shown.append(images.detach().clone())
-        return self.network(images)
 
 
 def adba(quarters, clean, **options):

@@ -5,20 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from provenance import ABOUT
 
 from benchmarks import attacks, attacks_table, transfer, transfer_table
 from benchmarks.grid import HERE, Cell
 from edgekd.attacks import ATTACKS
 from edgekd.attacks.run import attack_class
 from edgekd.files import read_json
-
-ABOUT = {
-    "commit": "c0ffee",
-    "dirty": False,
-    "hardware": {"cpu": "cpu", "cores_usable": 2},
-    "versions": {"torch": "2", "onnxruntime": "1"},
-    "load_average": 0.1,
-}
 
 
 def attacked(name: str, epochs: int, acc: float, asr: float = 99.0) -> dict[str, Any]:

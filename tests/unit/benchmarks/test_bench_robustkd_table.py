@@ -5,16 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from provenance import ABOUT
 
 from benchmarks import robustkd_table
-
-ABOUT = {
-    "commit": "c0ffee",
-    "dirty": False,
-    "hardware": {"cpu": "cpu", "cores_usable": 2},
-    "versions": {"torch": "2", "onnxruntime": "1"},
-    "load_average": 0.1,
-}
 
 
 def cell(row: str, seed: int, acc: float, asr: float, int8: float | None = None) -> dict[str, Any]:
