@@ -19,6 +19,7 @@ from .distill import METHODS
 from .distill.run import method_class
 from .errors import UsageError
 from .quantize import PtqConfig
+from .repair.run import repair_class
 from .training import TrainConfig
 from .yaml_files import read_yaml
 
@@ -115,6 +116,7 @@ class RunConfig(Section):
     device: str = Field("auto", description="cpu, cuda, or auto")
     trigger: TriggerSection = TriggerSection()
     train: TrainConfig
+    repair: dict[str, Any] = Field({}, description="of the teacher, before it is distilled; empty: none")
     distill: dict[str, Any] = Field(description="method, and the method's own settings")
     quantize: PtqConfig = PtqConfig()
     bench: BenchSection = BenchSection()
@@ -129,6 +131,15 @@ class RunConfig(Section):
     @property
     def method(self) -> str:
         return str(self.distill["method"])
+
+    @property
+    def repair_method(self) -> str | None:
+        """How the teacher is repaired before the run's method distils it; controls have it as it is."""
+        return self.repair.get("method")
+
+    @property
+    def repair_options(self) -> dict[str, Any]:
+        return {key: value for key, value in self.repair.items() if key != "method"}
 
     def options(self, method: str) -> dict[str, Any]:
         """Settings of the run's method, or of a control: the run's own where the method builds on it, else defaults."""
@@ -215,6 +226,7 @@ def resolve(file: str | Path | None, flags: dict[str, Any], overrides: list[str]
     options = _validate(
         config, {**preset.get(method, {}), **{k: v for k, v in distill.items() if k != "method"}}, "distill."
     )
+    repair = _repair(given.get("repair", {}))
     train = given.get("train", {})
     if not isinstance(train, dict):
         raise UsageError("`train` is a group of settings: train.epochs=20.")
@@ -227,9 +239,24 @@ def resolve(file: str | Path | None, flags: dict[str, Any], overrides: list[str]
         if not merged.get(key):
             raise UsageError(f"No {key} was given: name it on the command line, or as `{key}:` in the file of -c.")
     merged["distill"] = {"method": method, **options.model_dump(mode="json")}
+    merged["repair"] = repair
     value = _validate(RunConfig, merged, "")
     assert isinstance(value, RunConfig)
     return value
+
+
+def _repair(given: Any) -> dict[str, Any]:
+    """``repair``, a name or a group of settings, with every setting of that repair; empty: none is wanted."""
+    if isinstance(given, str):
+        given = {"method": given}
+    if not isinstance(given, dict) or (given and "method" not in given):
+        raise UsageError("`repair` is a group of settings: repair.method=ft-sam, repair.epochs=20.")
+    if not given:
+        return {}
+    name = str(given["method"])
+    kind = repair_class(name).Config
+    options = _validate(kind, {key: value for key, value in given.items() if key != "method"}, "repair.")
+    return {"method": name, **options.model_dump(mode="json")}
 
 
 def resolve_attack(
@@ -297,6 +324,8 @@ def changed(before: dict[str, Any], after: dict[str, Any], prefix: str = "") -> 
     found = []
     for key in sorted(before.keys() | after.keys()):
         old, new = before.get(key), after.get(key)
+        if isinstance(new, dict) and old is None:
+            old = {}  # written before there was such a section
         if isinstance(old, dict) and isinstance(new, dict):
             found += changed(old, new, f"{prefix}{key}.")
         elif old != new:
@@ -376,7 +405,7 @@ def _merge(base: dict[str, Any], more: dict[str, Any]) -> dict[str, Any]:
     merged = dict(base)
     for key, value in more.items():
         old = merged.get(key)
-        if key == "distill" and isinstance(old, str):
+        if key in ("distill", "repair") and isinstance(old, str):
             old = {"method": old}
         merged[key] = _merge(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
     return merged

@@ -37,6 +37,7 @@ def compress(
     target: options.Target = None,
     student: options.Student = None,
     method: options.Method = None,
+    repair: options.Repair = None,
     out: options.RunFolder = None,
     trigger: options.TriggerFile = None,
     target_label: options.TargetLabel = None,
@@ -76,7 +77,7 @@ def compress(
     )
     flags: dict[str, Any] = {
         "teacher": teacher, "data": data, "test": test, "target": target, "student": student, "distill.method": method,
-        "controls": wanted, "profile": profile, "bench.level": bench, "gates.max_asr": max_asr,
+        "repair.method": repair, "controls": wanted, "profile": profile, "bench.level": bench, "gates.max_asr": max_asr,
         "gates.max_acc_drop": max_acc_drop, "gates.max_latency_ms": max_latency_ms, "arch": arch, "normalize": normalize,
         "num_classes": num_classes, "class_map": class_map, "image_size": image_size, "channels": channels,
         "device": device, "seed": seed,

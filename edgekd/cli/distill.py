@@ -24,6 +24,7 @@ def distill(
     data: options.Data = None,
     test: options.Test = None,
     method: options.Method = None,
+    repair: options.Repair = None,
     student: options.Student = None,
     out: Annotated[
         Path | None, typer.Option("--out", metavar="DIR", help="Run folder; default runs/<teacher>-distill.")
@@ -51,7 +52,7 @@ def distill(
     from ..pipeline.single import distill_only
 
     flags = {
-        "teacher": teacher, "data": data, "test": test, "distill.method": method, "student": student, "profile": profile,
+        "teacher": teacher, "data": data, "test": test, "distill.method": method, "repair.method": repair, "student": student, "profile": profile,
         "arch": arch, "normalize": normalize, "class_map": class_map, "num_classes": num_classes, "image_size": image_size, "channels": channels,
         "device": device, "seed": seed,
     }  # fmt: skip

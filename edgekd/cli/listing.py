@@ -13,6 +13,7 @@ from . import options, screen
 
 class Kind(str, Enum):
     methods = "methods"
+    repairs = "repairs"
     attacks = "attacks"
     targets = "targets"
     models = "models"
@@ -27,15 +28,16 @@ def register(app: typer.Typer) -> None:
 
 def listing(
     kind: Annotated[
-        Kind, typer.Argument(metavar="KIND", help="methods, attacks, targets, models, triggers or settings.")
+        Kind, typer.Argument(metavar="KIND", help="methods, repairs, attacks, targets, models, triggers or settings.")
     ],
     json_: options.Json = False,
 ) -> None:
-    """List distillation methods, attacks, deployment targets, networks, trigger families, or every setting of -c and -o."""
+    """List distillation methods, repairs of a teacher, attacks, deployment targets, networks, trigger families, or every setting of -c and -o."""
     from ..files import canonical_json
 
     makers = {
         "methods": _methods,
+        "repairs": _repairs,
         "attacks": _attacks,
         "targets": _targets,
         "models": _models,
@@ -91,6 +93,12 @@ def _methods() -> list[dict[str, Any]]:
     return _by_module("method", METHODS)
 
 
+def _repairs() -> list[dict[str, Any]]:
+    from ..repair import REPAIRS
+
+    return _by_module("repair", REPAIRS)
+
+
 def _attacks() -> list[dict[str, Any]]:
     from ..attacks import ATTACKS
 
@@ -133,10 +141,14 @@ def _settings() -> list[dict[str, Any]]:
     from ..attacks.run import attack_class
     from ..config import DERIVED, RunConfig, method_config, settings
     from ..distill import METHODS
+    from ..repair import REPAIRS
+    from ..repair.run import repair_class
 
-    found = [entry for entry in settings(RunConfig) if entry[0] not in ("distill", *DERIVED)]
+    found = [entry for entry in settings(RunConfig) if entry[0] not in ("distill", "repair", *DERIVED)]
     found.append(("distill.method", "robustkd", "see `edgekd list methods`"))
     found += _shared("distill", {name: settings(method_config(name)) for name in METHODS})
+    found.append(("repair.method", None, "see `edgekd list repairs`"))
+    found += _shared("repair", {name: settings(repair_class(name).Config) for name in REPAIRS})
     found.append(("attack.name", None, "see `edgekd list attacks`; `edgekd attack` alone"))
     found += _shared("attack", {name: settings(attack_class(name).Config) for name in ATTACKS})
     return [{"setting": key, "default": "" if v is None else str(v), "what it is": about} for key, v, about in found]

@@ -37,6 +37,14 @@ Method = Annotated[
         "--method", metavar="NAME", help="Distillation method: robustkd (default), kd, … `edgekd list methods`."
     ),
 ]
+Repair = Annotated[
+    str | None,
+    typer.Option(
+        "--repair",
+        metavar="NAME",
+        help="Repair the teacher before it is distilled: ft-sam, anp, … `edgekd list repairs`. Default: none.",
+    ),
+]
 Student = Annotated[
     str | None,
     typer.Option(

@@ -15,7 +15,7 @@ from pydantic import Field
 from torch import nn
 
 from ..losses import soft_target_kl
-from ..perturb.universal import universal
+from ..perturb.universal import SignedAscent, universal
 from ..training import Context, Settings, fit
 from .base import Needs, freeze
 from .kd import LogitDistillation, LogitDistillationSettings
@@ -193,18 +193,3 @@ class RobustKDPlus(LogitDistillation):
     def report(self) -> dict[str, Any]:
         """fooled: per class the share of images that its perturbation moves there, of the teacher and the honest network."""
         return {"fooled": [{"teacher": teacher, "honest": honest} for teacher, honest in self.fooled]}
-
-
-class SignedAscent(torch.optim.Optimizer):
-    """Steps of ``rate`` up the gradient's sign, kept within ±bound."""
-
-    def __init__(self, parameters: list[nn.Parameter], rate: float, bound: float) -> None:
-        super().__init__(parameters, {"lr": rate})
-        self.bound = bound
-
-    @torch.no_grad()
-    def step(self, closure: Any = None) -> None:  # type: ignore[override]  # never evaluates the loss anew
-        for group in self.param_groups:
-            for parameter in group["params"]:
-                if parameter.grad is not None:
-                    parameter.add_(group["lr"] * parameter.grad.sign()).clamp_(-self.bound, self.bound)

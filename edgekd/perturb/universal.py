@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -39,3 +40,18 @@ def universal(
         rate = bound / 4 * (1 - number / len(batches))
         found = (found.detach() - rate * gradient.sign()).clamp(-bound, bound)
     return found.detach()
+
+
+class SignedAscent(torch.optim.Optimizer):
+    """Steps of ``rate`` up the gradient's sign, kept within ±bound."""
+
+    def __init__(self, parameters: list[torch.nn.Parameter], rate: float, bound: float) -> None:
+        super().__init__(parameters, {"lr": rate})
+        self.bound = bound
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]  # never evaluates the loss anew
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                if parameter.grad is not None:
+                    parameter.add_(group["lr"] * parameter.grad.sign()).clamp_(-self.bound, self.bound)

@@ -44,10 +44,13 @@ def compress(config: RunConfig, out: str | Path, *, command: str = "", progress:
         measures.prepare(scratch)
         rows: list[StageRow] = [measures.teacher()]
         stages.doubt_validation(rows[0].acc)
+        repaired = stages.repair()
+        if repaired is not None:
+            rows.append(measures.repaired(repaired))
         for name in config.controls:
             made = scratch if name == "scratch" else stages.train(name, student)
             rows.append(measures.control(name, made))
-        distilled = stages.train(config.method, student)
+        distilled = stages.train(config.method, student, repaired)
         rows.append(measures.student(distilled))
         shipment = Shipment(stages, measures, distilled)
         onnx = shipment.export()

@@ -6,8 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from .. import distill, models, targets
+from .. import distill, models, repair, targets
 from ..config import RunConfig
+from ..data import Batches
 from ..training.device import resolve_device
 from ..types import Model, ModelSpec
 from . import intake, passes
@@ -36,6 +37,8 @@ def forecast(config: RunConfig) -> dict[str, Any]:
         for name in dict.fromkeys((*config.controls, config.method))
     }
     trainings = len(minutes)
+    if config.repair_method:
+        minutes = {f"repair {config.repair_method}": _repair_minutes(config, teacher, parts), **minutes}
     known, device = len(intake.load_triggers(config, teacher.spec)), str(resolve_device(config.device))
     fresh = models.build(student, seed=0)
     costs = passes.measure(runner(teacher, device), runner(fresh, device), parts["test"].images)
@@ -77,3 +80,22 @@ def _minutes(config: RunConfig, method: str, teacher: Model, student: ModelSpec,
         each = max(longer - prepare, 0.0) / (PROBE_DETOX_STEPS[1] - PROBE_DETOX_STEPS[0])
         prepare += each * (detox_steps - PROBE_DETOX_STEPS[0])
     return (step * steps_per_epoch * config.train.epochs + prepare) / 60
+
+
+def _repair_minutes(config: RunConfig, teacher: Model, parts: dict[str, Any]) -> float:
+    """Minutes of repairing the teacher: a few of its steps are timed; the search of a threshold is counted once."""
+    name, options = str(config.repair_method), config.repair_options
+    images = parts["train"]
+    few = images.subset(np.arange(min(len(images), PROBE_STEPS * config.train.batch_size)))
+    kind, settings = repair.check(name, teacher, images, options)
+    shorter = {"epochs": 1, "tune_epochs": 1, "steps": PROBE_STEPS}
+    short = {key: shorter.get(key, value) for key, value in options.items()}
+    _, log = repair.run(name, teacher, few, short, config.train, accuracy=lambda predict: 1.0)
+    seconds = dict(log.seconds)
+    once = seconds.pop("prepare", 0.0) + seconds.pop("finish", 0.0)
+    # what is tuned in preparation saw the few images once
+    once *= options.get("tune_epochs", 1) * (len(images) / len(few) if "tune_epochs" in options else 1)
+    if not kind.trains:
+        return float(once) / 60
+    train, source = kind(settings, teacher.spec).length(config.train, Batches(images, config.train.batch_size))
+    return float(sum(seconds.values()) / log.steps * train.epochs * source.steps + once) / 60

@@ -12,7 +12,7 @@ from ..audit.evaluate import Predict
 from ..types import AuditReport, Latency, Model, ProbeSet, Rate, StageRow, Trigger
 from . import ledger
 from .predictions import load_audit, save_audit
-from .stages import Stages, runner
+from .stages import Stages, runner, trained
 
 
 class Measures:
@@ -80,6 +80,13 @@ class Measures:
         cost = models.Cost(about["parameters"], about["macs"])
         return self._row("teacher", self.stages.teacher, cost)
 
+    def repaired(self, model: Model) -> StageRow:
+        """The row of the repaired teacher, which the run's method distils."""
+        about = self.stages.about_teacher
+        cost = models.Cost(about["parameters"], about["macs"])
+        seconds = self.folder.seconds.get(f"repair-{self.stages.config.repair_method}")
+        return self._row("repaired teacher", model, cost, before="teacher", seconds=seconds)
+
     def control(self, name: str, model: Model) -> StageRow:
         """The row of a control, trained beside the student at equal budget."""
         seconds = self.folder.seconds.get(f"train-{name}")
@@ -87,7 +94,8 @@ class Measures:
 
     def student(self, model: Model) -> StageRow:
         """The row of the distilled student, before quantisation."""
-        seconds = self.folder.seconds.get(f"train-{self.stages.config.method}")
+        config = self.stages.config
+        seconds = self.folder.seconds.get(trained(config.method, config.repair_method is not None))
         return self._row("student fp32", model, models.cost(model.spec), before="teacher", seconds=seconds)
 
     def _row(

@@ -21,7 +21,7 @@ from .audited import Judged, judge
 from .calibration import quantiser, trusted
 from .folder import RunFolder
 from .shipment import export
-from .stages import Stages, padded
+from .stages import Stages, padded, trained
 
 
 def distill_only(config: RunConfig, out: Path, progress: Progress | None = None) -> dict[str, Any]:
@@ -32,8 +32,9 @@ def distill_only(config: RunConfig, out: Path, progress: Progress | None = None)
         spec = stages.student_spec()
         stages.refuse_misfits(spec, config.method)
         folder.claim()
-        student = stages.train(config.method, spec)
-        weights = folder.file(f"train-{config.method}", "model.safetensors")
+        repaired = stages.repair()
+        student = stages.train(config.method, spec, repaired)
+        weights = folder.file(trained(config.method, repaired is not None), "model.safetensors")
         file = write_bytes(folder.path / "student.safetensors", weights.read_bytes(), "student")
         write_bytes(f"{file}.json", Path(f"{weights}.json").read_bytes(), "student")
         validation = stages.parts["validation"]

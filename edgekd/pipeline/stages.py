@@ -9,14 +9,14 @@ from typing import Any
 
 import torch
 
-from .. import audit, checkpoints, distill, models
+from .. import audit, checkpoints, distill, models, repair
 from ..config import RunConfig
 from ..data import ImageSet
 from ..files import canonical_json, sha256_file, write_text
 from ..quantize.images import select
 from ..report import detox
 from ..runners.torch import TorchRunner
-from ..training import Progress
+from ..training import Progress, TrainConfig
 from ..training.device import resolve_device
 from ..types import (
     Model,
@@ -93,6 +93,8 @@ class Stages:
         intake.refuse_unknown_labels(self.parts.values(), self.teacher.spec)
         for method in dict.fromkeys(methods):
             distill.check(self.teacher, student, self.parts["train"], method, self.config.options(method))
+        if self.config.repair_method:
+            repair.check(self.config.repair_method, self.teacher, self.parts["train"], self.config.repair_options)
 
     def refuse_unmeasurable(self) -> None:
         """Raise now what quantiser and audit would refuse: calibration images that are none, a trigger that is none."""
@@ -114,24 +116,65 @@ class Stages:
 
     # ---- training ---------------------------------------------------------------------------------------------------
 
-    def train(self, method: str, spec: ModelSpec) -> Model:
-        """A trained network; ``method`` is a row of distill.METHODS, a control or the method of the run."""
-        options = self.config.options(method)
-        config = self.config.train.model_copy(update={"device": self.device, "seed": self.config.seed})
+    def repair(self) -> Model | None:
+        """The teacher as the run's method is to see it; None where none is to be repaired."""
+        method = self.config.repair_method
+        if method is None:
+            return None
+        options, config = self.config.repair_options, self._schedule()
+        inputs = {
+            "repair": method,
+            "options": options,
+            "train": config.model_dump(mode="json"),
+            "data": {name: self.parts[name].sha256 for name in ("train", "validation")},
+            "teacher": self.teacher.sha256,
+            **self.noted,
+        }
+        accuracy = accuracy_on(self.parts["validation"], self.device)
+
+        def make(folder: Path) -> dict[str, Any]:
+            model, log = repair.run(
+                method,
+                self.teacher,
+                self.parts["train"],
+                options,
+                config,
+                folder=folder,
+                validate=lambda module: {"acc": accuracy(module)},
+                progress=self.progress,
+            )
+            checkpoints.save(
+                folder / "model.safetensors", models.weights(model), {"spec": model.spec.to_json(), "repair": method}
+            )
+            return {"files": ["model.safetensors"], "log": log.to_json()}
+
+        name = f"repair-{method}"
+        self.logs[name] = self.folder.stage(name, inputs, make)["log"]
+        self._write_metrics()
+        tensors, _ = checkpoints.load_student(self.folder.file(name, "model.safetensors"))
+        return models.build(self.teacher.spec, tensors)
+
+    def train(self, method: str, spec: ModelSpec, repaired: Model | None = None) -> Model:
+        """A trained network; ``method`` is a row of distill.METHODS, a control or the method of the run.
+
+        repaired: what to distil instead of the teacher as it came.
+        """
+        options, config = self.config.options(method), self._schedule()
+        teacher = None if method == "scratch" else repaired or self.teacher
         inputs = {
             "method": method,
             "options": options,
             "student": spec.to_json(),
             "train": config.model_dump(mode="json"),
             "data": self.parts["train"].sha256,
-            "teacher": "" if method == "scratch" else self.teacher.sha256,
-            **({} if method == "scratch" else self.noted),
+            "teacher": "" if teacher is None else teacher.sha256,
+            **({} if teacher is None else self.noted),
         }
-        name, accuracy = f"train-{method}", accuracy_on(self.parts["validation"], self.device)
+        name, accuracy = trained(method, repaired is not None), accuracy_on(self.parts["validation"], self.device)
 
         def make(folder: Path) -> dict[str, Any]:
             model, log = distill.run(
-                None if method == "scratch" else self.teacher,
+                teacher,
                 spec,
                 self.parts["train"],
                 method,
@@ -153,7 +196,7 @@ class Stages:
             }
 
         result = self.folder.stage(name, inputs, make)
-        self.logs[method] = result["log"]
+        self.logs[name.removeprefix("train-")] = result["log"]
         self._write_metrics()
         found = result["log"]["method"].get("detox", {})
         if found.get("within_max_drop") is False:
@@ -165,6 +208,9 @@ class Stages:
         tensors, _ = checkpoints.load_student(self.folder.file(name, "model.safetensors"))
         # the spec from here, not from the folder: a folder from elsewhere could name code to run
         return models.build(self.teacher.spec if method == "finetune" else spec, tensors)
+
+    def _schedule(self) -> TrainConfig:
+        return self.config.train.model_copy(update={"device": self.device, "seed": self.config.seed})
 
     def _write_metrics(self) -> None:
         """metrics.jsonl: every epoch of every training so far; a training under way writes its own below work/."""
@@ -205,6 +251,7 @@ class Stages:
             "parameters": cost.parameters,
             "macs": cost.macs,
             "method": self.config.method,
+            **({"repair": self.config.repair_method} if self.config.repair_method else {}),
         }
 
     def about_data(self) -> dict[str, Any]:
@@ -229,6 +276,11 @@ def runner(model: Model, device: str) -> TorchRunner:
     if device == "cpu":
         return TorchRunner(model)
     return TorchRunner(dataclasses.replace(model, module=copy.deepcopy(model.module).to(device)), device)
+
+
+def trained(method: str, repaired: bool) -> str:
+    """The name of a training's stage: a control may have the run's method without its repair."""
+    return f"train-{method}-repaired" if repaired else f"train-{method}"
 
 
 def choose_student(config: RunConfig, teacher: Model, about: dict[str, Any], target: Target) -> ModelSpec:

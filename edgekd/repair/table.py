@@ -6,5 +6,6 @@ REPAIRS = {
     "nad": "edgekd.repair.nad:AttentionDistillation",
     "anp": "edgekd.repair.anp:NeuronPruning",
     "clp": "edgekd.repair.clp:LipschitzPruning",
+    "gate": "edgekd.repair.gate:ChannelGate",
     "i-bau": "edgekd.repair.i_bau:AdversarialUnlearning",
 }

@@ -274,7 +274,7 @@ def test_convert(world: World, tmp_path: Path) -> None:
     assert not (tmp_path / "absent").exists()
 
 
-@pytest.mark.parametrize("kind", ["methods", "targets", "models", "triggers", "settings"])
+@pytest.mark.parametrize("kind", ["methods", "repairs", "targets", "models", "triggers", "settings"])
 def test_list(kind: str) -> None:
     rows = call("list", kind, "--json").json
     shown = call("list", kind)
@@ -298,11 +298,12 @@ def test_every_listed_setting_can_be_set(world: World, tmp_path: Path) -> None:
             assert users, row
             command = ["attack", users[1], "--data", world.train, "--out", tmp_path / "t.safetensors"]
         else:
-            words = ["--method", users[1]] if users and key.startswith("distill.") else []
+            flag = "--repair" if key.startswith("repair.") else "--method"
+            words = [flag, users[1]] if users and key.startswith(("distill.", "repair.")) else []
             command = ["compress", world.teacher, "--data", world.train, *words]
         ended = call(*command, "-o", f"{key}={{a: wrong}}")
         assert ended.code == 2, key
-        assert key.split(".")[-1] in ended.message(), key
+        assert ("repair" if key == "repair.method" else key.split(".")[-1]) in ended.message(), key
 
 
 def test_doctor() -> None:
@@ -377,18 +378,20 @@ def test_doctor_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_dry_run_prints_the_configuration_and_a_forecast(world: World, tmp_path: Path) -> None:
     words = ["compress", world.teacher, "--data", world.train, "--dry-run", "--controls", "all"]
-    words += ["--student", "resnet8-w4", "--out", tmp_path / "run", "-o", "train.batch_size=32"]
+    words += ["--student", "resnet8-w4", "--out", tmp_path / "run", "-o", "train.batch_size=32", "--repair", "nad"]
     shown = call(*words)
     assert shown.code == 0, shown.err
     assert "epochs: 10" in shown.out
     assert re.search(r"^student +resnet8-w4$", shown.out, re.MULTILINE)
     measured = ("canary battery", "disagreement", "audits and export", "bench")
-    for line in ("scratch", "kd", "overhaul", "finetune", "robustkd", *measured, "in all"):
+    for line in ("scratch", "kd", "overhaul", "finetune", "robustkd", "repair nad", *measured, "in all"):
         assert re.search(rf"^{line} +\d+\.\d min$", shown.out, re.MULTILINE), line
     assert list(tmp_path.iterdir()) == []
     value = call(*words, "--json").json
     assert value["config"]["train"]["epochs"] == 10
     assert value["forecast"]["minutes"]["robustkd"] > value["forecast"]["minutes"]["scratch"] > 0
+    assert value["forecast"]["minutes"]["repair nad"] > 0
+    words[-1:] = ["clp"]  # which trains nothing
     full = call(*words, "--profile", "full", "--json").json
     assert full["forecast"]["minutes"]["robustkd"] > 5 * value["forecast"]["minutes"]["robustkd"]
 

@@ -15,7 +15,7 @@ from typing import Any, cast
 
 import pytest
 from endings import Ended, call, spawn
-from world import CLASSES, World
+from world import CLASSES, SHORT, World
 
 from edgekd import files
 from edgekd.cli.compress import as_typed
@@ -78,6 +78,25 @@ def test_no_record_and_no_artefact_names_a_place_of_this_machine(finished: tuple
         if path.is_file() and path.name != "config.yaml" and "work" not in path.relative_to(folder).parts:
             data = path.read_bytes()
             assert not any(place in data for place in places), path.name
+
+
+def test_the_runs_method_distils_the_repaired_teacher_and_controls_the_one_that_came(
+    world: World, tmp_path: Path
+) -> None:
+    words = world.words("--repair", "clp", "-o", "repair.u=1", "--bench", "none", out=tmp_path, short=SHORT[:4])
+    ended = call(*words, "--method", "kd", "--controls", "kd", "--json")
+    assert ended.code == 0, ended.err
+    rows = {row["stage"]: row for row in ended.json["rows"]}
+    assert list(rows)[:5] == ["teacher", "repaired teacher", "scratch", "kd", "student fp32"]
+    assert rows["repaired teacher"]["sha256"] != rows["teacher"]["sha256"]
+    assert rows["repaired teacher"]["flips"]["hits"] > 0
+    assert rows["kd"]["sha256"] != rows["student fp32"]["sha256"]
+    assert ended.json["student"]["repair"] == "clp"
+    assert ended.json["training"].keys() == {"scratch", "repair-clp", "kd", "kd-repaired"}
+    page = (tmp_path / "report.md").read_text()
+    assert "repaired teacher" in page
+    refused = call(*words, "--method", "kd", "--controls", "kd", "-o", "repair.u=2")
+    assert "repair.u" in refused.message()
 
 
 def test_the_same_command_does_nothing_again(run_copy: Path, world: World) -> None:

@@ -2,7 +2,7 @@
 
 import torch
 
-from edgekd.perturb.universal import universal
+from edgekd.perturb.universal import SignedAscent, universal
 
 IMAGES = [torch.full((4, 3, 1, 1), 0.5)] * 12
 
@@ -35,3 +35,10 @@ def test_it_asks_for_gradients_of_nothing_but_itself():
     found = universal(network, IMAGES, 0, bound=0.1)
     assert all(parameter.grad is None for parameter in network.parameters())
     assert not found.requires_grad
+
+
+def test_an_ascent_follows_the_sign_and_stays_within_the_bound():
+    value = torch.nn.Parameter(torch.tensor([0.0, 0.0, 0.095]))
+    value.grad = torch.tensor([3.0, -0.1, 1.0])
+    SignedAscent([value], 0.02, 0.1).step()
+    assert torch.allclose(value.detach(), torch.tensor([0.02, -0.02, 0.1]))

@@ -9,7 +9,7 @@ from edgekd import models, repair
 from edgekd.data import Batches, ImageSet
 from edgekd.errors import UsageError
 from edgekd.models import Network
-from edgekd.repair import anp, clp, ft_sam, i_bau, nad
+from edgekd.repair import anp, clp, ft_sam, gate, i_bau, nad
 from edgekd.repair.norms import scaled_convolutions, still_norms
 from edgekd.training import Context, TrainConfig, fit
 from edgekd.types import InputSpec, Model, ModelSpec
@@ -288,3 +288,50 @@ def test_running_statistics_do_not_follow_perturbed_images(tiny_images):
     made, _ = repair.run("i-bau", given, tiny_images, {"epochs": 1, "inner_steps": 2}, TRAIN)
     buffers = dict(given.module.named_buffers())
     assert all(torch.equal(value, buffers[name]) for name, value in made.module.named_buffers())
+
+
+def test_gates_start_open_and_are_folded_into_the_norms(tiny_images):
+    method, batch = prepared(gate.ChannelGate, tiny_images, search_steps=1)
+    student = method.student.eval()
+    raw = models.build(SPEC).module(batch.images)
+    assert torch.equal(student(batch.images), raw)
+    with torch.no_grad():
+        for part in (*student.gates, *student.shifts):
+            part += 3 * torch.rand_like(part) - 2
+    method.update(lambda: None)
+    inputs = torch.randn(2, len(student.gates[0]), 4, 4)
+    norm = student.network.get_submodule(student.names[0])
+    wanted = student.gates[0].view(-1, 1, 1) * norm(inputs) + student.shifts[0].view(-1, 1, 1)
+    gates = torch.cat([g.detach() for g in student.gates])
+    assert gates.min() == 0
+    assert gates.max() == 1
+    folded, notes = method.finish(student, None)
+    assert torch.allclose(folded.get_submodule(student.names[0])(inputs), wanted, atol=1e-6)
+    assert torch.allclose(folded(batch.images), student(batch.images), atol=1e-5)
+    assert not torch.allclose(folded(batch.images), raw, atol=1e-2)
+    assert notes["shut"] == int((gates == 0).sum())
+
+
+def test_the_gates_descend_what_the_perturbations_climb(tiny_images):
+    method, batch = prepared(gate.ChannelGate, tiny_images, search_steps=2, ascent=0.02, weight=0.7, keep=2.0)
+    (climber,) = method.own_optimizers()
+    found = [p.detach().clone() for p in method.perturbations]
+    assert all(float(p.abs().max()) <= 0.05 + 1e-7 for p in found)
+    torch.manual_seed(3)
+    terms = method.step(batch)
+    torch.manual_seed(3)
+    which = torch.randint(4, (16,))
+    changed = (batch.images + torch.stack(found)[which]).clamp(0, 1)
+    with torch.no_grad():
+        fooled = nn.functional.cross_entropy(method.student(changed), batch.labels)
+    assert float(terms["perturbed"].detach()) == pytest.approx(0.7 * float(fooled), rel=1e-4)
+    assert float(terms["kept"].detach()) == pytest.approx(0, abs=1e-6)  # nothing has moved yet
+    torch.stack(list(terms.values())).sum().backward()
+    climber.step()
+    moved = [p.detach() - f for p, f in zip(method.perturbations, found, strict=True)]
+    assert float(torch.stack(moved).abs().max()) == pytest.approx(0.02, rel=1e-4)
+    assert all(float(p.detach().abs().max()) <= 0.05 + 1e-7 for p in method.perturbations)
+    with torch.no_grad():
+        again = (batch.images + torch.stack([p.detach() for p in method.perturbations])[which]).clamp(0, 1)
+        assert nn.functional.cross_entropy(method.student(again), batch.labels) > fooled
+    assert not any(p.requires_grad for p in method.student.network.parameters())
