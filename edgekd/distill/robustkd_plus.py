@@ -1,21 +1,21 @@
 """RobustKD+, our own: follow the teacher where the labels agree, and unlearn what it obeys and an honest network does not.
 
-From the method card robustkd 6.3. Its defaults are not settled and nothing is claimed for it yet.
+From the method card robustkd 6.3.
 """
 
 from __future__ import annotations
 
 import copy
 import math
+from itertools import chain, count, islice
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from pydantic import Field
-from torch import nn
 
 from ..losses import soft_target_kl
-from ..perturb.universal import SignedAscent, universal
+from ..perturb.universal import Predict, universal
 from ..training import Context, Settings, fit
 from .base import Needs, freeze
 from .kd import LogitDistillation, LogitDistillationSettings
@@ -25,10 +25,11 @@ if TYPE_CHECKING:
     from ..data import Batch
 
 SEARCHED = 64  # images per step of the search
+COUNTED = 4  # batches of the search on which is counted how many networks a perturbation fools
 
 
 class RobustKDPlusSettings(LogitDistillationSettings):
-    gate: bool = Field(True, description="follow the teacher only on images whose label it shares")
+    agree: bool = Field(True, description="follow the teacher only on images whose label it shares")
     views: int = Field(
         8,
         ge=0,
@@ -42,9 +43,6 @@ class RobustKDPlusSettings(LogitDistillationSettings):
         1.0, ge=0, description="weight of: the honest network is not fooled; 0: any perturbation counts"
     )
     search_steps: int = Field(30, ge=1, description="that find each class's perturbation before training")
-    ascent: float = Field(
-        0.01, ge=0, description="what a perturbation then changes per step, to go on fooling the student"
-    )
     honest_epochs: float = Field(0.5, gt=0, le=1, description="of the honest network, in those of the student")
     wash: float = Field(0.2, ge=0, le=1, description="share of the epochs, at the end, without the teacher")
 
@@ -53,43 +51,47 @@ class RobustKDPlus(LogitDistillation):
     """Hinton KD on the images whose label the teacher shares, by its mean outputs over several crops, in which a trace that
     hangs on exact pixels averages out, + weight · CE(S(x + δ_k), y), k at random.
 
-    δ_k, one per class, universal: found on the teacher so that images look like class k to it while a network of the
-    student's kind that was trained on the labels alone (the honest one) is not fooled; then it goes on fooling the
-    student. What both networks are blind to is no backdoor's work, and unlearning it would cost accuracy for nothing.
-    The other images follow their labels, and so do all towards the end. No trigger, no test image is needed.
+    δ_k, one per class, universal, found on the teacher before training: images look like class k to it while a network of
+    the student's kind that was trained on the labels alone (the honest one) is not fooled. What both networks are blind
+    to is no backdoor's work, and unlearning it would cost accuracy for nothing. The other images follow their labels,
+    and so do all towards the end. No trigger, no test image is needed.
     """
 
     Config: ClassVar[type[Settings]] = RobustKDPlusSettings
     needs: ClassVar[Needs] = "gradients"
 
-    perturbations: nn.ParameterList
-    fooled: list[tuple[float, float]]
+    perturbations: torch.Tensor  # [K, C, H, W], or of length 0
+    counted: torch.Tensor  # images [N, C, H, W]
 
     def prepare(self, context: Context) -> None:
         super().prepare(context)
         config = self.config
         self.first_alone = math.ceil((1 - config.wash) * context.config.epochs)
         self.epoch = 0
-        self.perturbations, self.fooled = nn.ParameterList(), []
         self.said = self._averaged(context) if config.views else None
+        self.perturbations, self.fooled = torch.empty(0), {}
         if not config.share or not config.weight:
             return
-        self.honest = self._honest(context)
-        batches = [images[:SEARCHED] for images in self._images(context)]
-        for k in range(self._classes(batches[0])):
-            found = universal(
-                self.teacher,
-                batches,
-                k,
-                bound=config.bound,
-                honest=self.honest if config.keep else None,
-                weight=config.keep,
-            )
-            self.perturbations.append(nn.Parameter(found))
-            changed = (torch.cat(batches[-4:]) + found).clamp(0, 1)
-            with torch.no_grad():
-                shares = [float((net(changed).argmax(1) == k).float().mean()) for net in (self.teacher, self.honest)]
-            self.fooled.append((shares[0], shares[1]))
+        honest = self._honest(context)
+        every = chain.from_iterable(context.batches.epoch(number) for number in count())
+        batches = [batch.images[:SEARCHED].float() for batch in islice(every, config.search_steps)]
+        with torch.no_grad():
+            classes = self.teacher(batches[0]).shape[1]
+        self.perturbations = torch.stack(
+            [
+                universal(
+                    self.teacher,
+                    batches,
+                    k,
+                    bound=config.bound,
+                    honest=honest if config.keep else None,
+                    weight=config.keep,
+                )
+                for k in range(classes)
+            ]
+        )
+        self.counted = torch.cat(batches[-COUNTED:])
+        self.fooled = {"teacher": self._fooled(self.teacher), "honest": self._fooled(honest)}
 
     @torch.no_grad()
     def _averaged(self, context: Context) -> tuple[torch.Tensor, torch.Tensor]:
@@ -100,11 +102,11 @@ class RobustKDPlus(LogitDistillation):
                 indices.append(batch.index)
                 logits.append(self.teacher(batch.images).float())
         index, found = torch.cat(indices), torch.cat(logits)
-        count = torch.zeros(int(index.max()) + 1, device=found.device).index_add_(
+        times = torch.zeros(int(index.max()) + 1, device=found.device).index_add_(
             0, index, torch.ones_like(found[:, 0])
         )
-        total = torch.zeros(len(count), found.shape[1], device=found.device).index_add_(0, index, found)
-        return total / count.clamp_min(1)[:, None], count > 0
+        total = torch.zeros(len(times), found.shape[1], device=found.device).index_add_(0, index, found)
+        return total / times.clamp_min(1)[:, None], times > 0
 
     def _taught(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         """The teacher's logits [N, K] for a batch, and on which images to follow them: bool [N]."""
@@ -116,7 +118,7 @@ class RobustKDPlus(LogitDistillation):
             said, seen = self.said
             index = batch.index.clamp_max(len(seen) - 1)  # the last images may have been in no batch of these epochs
             teacher, follow = said[index], seen[index] & (batch.index < len(seen))
-        return teacher, follow & (teacher.argmax(1) == batch.labels) if self.config.gate else follow
+        return teacher, follow & (teacher.argmax(1) == batch.labels) if self.config.agree else follow
 
     def _honest(self, context: Context) -> Any:
         """A network of the student's kind after some epochs of the labels alone, frozen."""
@@ -135,48 +137,34 @@ class RobustKDPlus(LogitDistillation):
         freeze(network)
         return network
 
-    def _images(self, context: Context) -> list[torch.Tensor]:
-        found: list[torch.Tensor] = []
-        number = 0
-        while len(found) < self.config.search_steps:
-            found += [batch.images.float() for batch in context.batches.epoch(number)]
-            number += 1
-        return found[: self.config.search_steps]
-
     @torch.no_grad()
-    def _classes(self, images: torch.Tensor) -> int:
-        return int(self.teacher(images[:1]).shape[1])
-
-    def modules(self) -> tuple[nn.Module, ...]:
-        return (self.perturbations,)
-
-    def own_optimizers(self) -> tuple[torch.optim.Optimizer, ...]:
-        found = list(self.perturbations)
-        return (SignedAscent(found, self.config.ascent, self.config.bound),) if found else ()
+    def _fooled(self, predict: Predict) -> list[float]:
+        """Of the images that are not taken for class k, the share that its perturbation makes so, for every k."""
+        before = predict(self.counted).argmax(1)
+        after = [predict((self.counted + change).clamp(0, 1)).argmax(1) for change in self.perturbations]
+        others = [before != k for k in range(len(after))]
+        return [
+            float((said[rest] == k).float().mean()) for k, (said, rest) in enumerate(zip(after, others, strict=True))
+        ]
 
     def start_epoch(self, number: int) -> None:
         self.epoch = number
 
     def step(self, batch: Batch) -> dict[str, torch.Tensor]:
         size = len(batch.images)
-        count = round(self.config.share * size) if len(self.perturbations) else 0
-        changed = self._changed(batch.images[:count])
-        logits = self.student(torch.cat([batch.images, changed.to(batch.images.dtype)])).float()
+        changed = self._changed(batch.images[: round(self.config.share * size)])
+        logits = self.student(torch.cat([batch.images, changed])).float()
         terms = self._distilled(batch, logits[:size])
-        if count:
-            labels = batch.labels[:count]
-            terms["perturbed"] = self.config.weight * F.cross_entropy(logits[size:], labels)
-            if self.config.keep and self.config.ascent:
-                # The perturbations climb the sum of all terms: fooling the honest network has to cost them.
-                kept = F.cross_entropy(self.honest(changed).float(), labels)
-                terms["honest"] = -self.config.keep * kept
+        if len(changed):
+            terms["perturbed"] = self.config.weight * F.cross_entropy(logits[size:], batch.labels[: len(changed)])
         return terms
 
     def _changed(self, images: torch.Tensor) -> torch.Tensor:
-        if not len(images):
-            return images
+        """The images with perturbations drawn at random; none where there are none."""
+        if not len(self.perturbations):
+            return images[:0]
         which = torch.randint(len(self.perturbations), (len(images),), device=images.device)
-        return (images.float() + torch.stack(list(self.perturbations))[which]).clamp(0, 1)
+        return (images.float() + self.perturbations[which]).clamp(0, 1).to(images.dtype)
 
     def _distilled(self, batch: Batch, student: torch.Tensor) -> dict[str, torch.Tensor]:
         own = F.cross_entropy(student, batch.labels, reduction="none")
@@ -191,5 +179,11 @@ class RobustKDPlus(LogitDistillation):
 
     @property
     def report(self) -> dict[str, Any]:
-        """fooled: per class the share of images that its perturbation moves there, of the teacher and the honest network."""
-        return {"fooled": [{"teacher": teacher, "honest": honest} for teacher, honest in self.fooled]}
+        """fooled: of teacher, honest network and student, per class, the share of images that its perturbation moves there."""
+        if not self.fooled:
+            return {}
+        training = self.student.training
+        self.student.eval()
+        found = {**self.fooled, "student": self._fooled(self.student)}
+        self.student.train(training)
+        return {"fooled": found}
