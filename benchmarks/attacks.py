@@ -127,7 +127,7 @@ def _unpoisoned(config: Config, folder: Path) -> dict[str, Any]:
     """The twin: the clean network after further training without poison."""
     images = data.load(prepare_data.prepare("cifar10_train"))
     parts = data.split(images, config["seed"], {"train": 0.9, "validation": 0.1})
-    start = _clean(START)
+    start = clean_network(START)
     settings = {**ATTACK_TRAINING[True], "epochs": config["epochs"], "seed": config["seed"], "device": "auto"}
     train = TrainConfig.model_validate(settings)
     lr = {"lr": train.lr}
@@ -138,7 +138,7 @@ def _unpoisoned(config: Config, folder: Path) -> dict[str, Any]:
     return {"acc": 100 * after.value, "start_acc": 100 * before.value, "seconds": sum(log.seconds.values())}
 
 
-def _clean(file: str) -> Model:
+def clean_network(file: str) -> Model:
     """A clean third-party network."""
     flags = {"teacher": str(prepare_data.shared_folder() / "checkpoints" / file), "data": "-"}
     held = data.load(prepare_data.prepare("cifar10_train")).subset(range(2000))
@@ -160,7 +160,7 @@ def trigger_of(folder: Path, config: Config, shape: tuple[int, int, int]) -> Tri
 
 def _floor(folder: Path, config: Config, test: data.ImageSet) -> float:
     probes = audit.probes(test, (trigger_of(folder, config, test.shape),), 10)
-    return 100 * audit.scan(TorchRunner(_clean(STRANGER)), probes).triggers[0].asr.value
+    return 100 * audit.scan(TorchRunner(clean_network(STRANGER)), probes).triggers[0].asr.value
 
 
 def forecast(config: Config) -> float:

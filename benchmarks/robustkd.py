@@ -4,22 +4,25 @@
 
 A cell is a teacher and its trigger, a scenario, a row and a seed. Every row of a scenario sees the same 2,500 images with
 their true labels; in the second, 2 % of them carry the trigger. Rows: scratch (whose ASR is the floor), Hinton KD,
-overhaul KD, each repair of the teacher followed by overhaul KD, RobustKD on both bases, RobustKD+. The INT8 figures are
-those of the ONNX file for onnxruntime. Teachers are those of benchmarks/attacks.py, which has to run first.
+overhaul KD, each repair of the teacher followed by overhaul KD, RobustKD on both bases, RobustKD+; then these two with
+parts taken away. The INT8 figures are those of the ONNX file for onnxruntime. Teachers are those of
+benchmarks/attacks.py, which has to run first; the clean one is third-party, and meets noise-blend's trigger.
 
-noise-blend is the attack that RobustKD+ is developed on. The others become cells once FROZEN names the commit that froze
-its defaults, so that none of them can have had a say.
+noise-blend is the attack that RobustKD+ was developed on. The others became cells when FROZEN named the commit that froze
+its defaults, so that none of them had a say.
 """
 
 from __future__ import annotations
 
+import itertools
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from benchmarks import prepare_data
+from benchmarks.attacks import START, clean_network
 from benchmarks.grid import Config, Table, main
 from benchmarks.transfer import KINDS, teacher_of, transfer_set
 from edgekd import audit, checkpoints, data, distill, models, repair
@@ -32,10 +35,12 @@ from edgekd.runners.torch import TorchRunner
 from edgekd.training import TrainConfig
 from edgekd.types import InputSpec, Model, ModelSpec, ProbeSet
 
-FROZEN = ""
+FROZEN = "0633290f50b6f9479b7bcb50d826774bb1294214"
 IMAGES, EPOCHS, STUDENT, VALIDATION = 2500, 40, "resnet8", 1000
 DEVELOPMENT = "noise-blend"
-TEACHERS = ("leak", "adba", DEVELOPMENT, "cheatkd", "blended")
+CLEAN = "clean"
+PAIR, FURTHER = ("leak", DEVELOPMENT), ("cheatkd", "blended", "adba")
+ALL_IMAGES, FEW_EPOCHS = 45_000, 20
 RATES = (0.0, 0.02)
 
 
@@ -55,32 +60,65 @@ ROWS = {
     "robustkd-plus": Row("robustkd-plus"),
     "robustkd": Row("robustkd"),
     "robustkd, logits": Row("robustkd", {"base": "logits"}),
-    **{f"{name}, overhaul": Row("overhaul", KINDS["overhaul"], name) for name in repair.REPAIRS},
 }
+REPAIRED = {f"{name}, overhaul": Row("overhaul", KINDS["overhaul"], name) for name in repair.REPAIRS}
+LOGITS = {"base": "logits"}
+PARTS = {
+    "robustkd-plus, no agreement": Row("robustkd-plus", {"agree": False}),
+    "robustkd-plus, no views": Row("robustkd-plus", {"views": 0}),
+    "robustkd-plus, no perturbations": Row("robustkd-plus", {"share": 0.0}),
+    "robustkd-plus, any perturbation": Row("robustkd-plus", {"keep": 0.0}),
+    "robustkd-plus, teacher to the end": Row("robustkd-plus", {"wash": 0.0}),
+    "gate, robustkd-plus": Row("robustkd-plus", {}, "gate"),
+    "robustkd, logits, permuted": Row("robustkd", {**LOGITS, "permuted": True}),
+    "robustkd, logits, CE only": Row("robustkd", {**LOGITS, "lambda_f": 0.0}),
+    "robustkd, logits, L_f only": Row("robustkd", {**LOGITS, "detox_ce": 0.0}),
+    "robustkd, logits, one site": Row("robustkd", {**LOGITS, "detox_sites": 1}),
+    "robustkd, logits, two sites": Row("robustkd", {**LOGITS, "detox_sites": 2}),
+    **{
+        f"robustkd, logits, tau {tau:g}, lambda {weight:g}": Row("robustkd", {**LOGITS, "tau": tau, "lambda_f": weight})
+        for tau in (0.2, 0.5, 0.9)
+        for weight in (0.1, 1.0, 5.0)
+        if (tau, weight) != (0.2, 0.1)  # the default
+    },
+}
+EVERY = {**ROWS, **REPAIRED, **PARTS}
 
 
 def cells() -> Iterator[Config]:
-    for seed in (0, 1, 2):
-        for teacher in TEACHERS if FROZEN else (DEVELOPMENT,):
-            for rate in RATES:
-                for row in ROWS:
-                    yield {
-                        "teacher": teacher,
-                        "rate": rate,
-                        "row": row,
-                        "images": IMAGES,
-                        "epochs": EPOCHS,
-                        "seed": seed,
-                    }
+    """In the order of value."""
+    seeds = (0, 1, 2)
+    yield from _cells(PAIR, RATES, ROWS, seeds)
+    yield from _cells(PAIR, RATES, REPAIRED, seeds)
+    yield from _cells((CLEAN,), (0.0,), ("scratch", "kd", "robustkd", "robustkd-plus"), seeds)
+    for teacher, rate in (("leak", 0.0), (DEVELOPMENT, 0.02)):  # where plain distillation carries the backdoor over
+        yield from _cells((teacher,), (rate,), PARTS, (0,))
+    yield from _cells(FURTHER, RATES, ROWS, seeds)
+    rows = ("scratch", "kd", "overhaul", "robustkd", "robustkd-plus")
+    yield from _cells(("leak",), (0.0,), rows, (0,), images=ALL_IMAGES, epochs=FEW_EPOCHS)
+
+
+def _cells(
+    teachers: Iterable[str],
+    rates: Iterable[float],
+    rows: Iterable[str],
+    seeds: Iterable[int],
+    images: int = IMAGES,
+    epochs: int = EPOCHS,
+) -> Iterator[Config]:
+    for seed, teacher, rate, row in itertools.product(seeds, teachers, rates, rows):
+        yield {"teacher": teacher, "rate": rate, "row": row, "images": images, "epochs": epochs, "seed": seed}
 
 
 def run(config: Config, folder: Path) -> dict[str, Any]:
     test = data.load(prepare_data.prepare("cifar10_test"))
-    teacher, trigger = teacher_of(config["teacher"], test)
+    clean = config["teacher"] == CLEAN
+    teacher, trigger = teacher_of(DEVELOPMENT if clean else config["teacher"], test)
+    teacher = clean_network(START) if clean else teacher
     images, validation = _images(config["images"])
     kind = {"rate": config["rate"], "labels": "true", "kind": config["row"], "seed": config["seed"]}
     images = transfer_set(kind, images, teacher, trigger)
-    row = ROWS[config["row"]]
+    row = EVERY[config["row"]]
     probes = audit.probes(test, (trigger,), teacher.spec.num_classes)
     result: dict[str, Any] = {"teacher": _figures(TorchRunner(teacher), probes)}
     if row.repair:
@@ -151,7 +189,8 @@ def _figures(predict: Any, probes: ProbeSet) -> dict[str, float]:
 
 
 def forecast(config: Config) -> float:
-    return 2.0 if config["row"] in ("scratch", "kd", "overhaul") else 4.0
+    each = 2.0 if config["row"] in ("scratch", "kd", "overhaul") else 4.0
+    return float(each * config["images"] * config["epochs"] / (IMAGES * EPOCHS))
 
 
 TABLE = Table("robustkd", cells, run, forecast, resumable=True)

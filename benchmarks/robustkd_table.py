@@ -30,17 +30,17 @@ COLUMNS = (
 
 def tables(records: Sequence[Record]) -> str:
     """Mean [lowest to highest] over seeds; over scratch and excess: points above scratch of the same seed."""
-    found: dict[tuple[str, float], Rows] = {}
+    found: dict[tuple[int, str, float], Rows] = {}
     for record in records:
         config = record["config"]
-        rows = found.setdefault((config["teacher"], config["rate"]), {})
+        rows = found.setdefault((config["images"], config["teacher"], config["rate"]), {})
         rows.setdefault(config["row"], {})[config["seed"]] = record["result"]
     parts = [_part(*key, found[key]) for key in sorted(found)]
     return "\n\n".join([*parts, provenance(records)])
 
 
-def _part(teacher: str, rate: float, rows: Rows) -> str:
-    scenario = f"{100 * rate:g} % of the images triggered" if rate else "clean images"
+def _part(images: int, teacher: str, rate: float, rows: Rows) -> str:
+    scenario = f"{images:,} images, {100 * rate:g} % of them triggered" if rate else f"{images:,} clean images"
     result = next(iter(next(iter(rows.values())).values()))
     lines = [
         f"**{text.markdown(teacher)}, {scenario}** (teacher {_two(result['teacher'])})",
