@@ -12,12 +12,13 @@ import torch
 from torch import nn
 
 from ..data import Batches
-from ..errors import EdgekdError, UsageError
+from ..errors import UsageError
 from ..models import build, weights_sha256
 from ..training import Progress, Settings, TrainConfig, checked, chosen, fit
 from ..training.device import place, resolve_device
 from ..training.fit import Validate
 from ..training.method import Accuracy
+from ..training.untouched import untouched
 from ..types import Model, ModelSpec, TrainLog
 from .base import Distiller, freeze
 from .table import METHODS
@@ -68,7 +69,7 @@ def run(
     }
     if start is not None:
         identity["start"] = [weights_sha256(start), "frozen" if frozen else "free"]
-    with _untouched(watched, device, method):
+    with _lent(watched, device, method):
         log = fit(
             module,
             kind(settings, watched),
@@ -98,20 +99,19 @@ def check(
 
 
 @contextlib.contextmanager
-def _untouched(teacher: nn.Module | None, device: torch.device, method: str) -> Iterator[None]:
-    """The teacher frozen and on the device, then back; raises EdgekdError if a bit of it or its mode has changed."""
+def _lent(teacher: nn.Module | None, device: torch.device, method: str) -> Iterator[None]:
+    """The teacher frozen and on the device, then back as it was."""
     if teacher is None:
         yield
         return
-    home, before = _device_of(teacher), weights_sha256(teacher.state_dict())
+    home = _device_of(teacher)
     freeze(teacher)
-    place(teacher, device)
-    try:
-        yield
-    finally:
-        teacher.to(home)
-    if weights_sha256(teacher.state_dict()) != before or any(part.training for part in teacher.modules()):
-        raise EdgekdError(f"The method {method!r} changed the teacher while it distilled; the student is void.")
+    with untouched(teacher, f"method {method!r}"):
+        place(teacher, device)
+        try:
+            yield
+        finally:
+            teacher.to(home)
 
 
 def method_class(name: str) -> type[Distiller]:

@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..data import Batches
-from ..errors import EdgekdError, UsageError
+from ..errors import UsageError
 from ..models import Network, weights_sha256
 from ..training import Progress, Settings, TrainConfig, checked, chosen, fit
 from ..training.clock import Stopwatch
 from ..training.device import place, resolve_device
 from ..training.fit import Validate, accuracy_of
 from ..training.method import Accuracy
+from ..training.untouched import untouched
 from ..types import Model, TrainLog
 from .base import Repair
 from .norms import batch_norms, scaled_convolutions
@@ -56,41 +57,39 @@ def run(
             "set, or the threshold as a number."
         )
     teacher.module.eval()
-    before = weights_sha256(teacher.module.state_dict())
     network: Any = copy.deepcopy(teacher.module)
     module = repair.begin(network.requires_grad_(True))
     identity = {
         "repair": name,
         "options": settings.model_dump(mode="json"),
-        "teacher": teacher.sha256 or before,
+        "teacher": teacher.sha256 or weights_sha256(teacher.module.state_dict()),
         "spec": teacher.spec.to_json(),
         "images": images.sha256,
     }
     device = resolve_device(train.device)
-    if repair.trains:
-        batches = Batches(images, train.batch_size, seed=train.seed, augment=train.augment, device=device)
-        train, source = repair.length(train, batches)
-        log = fit(
-            module,
-            repair,
-            source,
-            train,
-            folder=folder,
-            validate=validate,
-            accuracy=accuracy,
-            progress=progress,
-            identity=identity,
-            what=name,
-        )
-    else:
-        log = TrainLog(epochs=0, steps=0, seed=train.seed, device=str(device), history=(), seconds={})
-        place(module, device)
-    watch = Stopwatch()
-    finished, notes = repair.finish(module.eval(), accuracy)
-    repaired: Any = finished
-    watch.lap("finish")
-    if weights_sha256(teacher.module.state_dict()) != before or any(part.training for part in teacher.module.modules()):
-        raise EdgekdError(f"The repair {name!r} changed the teacher that it was given a copy of; its result is void.")
+    with untouched(teacher.module, f"repair {name!r}"):
+        if repair.trains:
+            batches = Batches(images, train.batch_size, seed=train.seed, augment=train.augment, device=device)
+            train, source = repair.length(train, batches)
+            log = fit(
+                module,
+                repair,
+                source,
+                train,
+                folder=folder,
+                validate=validate,
+                accuracy=accuracy,
+                progress=progress,
+                identity=identity,
+                what=name,
+            )
+        else:
+            log = TrainLog(epochs=0, steps=0, seed=train.seed, device=str(device), history=(), seconds={})
+            place(module, device)
+        watch = Stopwatch()
+        finished, notes = repair.finish(module.eval(), accuracy)
+        repaired: Any = finished
+        watch.lap("finish")
     seconds = {**log.seconds, "finish": round(watch.seconds["finish"], 4)}
     log = dataclasses.replace(log, seconds=seconds, method={**log.method, **notes})
     repaired.to("cpu").requires_grad_(True).eval()
