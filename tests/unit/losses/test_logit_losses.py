@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgekd.losses import soft_target_kl
+from edgekd.losses import decoupled_kl, pearson, soft_target_kl
 
 
 def softmax(z):
@@ -46,7 +46,87 @@ def test_two_logits_by_hand():
     assert float(soft_target_kl(student, teacher, 1.0)) == pytest.approx(0.130812, abs=1e-6)
 
 
+def some(batch=6, classes=5, scale=4.0, seed=0):
+    return torch.randn(2, batch, classes, generator=torch.Generator().manual_seed(seed)) * scale
+
+
+def test_the_decoupled_parts_are_the_formula():
+    (student, teacher), labels = some(), torch.tensor([0, 4, 2, 2, 1, 3])
+    p, q = softmax(teacher.double().numpy() / 3), softmax(student.double().numpy() / 3)
+    got = [part.tolist() for part in decoupled_kl(student, teacher, labels, 3.0)]
+    for row, label in enumerate(labels):
+        (t, s), rest = (p[row], q[row]), np.arange(5) != int(label)
+        two = [np.array([v[label], v[rest].sum()]) for v in (t, s)]
+        others = [v[rest] / v[rest].sum() for v in (t, s)]
+        expected = [9 * float((a * np.log(a / b)).sum()) for a, b in (two, others)]
+        assert [part[row] for part in got] == pytest.approx(expected, rel=1e-4, abs=1e-6)
+
+
+def test_the_decoupled_parts_by_hand():
+    # p_T = (1/2, 3/8, 1/8), p_S = 1/3 each, label 0: 1/2 ln(3/2) + 1/2 ln(3/4); then (3/4, 1/4) against 1/2 each.
+    teacher, student = torch.tensor([[np.log(4.0), np.log(3.0), 0.0]]), torch.zeros(1, 3)
+    target, others = decoupled_kl(student, teacher, torch.tensor([0]), 1.0)
+    assert target.item() == pytest.approx(0.058892, abs=1e-6)
+    assert others.item() == pytest.approx(0.130812, abs=1e-6)
+
+
+@settings(deadline=None, max_examples=25)
+@given(st.integers(2, 11), st.floats(0.5, 20), st.integers(0, 999))
+def test_hintons_loss_is_the_two_parts_together(classes, temperature, seed):
+    student, teacher = some(7, classes, seed=seed)
+    labels = torch.arange(7) % classes
+    share = 1 - torch.softmax(teacher / temperature, 1).gather(1, labels[:, None])[:, 0]
+    target, others = decoupled_kl(student, teacher, labels, temperature)
+    whole = soft_target_kl(student, teacher, temperature)
+    assert (target + share * others).mean().item() == pytest.approx(whole.item(), rel=1e-5, abs=1e-5)
+
+
+def test_a_sure_teacher_still_teaches_how_the_others_compare():
+    """Here 1 - p of the label is 0 in float32, and Hinton's loss sees nothing of the others."""
+    teacher = torch.tensor([[2000.0, 3.0, 0.0]])
+    student = torch.tensor([[2000.0, 0.0, 3.0]]).requires_grad_()
+    target, others = decoupled_kl(student, teacher, torch.tensor([0]), 1.0)
+    expected = np.tanh(1.5) * 3  # KL of (p, 1-p) against (1-p, p) at a log-odds of 3
+    assert (target.item(), others.item()) == pytest.approx((0, expected), abs=1e-4)
+    others.sum().backward()
+    assert student.grad[0].tolist() == pytest.approx([0, -0.905148, 0.905148], abs=1e-5)
+
+
+def test_two_classes_have_no_others_to_compare():
+    student, teacher = some(classes=2)
+    assert decoupled_kl(student, teacher, torch.zeros(6, dtype=torch.int64), 4.0)[1].abs().max() == 0
+    with pytest.raises(ValueError, match="no others"):
+        decoupled_kl(torch.zeros(3, 1), torch.zeros(3, 1), torch.zeros(3, dtype=torch.int64), 4.0)
+
+
+def test_correlation_is_numpys():
+    a, b = some()
+    expected = [np.corrcoef(x, y)[0, 1] for x, y in zip(a.numpy(), b.numpy(), strict=True)]
+    assert pearson(a, b).tolist() == pytest.approx(expected, abs=1e-5)
+    assert pearson(a, b).dtype == pearson(a.bfloat16(), b.bfloat16()).dtype == torch.float32
+
+
+def test_correlation_sees_neither_shift_nor_scale():
+    a, b = some()
+    torch.testing.assert_close(pearson(3 * a + 7, 0.1 * b - 2), pearson(a, b))
+    torch.testing.assert_close(pearson(a, -2 * a + 1), -torch.ones(6))
+
+
+def test_a_row_that_does_not_vary_correlates_with_nothing():
+    a, b = torch.full((2, 4), 0.25, requires_grad=True), torch.rand(2, 4, generator=torch.Generator().manual_seed(0))
+    found = pearson(a, b)
+    found.sum().backward()
+    assert found.tolist() == [0, 0]
+    assert torch.isfinite(a.grad).all()
+
+
 def test_misuse_is_refused():
+    with pytest.raises(ValueError, match="not two"):
+        decoupled_kl(torch.zeros(3, 4), torch.zeros(3, 1), torch.zeros(3, dtype=torch.int64), 4.0)
+    with pytest.raises(ValueError, match="not positive"):
+        decoupled_kl(torch.zeros(3, 4), torch.zeros(3, 4), torch.zeros(3, dtype=torch.int64), -1.0)
+    with pytest.raises(ValueError, match="not two"):
+        pearson(torch.zeros(3, 4), torch.zeros(3))
     with pytest.raises(ValueError, match="not two"):
         soft_target_kl(torch.zeros(3, 4), torch.zeros(3, 1), 4.0)
     with pytest.raises(ValueError, match="not positive"):
