@@ -31,7 +31,7 @@ class Distiller(Method):
         self.teacher = teacher  # eval mode, no gradients wanted of its weights
 
     def prepare(self, context: Context) -> None:
-        self.student = context.student
+        self.student, self.epochs = context.student, context.config.epochs
 
 
 def cross_entropy(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:

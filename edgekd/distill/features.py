@@ -5,13 +5,17 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
+from .base import Distiller, Needs
+
 if TYPE_CHECKING:
+    from ..models import Sites
+    from ..training import Context
     from ..training.method import BatchSource
 
 Edit = Callable[[int, torch.Tensor], torch.Tensor]  # site, raw feature -> what the next layer receives
@@ -52,6 +56,51 @@ def pooled(feature: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
     """A feature as a map of ``size``: averaged down where it is larger."""
     feature = as_map(feature)
     return feature if tuple(feature.shape[2:]) == size else F.adaptive_avg_pool2d(feature, size)
+
+
+def active(pair: Pair, teacher: Sites, student: Sites) -> tuple[torch.Tensor, torch.Tensor]:
+    """The target and the student's map of a pair behind their ReLU, [N, C, H, W] at its size."""
+    return (
+        pooled(teacher.targets[pair.teacher].relu(), pair.size),
+        pooled(student.targets[pair.student].relu(), pair.size),
+    )
+
+
+class FeatureDistiller(Distiller):
+    """A method that compares sites of both networks; ``choose`` says which of the pairs."""
+
+    needs: ClassVar[Needs] = "sites"
+
+    pairs: tuple[Pair, ...]  # that are compared
+
+    def prepare(self, context: Context) -> None:
+        super().prepare(context)
+        self.student.eval()  # else a look would move its running statistics
+        with torch.no_grad():
+            teacher, student = self.both(next(sample(context.batches, 1)))
+        self.pairs = self.choose(pair_sites(teacher.targets, student.targets))
+
+    def choose(self, pairs: tuple[Pair, ...]) -> tuple[Pair, ...]:
+        """The pairs to compare, of all there are."""
+        return pairs
+
+    def seen(self, images: torch.Tensor) -> Sites:
+        """What the teacher shows; no gradients."""
+        with torch.no_grad():
+            sites: Sites = self.teacher.sites(images)
+        return sites
+
+    def both(self, images: torch.Tensor) -> tuple[Sites, Sites]:
+        """What teacher and student show of images [N, C, H, W] in one pass each."""
+        return self.seen(images), self.student.sites(images)
+
+    @property
+    def report(self) -> dict[str, Any]:
+        return {
+            "sites": [
+                {"teacher": pair.teacher, "student": pair.student, "size": list(pair.size)} for pair in self.pairs
+            ]
+        }
 
 
 def sample(batches: BatchSource, images: int) -> Iterator[torch.Tensor]:

@@ -12,11 +12,12 @@ from torch import nn
 
 from ..losses import gaussian_margin, margin_relu, partial_l2
 from ..training import Context, Settings
-from .base import Distiller, cross_entropy
-from .features import Connectors, Edit, Pair, empirical_margins, pair_sites, pooled, sample
+from .base import cross_entropy
+from .features import Connectors, Edit, FeatureDistiller, empirical_margins, pooled, sample
 
 if TYPE_CHECKING:
     from ..data import Batch
+    from ..models import Sites
 
 
 SMALL = 64 * 64  # pixels; auto takes the paper's beta for CIFAR up to here and its beta for ImageNet beyond
@@ -44,7 +45,7 @@ class OverhaulSettings(Settings):
     margin_images: int = Field(2048, ge=1, description="training images that margins and means are measured on")
 
 
-class Overhaul(Distiller):
+class Overhaul(FeatureDistiller):
     """CE + beta · Σ_l 2^-(L-l) · partial_l2(max(T_l, m_l), r_l(S_l)) / B.
 
     Differs from the paper: the teacher is in eval mode, margins are measured on its targets by default (its batch-norm
@@ -54,9 +55,7 @@ class Overhaul(Distiller):
     """
 
     Config: ClassVar[type[Settings]] = OverhaulSettings
-    needs = "sites"
 
-    pairs: tuple[Pair, ...]
     margins: list[str]  # per pair, empirical | gaussian
     connectors: Connectors
     edit: Edit | None = None  # what happens to the teacher's raw features
@@ -66,13 +65,9 @@ class Overhaul(Distiller):
 
     def prepare(self, context: Context) -> None:
         super().prepare(context)
-        self._epochs = context.config.epochs
-        first = next(iter(context.batches.epoch(0))).images
+        first = next(sample(context.batches, 1))
         small = first.shape[-2] * first.shape[-1] <= SMALL
         self.beta = (1e-3 if small else 1e-4) if self.config.beta == "auto" else self.config.beta
-        self.student.eval()
-        with torch.no_grad():
-            self.pairs = pair_sites(self._teacher_sites(first), self.student.sites(first).targets)
         images = sample(context.batches, self.config.margin_images)
         margins = empirical_margins(self.targets(part) for part in images)
         self.margins = ["empirical"] * len(margins)
@@ -104,19 +99,19 @@ class Overhaul(Distiller):
             count += len(part)
         return [total / count for total in sums]
 
-    def _teacher_sites(self, images: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        sites: tuple[torch.Tensor, ...] = self.teacher.sites(images, self.edit).targets
+    def seen(self, images: torch.Tensor) -> Sites:
+        with torch.no_grad():
+            sites: Sites = self.teacher.sites(images, self.edit)
         return sites
 
-    @torch.no_grad()
     def targets(self, images: torch.Tensor) -> list[torch.Tensor]:
         """The teacher's targets T_l of every pair, [N, C, H, W] at the pair's size."""
-        sites = self._teacher_sites(images)
+        sites = self.seen(images).targets
         return [pooled(sites[pair.teacher], pair.size) for pair in self.pairs]
 
     def start_epoch(self, number: int) -> None:
         if self.config.fade == "cosine":
-            self.share = 0.5 * (1 + math.cos(math.pi * number / self._epochs))
+            self.share = 0.5 * (1 + math.cos(math.pi * number / self.epochs))
 
     def step(self, batch: Batch) -> dict[str, torch.Tensor]:
         targets = self.targets(batch.images)
