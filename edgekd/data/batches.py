@@ -55,7 +55,7 @@ class Batches:
         channels, height, width = images.shape
         # pixels as rows of one table [N * H * W, C]: a batch is one index_select, and comes out channels_last
         self._pixels = torch.from_numpy(images.images.transpose(0, 2, 3, 1).reshape(-1, channels)).to(self.device)
-        self._labels = torch.from_numpy(images.labels).to(self.device)
+        self.labels = torch.from_numpy(images.labels).to(self.device)
         crop, flip = "crop" in augment, "flip" in augment
         self._shift = (height // 8, width // 8) if crop else (0, 0)
         self._flip = flip
@@ -83,7 +83,7 @@ class Batches:
         where = (index[:, None] * height + rows)[:, :, None] * width + columns[:, None, :]
         pixels = self._pixels.index_select(0, where.view(-1)).view(-1, height, width, channels)
         images = pixels.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.channels_last).div_(255)
-        return Batch(images, self._labels[index], index)
+        return Batch(images, self.labels[index], index)
 
 
 def _reflected(extent: int, shift: int) -> torch.Tensor:

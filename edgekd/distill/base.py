@@ -30,6 +30,11 @@ class Distiller(Method):
         self.config = config
         self.teacher = teacher  # eval mode, no gradients wanted of its weights
 
+    @classmethod
+    def kept_bytes(cls, config: Any, images: int) -> int:
+        """What stays in memory and in checkpoints for so many training images; for forecasts."""
+        return 0
+
     def prepare(self, context: Context) -> None:
         self.student, self.epochs = context.student, context.config.epochs
 

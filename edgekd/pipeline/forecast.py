@@ -9,6 +9,7 @@ import numpy as np
 from .. import distill, models, repair, targets
 from ..config import RunConfig
 from ..data import Batches
+from ..distill.run import method_class
 from ..training.device import resolve_device
 from ..types import Model, ModelSpec
 from . import intake, passes
@@ -20,6 +21,9 @@ PROBE_DETOX_STEPS = (2, 10)
 LAMBDA, LAMBDAS_TRIED = 0.1, 2
 # Checkpoints (weights, momentum, connectors; two generations), ONNX files, predictions: measured on CIFAR-10 runs.
 COPIES_OF_WEIGHTS = 24
+# What a method keeps of every image: itself, what a step takes of it and the checkpoint being written; on disk, with
+# the two that are there.
+COPIES_IN_MEMORY, COPIES_ON_DISK = 3, 3
 BASE_MIB = 600  # interpreter and libraries
 
 
@@ -37,6 +41,7 @@ def forecast(config: RunConfig) -> dict[str, Any]:
         for name in dict.fromkeys((*config.controls, config.method))
     }
     trainings = len(minutes)
+    kept = sum(kept_bytes(config, name, len(parts["train"])) for name in minutes)
     if config.repair_method:
         minutes = {f"repair {config.repair_method}": _repair_minutes(config, teacher, parts), **minutes}
     known, device = len(intake.load_triggers(config, teacher.spec)), str(resolve_device(config.device))
@@ -48,12 +53,18 @@ def forecast(config: RunConfig) -> dict[str, Any]:
     probes = (1 + passes.probe_triggers(config, known)) * parts["test"].images.nbytes
     return {
         "minutes": minutes,
-        "memory_mib": BASE_MIB + (3 * images + probes) / (1 << 20) + 40 * weights / (1 << 20),
-        "disk_mib": (COPIES_OF_WEIGHTS * weights * trainings + probes) / (1 << 20),
+        "memory_mib": BASE_MIB + (3 * images + probes + COPIES_IN_MEMORY * kept) / (1 << 20) + 40 * weights / (1 << 20),
+        "disk_mib": (COPIES_OF_WEIGHTS * weights * trainings + COPIES_ON_DISK * kept + probes) / (1 << 20),
         "student": student.arch,
         "teacher": teacher.spec.arch,
         "warnings": warnings,
     }
+
+
+def kept_bytes(config: RunConfig, method: str, images: int) -> int:
+    """What a training by ``method`` keeps of so many images, beside the student."""
+    kind = method_class(method)
+    return kind.kept_bytes(kind.Config.model_validate(config.options(method)), images)
 
 
 def _minutes(config: RunConfig, method: str, teacher: Model, student: ModelSpec, parts: dict[str, Any]) -> float:

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 from .method import BatchSource
 
 if TYPE_CHECKING:
+    import torch
+
     from ..data import Batch
 
 
@@ -20,6 +22,10 @@ class Chunks:
         self._source = source
         self._stream: Iterator[Batch] = iter(())
         self._next: int | None = None
+
+    @property
+    def labels(self) -> torch.Tensor:
+        return self._source.labels
 
     def epoch(self, number: int, /) -> Iterator[Batch]:
         """The batches of chunk ``number``; a neighbour of the last one continues without a jump."""

@@ -25,6 +25,11 @@ class BatchSource(Protocol):
     @property
     def steps(self) -> int: ...
 
+    @property
+    def labels(self) -> torch.Tensor:
+        """int64 [N], of all images that ``Batch.index`` counts."""
+        ...
+
     def epoch(self, number: int, /) -> Iterator[Batch]: ...
 
 
@@ -46,7 +51,10 @@ class Method:
     """Base of every method; all that changes between two steps must live in ``modules()``, so that resume is exact."""
 
     def prepare(self, context: Context) -> None:
-        """Make ready what the steps need; called once per run, also when it continues. Must be deterministic."""
+        """Make ready what the steps need; called once per run, also when it continues. Must be deterministic.
+
+        torch's generator is seeded for it, so fresh layers are a function of the seed.
+        """
 
     def start_epoch(self, number: int) -> None:
         """Called before every epoch, counted from 0, of a continued run as well; for what depends on time alone."""
