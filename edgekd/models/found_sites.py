@@ -68,7 +68,7 @@ class FoundSites:
         if not self._calls:
             raise UsageError(
                 "This network shows no activations to distil features from. Methods that need its logits only do work: "
-                "--method kd, scratch or finetune."
+                "--method kd, dkd, dist, scratch or finetune."
             )
         return self._calls
 

@@ -45,7 +45,7 @@ class Network(nn.Module):
         """Logits and features of one pass; ``edit(l, F_l)`` gives the F'_l that goes on to the next layer.
 
         Without an edit the logits are those of ``forward`` bit for bit. Raises UsageError for a network that shows no
-        activations (an ONNX teacher): kd, scratch and finetune need none.
+        activations (an ONNX teacher): methods that need logits only do without.
         """
         normal = self.normalize(images)
         if isinstance(self.net, TappedNet):

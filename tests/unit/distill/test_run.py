@@ -11,6 +11,7 @@ from torch import nn
 
 from edgekd import distill, models
 from edgekd.data import ImageSet
+from edgekd.distill.run import method_class
 from edgekd.errors import EdgekdError, UsageError
 from edgekd.training import TrainConfig
 from edgekd.types import InputSpec, Model, ModelSpec
@@ -81,8 +82,10 @@ def test_scratch_needs_no_teacher_and_does_not_look_at_one(tiny_images):
 def test_a_teacher_of_logits_alone_works_where_it_can(tiny_images):
     student, _ = distill.run(blind_teacher(), spec("resnet8-w4"), tiny_images, "kd", {}, TRAIN)
     assert len(student.sha256) == 64
-    for method in ("overhaul", "robustkd", "finetune"):
-        with pytest.raises(UsageError, match=r"offers logits only. Methods that work with it: scratch, kd\."):
+    works = ", ".join(name for name in distill.METHODS if method_class(name).needs in ("nothing", "logits"))
+    assert works.startswith("scratch, kd, dkd, dist")
+    for method in ("overhaul", "robustkd", "finetune", "crd"):
+        with pytest.raises(UsageError, match=rf"offers logits only. Methods that work with it: {works}\."):
             distill.run(blind_teacher(), spec("resnet8-w4"), tiny_images, method, {}, TRAIN)
 
 

@@ -11,7 +11,7 @@ import pytest
 from edgekd import triggers
 from edgekd.config import RunConfig, resolve
 from edgekd.data import ImageSet
-from edgekd.pipeline import passes
+from edgekd.pipeline import forecast, passes
 from edgekd_device import latency
 
 SECOND = passes.Costs(teacher=0.01, student=0.001, alone=0.001, stamp=0.0)
@@ -92,3 +92,9 @@ def test_costs_are_times_of_the_networks_themselves() -> None:
     assert 0.002 <= min(costs.student, costs.alone) <= max(costs.student, costs.alone) < 0.05
     assert 0.004 <= costs.teacher < 0.05
     assert costs.stamp > 0
+
+
+def test_what_a_method_keeps_of_every_image_is_forecast() -> None:
+    crd = settings("distill.method=crd", "distill.dim=64")
+    assert forecast.kept_bytes(crd, "crd", 1000) == 2 * 1000 * 64 * 4
+    assert forecast.kept_bytes(crd, "scratch", 1000) == 0

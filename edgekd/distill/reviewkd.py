@@ -1,0 +1,106 @@
+"""ReviewKD (Chen et al. 2021): every stage of the teacher is matched by what the student has made of all deeper stages."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import nn
+
+from ..losses import hierarchical_context
+from ..training import Context, Settings
+from .base import cross_entropy
+from .features import FeatureDistiller, Pair, pooled
+from .warmup import WarmupSettings
+
+if TYPE_CHECKING:
+    from ..data import Batch
+
+WIDEST = 512  # channels between an ABF's two convolutions
+
+
+class KnowledgeReviewSettings(WarmupSettings):
+    beta: float = Field(
+        5.0,
+        ge=0,
+        description="weight of the summed distance of features; the paper chose it per pair of networks: 5 for wide "
+        "ResNets and 32x4 to 8x4, 8 for ShuffleNetV2, 0.6 for ResNet-56 to 20, 1 for ResNet-110 to 32",
+    )
+
+
+class KnowledgeReview(FeatureDistiller):
+    """CE + w · beta · Σ_l HCL(T_l, ABF_l(S_l, ABF_l+1(...))) of features before their activation, w rising to 1.
+
+    A pair is compared at the smaller of its sizes. The fusions are trained beside the student and thrown away.
+    """
+
+    Config: ClassVar[type[Settings]] = KnowledgeReviewSettings
+
+    review: Review
+    share = 1.0  # w in the epoch that runs
+
+    def prepare(self, context: Context) -> None:
+        super().prepare(context)
+        self.review = Review(self.pairs).to(context.device)
+
+    def start_epoch(self, number: int) -> None:
+        self.share = self.config.share(number, self.epochs)
+
+    def step(self, batch: Batch) -> dict[str, torch.Tensor]:
+        teacher, student = self.both(batch.images)
+        reviewed = self.review([pooled(student.targets[pair.student], pair.size) for pair in self.pairs])
+        distances = [
+            hierarchical_context(pooled(teacher.targets[pair.teacher], pair.size), feature)
+            for pair, feature in zip(self.pairs, reviewed, strict=True)
+        ]
+        return {
+            "ce": cross_entropy(student.logits, batch.labels),
+            "features": self.share * self.config.beta * torch.stack(distances).sum(),
+        }
+
+    def modules(self) -> tuple[nn.Module, ...]:
+        return (self.review,)
+
+
+class Review(nn.Module):
+    """One fusion a pair, from the deepest backwards."""
+
+    def __init__(self, pairs: tuple[Pair, ...]) -> None:
+        super().__init__()
+        width = min(WIDEST, pairs[-1].student_channels)
+        self.fusions = nn.ModuleList(
+            Fusion(pair.student_channels, width, pair.teacher_channels, deeper=pair is not pairs[-1]) for pair in pairs
+        )
+
+    def forward(self, features: list[torch.Tensor]) -> list[torch.Tensor]:
+        """The student's features, shallow to deep, as the teacher's: same sizes, the teacher's channels."""
+        found: list[torch.Tensor] = []
+        carried = None
+        for fusion, feature in zip(reversed(self.fusions), reversed(features), strict=True):
+            mapped, carried = fusion(feature, carried)
+            found.append(mapped)
+        return found[::-1]
+
+
+class Fusion(nn.Module):
+    """ABF: a feature and what deeper stages carried up are weighed against each other, position by position.
+
+    Both convolutions are followed by a batch norm.
+    """
+
+    def __init__(self, channels: int, width: int, target: int, *, deeper: bool) -> None:
+        super().__init__()
+        self.narrow = nn.Sequential(nn.Conv2d(channels, width, 1, bias=False), nn.BatchNorm2d(width))
+        self.widen = nn.Sequential(nn.Conv2d(width, target, 3, padding=1, bias=False), nn.BatchNorm2d(target))
+        self.attention = nn.Conv2d(2 * width, 2, 1) if deeper else None
+
+    def forward(self, feature: torch.Tensor, carried: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
+        """[B, C, H, W] and the carried [B, M, h, w], enlarged to H x W, to [B, T, H, W] and the next carried."""
+        fused = self.narrow(feature)
+        if self.attention is not None and carried is not None:
+            carried = F.interpolate(carried, size=fused.shape[2:])
+            own, other = self.attention(torch.cat([fused, carried], 1)).sigmoid().split(1, 1)
+            fused = own * fused + other * carried
+        return self.widen(fused), fused
