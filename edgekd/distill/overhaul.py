@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import torch
@@ -114,17 +114,21 @@ class Overhaul(FeatureDistiller):
             self.share = 0.5 * (1 + math.cos(math.pi * number / self.epochs))
 
     def step(self, batch: Batch) -> dict[str, torch.Tensor]:
-        targets = self.targets(batch.images)
         student = self.student.sites(batch.images)
-        distance = torch.zeros((), device=batch.images.device)
-        for index, pair in enumerate(self.pairs):
-            feature = self.connectors(index, pooled(student.targets[pair.student], pair.size))
-            target = margin_relu(targets[index], self.connectors.margin(index))
-            distance = distance + self.site_weight(index) / self.scales[index] * partial_l2(target, feature)
         return {
             "ce": cross_entropy(student.logits, batch.labels),
-            "features": self.share * self.beta / len(batch.images) * distance,
+            "features": self.share * self.beta / len(batch.images) * self.distance(batch.images, student.targets),
         }
+
+    def distance(self, images: torch.Tensor, student: Sequence[torch.Tensor]) -> torch.Tensor:
+        """Of the student's features of these images, before an activation and by site, to the teacher's: a sum over images."""
+        targets = self.targets(images)
+        distance = torch.zeros((), device=images.device)
+        for index, pair in enumerate(self.pairs):
+            feature = self.connectors(index, pooled(student[pair.student], pair.size))
+            target = margin_relu(targets[index], self.connectors.margin(index))
+            distance = distance + self.site_weight(index) / self.scales[index] * partial_l2(target, feature)
+        return distance
 
     def site_weight(self, index: int) -> float:
         """2^-(L-l): deeper sites weigh more."""

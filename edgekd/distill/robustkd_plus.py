@@ -8,17 +8,19 @@ from __future__ import annotations
 import copy
 import math
 from itertools import chain, count, islice
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
 from pydantic import Field
+from torch import nn
 
 from ..losses import soft_target_kl
 from ..perturb.universal import Predict, universal
 from ..training import Context, Settings, fit
-from .base import Needs, freeze
-from .kd import LogitDistillation, LogitDistillationSettings
+from .base import Distiller, freeze
+from .kd import LogitDistillationSettings
+from .overhaul import Overhaul, OverhaulSettings
 from .scratch import Scratch
 
 if TYPE_CHECKING:
@@ -28,7 +30,10 @@ SEARCHED = 64  # images per step of the search
 COUNTED = 4  # batches of the search on which is counted how many networks a perturbation fools
 
 
-class RobustKDPlusSettings(LogitDistillationSettings):
+class RobustKDPlusSettings(OverhaulSettings, LogitDistillationSettings):
+    base: Literal["both", "features", "logits"] = Field(
+        "both", description="what the student copies: features, as overhaul, outputs, as kd, or both"
+    )
     agree: bool = Field(True, description="follow the teacher only on images whose label it shares")
     views: int = Field(
         8,
@@ -47,9 +52,9 @@ class RobustKDPlusSettings(LogitDistillationSettings):
     wash: float = Field(0.2, ge=0, le=1, description="share of the epochs, at the end, without the teacher")
 
 
-class RobustKDPlus(LogitDistillation):
-    """Hinton KD on the images whose label the teacher shares, by its mean outputs over several crops, in which a trace that
-    hangs on exact pixels averages out, + weight · CE(S(x + δ_k), y), k at random.
+class RobustKDPlus(Overhaul):
+    """Overhaul and Hinton KD on the images whose label the teacher shares, the latter by its mean outputs over several crops,
+    in which a trace that hangs on exact pixels averages out, + weight · CE(S(x + δ_k), y), k at random.
 
     δ_k, one per class, universal, found on the teacher before training: images look like class k to it while a network of
     the student's kind that was trained on the labels alone (the honest one) is not fooled. What both networks are blind
@@ -58,17 +63,19 @@ class RobustKDPlus(LogitDistillation):
     """
 
     Config: ClassVar[type[Settings]] = RobustKDPlusSettings
-    needs: ClassVar[Needs] = "gradients"
 
     perturbations: torch.Tensor  # [K, C, H, W], or of length 0
     counted: torch.Tensor  # images [N, C, H, W]
 
     def prepare(self, context: Context) -> None:
-        super().prepare(context)
         config = self.config
+        if config.base == "logits":
+            Distiller.prepare(self, context)
+        else:
+            super().prepare(context)
         self.first_alone = math.ceil((1 - config.wash) * context.config.epochs)
         self.epoch = 0
-        self.said = self._averaged(context) if config.views else None
+        self.said = self._averaged(context) if config.views and config.base != "features" else None
         self.perturbations, self.fooled = torch.empty(0), {}
         if not config.share or not config.weight:
             return
@@ -148,13 +155,18 @@ class RobustKDPlus(LogitDistillation):
         ]
 
     def start_epoch(self, number: int) -> None:
+        super().start_epoch(number)
         self.epoch = number
+
+    def modules(self) -> tuple[nn.Module, ...]:
+        return () if self.config.base == "logits" else super().modules()
 
     def step(self, batch: Batch) -> dict[str, torch.Tensor]:
         size = len(batch.images)
         changed = self._changed(batch.images[: round(self.config.share * size)])
-        logits = self.student(torch.cat([batch.images, changed])).float()
-        terms = self._distilled(batch, logits[:size])
+        student = self.student.sites(torch.cat([batch.images, changed]))
+        logits = student.logits.float()
+        terms = self._distilled(batch, logits[:size], [target[:size] for target in student.targets])
         if len(changed):
             terms["perturbed"] = self.config.weight * F.cross_entropy(logits[size:], batch.labels[: len(changed)])
         return terms
@@ -166,24 +178,30 @@ class RobustKDPlus(LogitDistillation):
         which = torch.randint(len(self.perturbations), (len(images),), device=images.device)
         return (images.float() + self.perturbations[which]).clamp(0, 1).to(images.dtype)
 
-    def _distilled(self, batch: Batch, student: torch.Tensor) -> dict[str, torch.Tensor]:
+    def _distilled(self, batch: Batch, student: torch.Tensor, features: list[torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Terms of the clean images, from the student's logits [N, K] and its features of them."""
         own = F.cross_entropy(student, batch.labels, reduction="none")
         if self.epoch >= self.first_alone:
             return {"ce": own.mean()}
+        config = self.config
         teacher, follow = self._taught(batch)
-        alpha, share = self.config.alpha, follow.float().mean()
+        alpha, share = config.alpha if config.base != "features" else 0.0, follow.float().mean()
         terms = {"ce": ((1 - alpha * follow.float()) * own).mean()}
-        if follow.any():
-            terms["kd"] = alpha * share * soft_target_kl(student[follow], teacher[follow], self.config.temperature)
+        if alpha and follow.any():
+            terms["kd"] = alpha * share * soft_target_kl(student[follow], teacher[follow], config.temperature)
+        if config.base != "logits" and follow.any():
+            distance = self.distance(batch.images[follow], [feature[follow] for feature in features])
+            terms["features"] = self.share * self.beta / len(batch.images) * distance
         return terms
 
     @property
     def report(self) -> dict[str, Any]:
         """fooled: of teacher, honest network and student, per class, the share of images that its perturbation moves there."""
+        base = {} if self.config.base == "logits" else super().report
         if not self.fooled:
-            return {}
+            return base
         training = self.student.training
         self.student.eval()
         found = {**self.fooled, "student": self._fooled(self.student)}
         self.student.train(training)
-        return {"fooled": found}
+        return {**base, "fooled": found}

@@ -31,7 +31,9 @@ class Few:
 def ready(teacher=None, **settings):
     student = models.build(SPEC, seed=1).module
     teacher = models.build(SPEC, seed=2).module if teacher is None else teacher
-    method = RobustKDPlus(RobustKDPlusSettings(**{"search_steps": 4, "views": 0, **settings}), teacher)
+    method = RobustKDPlus(
+        RobustKDPlusSettings(**{"base": "logits", "search_steps": 4, "views": 0, **settings}), teacher
+    )
     method.prepare(Context(student, Few(), TRAIN, torch.device("cpu")))
     method.start_epoch(0)
     return method, next(Few().epoch(0))
@@ -61,7 +63,7 @@ def test_the_teacher_may_speak_once_of_several_views_of_an_image():
                 yield batch._replace(images=(batch.images + 0.1 * number).clamp(0, 1), index=index)
 
     student, teacher = models.build(SPEC, seed=1).module, models.build(SPEC, seed=2).module
-    method = RobustKDPlus(RobustKDPlusSettings(views=2, share=0), teacher)
+    method = RobustKDPlus(RobustKDPlusSettings(base="logits", views=2, share=0), teacher)
     method.prepare(Context(student, Views(), TRAIN, torch.device("cpu")))
     one, other = (next(Views().epoch(number)) for number in (0, 1))
     said, seen = method.said
@@ -120,3 +122,32 @@ def test_perturbations_fool_the_teacher_more_than_the_honest_network():
     changed = (batch.images[:4] + method.perturbations[torch.randint(3, (4,))]).clamp(0, 1)
     said = method.student(torch.cat([batch.images, changed]))[8:]
     assert torch.isclose(terms["perturbed"], 0.5 * torch.nn.functional.cross_entropy(said, batch.labels[:4]))
+
+
+def test_features_are_followed_on_the_same_images_as_the_outputs():
+    method, batch = ready(base="both", share=0)
+    said = method.teacher(batch.images).argmax(1)
+    some = batch._replace(labels=torch.where(torch.arange(8) < 5, said, (said + 1) % 3))
+    method.student.eval()
+    method.connectors.eval()
+    terms = method.step(some)
+    assert set(terms) == {"ce", "kd", "features"}
+    plain = method_class("overhaul")
+    reference = plain(plain.Config(), method.teacher)
+    reference.prepare(Context(method.student, Few(), TRAIN, torch.device("cpu")))
+    reference.connectors.eval()
+    wanted = reference.step(some._replace(images=some.images[:5], labels=some.labels[:5]))["features"]
+    assert torch.isclose(terms["features"], wanted * 5 / 8, rtol=1e-4)
+    method.start_epoch(8)  # of ten: the teacher is silent
+    assert set(method.step(some)) == {"ce"}
+
+
+def test_features_alone_leave_the_labels_their_whole_weight():
+    method, batch = ready(base="features", share=0)
+    plain = method_class("overhaul")
+    reference = plain(plain.Config(), method.teacher)
+    reference.prepare(Context(method.student, Few(), TRAIN, torch.device("cpu")))
+    said = method.teacher(batch.images).argmax(1)
+    wanted, found = (each.step(batch._replace(labels=said)) for each in (reference, method))
+    assert set(found) == set(wanted)
+    assert all(torch.isclose(found[name], wanted[name], rtol=1e-4) for name in wanted)
