@@ -74,6 +74,14 @@ class Batches:
             part = slice(start, start + self.batch_size)
             yield self._batch(order[part], down[part], right[part], mirror[part])
 
+    def once(self) -> Iterator[Batch]:
+        """Every image once and as it is, in order, the last batch of what is left."""
+        order = torch.arange(len(self.images), device=self.device)
+        for start in range(0, len(order), self.batch_size):
+            index = order[start : start + self.batch_size]
+            down, right = (torch.full_like(index, shift) for shift in self._shift)
+            yield self._batch(index, down, right, torch.zeros_like(index))
+
     def _batch(self, index: torch.Tensor, down: torch.Tensor, right: torch.Tensor, mirror: torch.Tensor) -> Batch:
         channels, height, width = self.images.shape
         across = torch.arange(width, device=self.device)

@@ -1,6 +1,7 @@
 """Losses as plain functions on tensors; a method composes them."""
 
 from .contrastive import noise_contrastive
+from .correlation import entropy_share, pearson, soft_rank, standardised
 from .features import (
     attention_distance,
     feature_variance,
@@ -11,11 +12,19 @@ from .features import (
     selectivity_distance,
     similarity_distance,
 )
-from .logits import decoupled_kl, pearson, soft_target_kl
+from .logits import decoupled_kl, soft_target_kl
+from .pairs import comparison_mse, comparisons, every_pair_mse
+from .scaffold import budget_excess, capped_cross_entropy, plausible, scaffolded_cross_entropy
 
 __all__ = [
     "attention_distance",
+    "budget_excess",
+    "capped_cross_entropy",
+    "comparison_mse",
+    "comparisons",
     "decoupled_kl",
+    "entropy_share",
+    "every_pair_mse",
     "feature_variance",
     "gaussian_margin",
     "hierarchical_context",
@@ -23,7 +32,11 @@ __all__ = [
     "noise_contrastive",
     "partial_l2",
     "pearson",
+    "plausible",
+    "scaffolded_cross_entropy",
     "selectivity_distance",
     "similarity_distance",
+    "soft_rank",
     "soft_target_kl",
+    "standardised",
 ]

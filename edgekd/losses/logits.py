@@ -44,19 +44,6 @@ def decoupled_kl(
     return first, second
 
 
-def pearson(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    """Pearson's correlation of each row of ``a`` with the same row of ``b``: [N, K] twice to float32 [N].
-
-    A row that does not vary correlates with nothing: 0. Raises ValueError where the shapes differ. Huang et al. 2022
-    (DIST); for its column term hand in transposes.
-    """
-    if a.shape != b.shape or a.dim() != 2:
-        raise ValueError(f"{tuple(a.shape)} and {tuple(b.shape)} are not two [N, K] of one shape")
-    a, b = (rows.float() - rows.float().mean(1, keepdim=True) for rows in (a, b))
-    lengths: torch.Tensor = torch.linalg.vector_norm(a, dim=1) * torch.linalg.vector_norm(b, dim=1)
-    return (a * b).sum(1) / (lengths + 1e-8)
-
-
 def _refuse_misfits(student: torch.Tensor, teacher: torch.Tensor, temperature: float) -> None:
     if student.shape != teacher.shape or student.dim() != 2:
         raise ValueError(f"logits {tuple(student.shape)} and {tuple(teacher.shape)} are not two [N, K] of one shape")

@@ -35,3 +35,7 @@ class Chunks:
         self._next = None
         yield from islice(self._stream, self.steps)
         self._next = number + 1
+
+    def once(self) -> Iterator[Batch]:
+        """The source's own."""
+        return self._source.once()

@@ -32,6 +32,10 @@ class BatchSource(Protocol):
 
     def epoch(self, number: int, /) -> Iterator[Batch]: ...
 
+    def once(self) -> Iterator[Batch]:
+        """Every image once and as it is, in the order of their index."""
+        ...
+
 
 @dataclass(frozen=True)
 class Context:

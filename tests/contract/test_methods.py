@@ -26,6 +26,7 @@ QUICK = {
 }
 # How many pairs of sites a method compares where it is not all of them.
 COMPARED = {"fitnets": 1, "sp": 1, "crd": 1}
+LOOKS_ONLY = {"disk"}  # at the teacher's features, and copies none
 # One teacher per family of the zoo, the smallest.
 TEACHERS = {
     "cifar_resnet": "resnet8",
@@ -176,7 +177,7 @@ def test_every_teacher_family_teaches(arch, method, few_images):
     student, log = run(method, teacher, few_images, epochs=1)
     assert all(np.isfinite(list(entry.values())).all() for entry in log.history)
     assert student.spec.arch == (arch if method == "finetune" else "resnet8-w4")
-    if method_class(method).needs == "sites":
+    if method_class(method).needs == "sites" and method not in LOOKS_ONLY:
         sites = teacher.module.site_norms()
         assert len(log.method["sites"]) == min(COMPARED.get(method, 3), len(sites))
         assert log.history[0]["features"] > 0

@@ -35,6 +35,9 @@ OPTIONS = {
         "detox_steps": 6,
     },
     "finetune": {},
+    "disk": {},
+    "cmkd": {},
+    "comparative-kd": {},
 }
 
 
@@ -55,7 +58,7 @@ def curves(name: str) -> list[dict[str, float]]:
     train = TrainConfig(epochs=4, batch_size=16, lr=0.02, precision="fp32", augment="crop-flip")
     _, log = distill.run(
         models.build(ModelSpec("wrn-10-1", 4, inputs)), ModelSpec("resnet8-w4", 4, inputs), data,
-        name.partition("-")[0], OPTIONS[name], train,
+        name if name in distill.METHODS else name.partition("-")[0], OPTIONS[name], train,
     )  # fmt: skip
     return [{k: round(v, 5) for k, v in entry.items() if k != "seconds"} for entry in log.history]
 

@@ -56,6 +56,16 @@ def test_without_augmentation_pixels_are_the_images() -> None:
         assert torch.equal(batch.images, torch.from_numpy(images.images[batch.index]).float() / 255)
 
 
+@pytest.mark.parametrize("augment", ["crop-flip", "none"])
+def test_once_is_every_image_as_it_is_in_order(augment: Any) -> None:
+    images = coloured(20, (3, 16, 8))
+    found = list(Batches(images, 8, augment=augment).once())
+    assert [len(batch.labels) for batch in found] == [8, 8, 4]
+    assert torch.cat([batch.index for batch in found]).tolist() == list(range(20))
+    assert torch.equal(torch.cat([batch.images for batch in found]), torch.from_numpy(images.images).float() / 255)
+    assert torch.cat([batch.labels for batch in found]).tolist() == images.labels.tolist()
+
+
 @pytest.mark.parametrize(("augment", "odd"), [("flip", True), ("crop", False)])
 def test_flip_and_crop_alone(augment: Any, odd: bool) -> None:
     images = coloured(64, (1, 16, 16))

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgekd.losses import decoupled_kl, pearson, soft_target_kl
+from edgekd.losses import decoupled_kl, soft_target_kl
 
 
 def softmax(z):
@@ -99,34 +99,11 @@ def test_two_classes_have_no_others_to_compare():
         decoupled_kl(torch.zeros(3, 1), torch.zeros(3, 1), torch.zeros(3, dtype=torch.int64), 4.0)
 
 
-def test_correlation_is_numpys():
-    a, b = some()
-    expected = [np.corrcoef(x, y)[0, 1] for x, y in zip(a.numpy(), b.numpy(), strict=True)]
-    assert pearson(a, b).tolist() == pytest.approx(expected, abs=1e-5)
-    assert pearson(a, b).dtype == pearson(a.bfloat16(), b.bfloat16()).dtype == torch.float32
-
-
-def test_correlation_sees_neither_shift_nor_scale():
-    a, b = some()
-    torch.testing.assert_close(pearson(3 * a + 7, 0.1 * b - 2), pearson(a, b))
-    torch.testing.assert_close(pearson(a, -2 * a + 1), -torch.ones(6))
-
-
-def test_a_row_that_does_not_vary_correlates_with_nothing():
-    a, b = torch.full((2, 4), 0.25, requires_grad=True), torch.rand(2, 4, generator=torch.Generator().manual_seed(0))
-    found = pearson(a, b)
-    found.sum().backward()
-    assert found.tolist() == [0, 0]
-    assert torch.isfinite(a.grad).all()
-
-
 def test_misuse_is_refused():
     with pytest.raises(ValueError, match="not two"):
         decoupled_kl(torch.zeros(3, 4), torch.zeros(3, 1), torch.zeros(3, dtype=torch.int64), 4.0)
     with pytest.raises(ValueError, match="not positive"):
         decoupled_kl(torch.zeros(3, 4), torch.zeros(3, 4), torch.zeros(3, dtype=torch.int64), -1.0)
-    with pytest.raises(ValueError, match="not two"):
-        pearson(torch.zeros(3, 4), torch.zeros(3))
     with pytest.raises(ValueError, match="not two"):
         soft_target_kl(torch.zeros(3, 4), torch.zeros(3, 1), 4.0)
     with pytest.raises(ValueError, match="not positive"):

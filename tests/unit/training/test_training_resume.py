@@ -164,6 +164,7 @@ def test_chunks_are_the_stream_cut_anew(batches):
             assert torch.equal(batch.index, stream[4 * number + position])
     jumped = [batch.index for batch in Chunks(batches, 4).epoch(2)]
     assert all(torch.equal(a, b) for a, b in zip(jumped, stream[8:12], strict=True))
+    assert [batch.index.tolist() for batch in in_order.once()] == [batch.index.tolist() for batch in batches.once()]
     left_early = Chunks(batches, 4)
     next(iter(left_early.epoch(0)))
     assert torch.equal(next(iter(left_early.epoch(1))).index, stream[4])
