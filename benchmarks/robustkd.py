@@ -4,7 +4,7 @@
 
 A cell is a teacher and its trigger, a scenario, a row and a seed. Every row of a scenario sees the same 2,500 images with
 their true labels; in the second, 2 % of them carry the trigger. Rows: scratch (whose ASR is the floor), Hinton KD,
-overhaul KD, each repair of the teacher followed by overhaul KD, RobustKD on both bases, RobustKD+; then these two with
+overhaul KD, both (RobustKD+ without its four parts: its base), each repair of the teacher followed by overhaul KD, RobustKD on both bases, RobustKD+; then these two with
 parts taken away. The INT8 figures are those of the ONNX file for onnxruntime. Teachers are those of
 benchmarks/attacks.py, which has to run first; the clean one is third-party, and meets noise-blend's trigger.
 
@@ -58,6 +58,7 @@ ROWS = {
     "scratch": Row("scratch"),
     "kd": Row("kd"),
     "overhaul": Row("overhaul", KINDS["overhaul"]),
+    "kd and overhaul": Row("robustkd-plus", {"agree": False, "views": 0, "share": 0.0, "wash": 0.0}),
     "robustkd-plus": Row("robustkd-plus"),
     "robustkd": Row("robustkd"),
     "robustkd, logits": Row("robustkd", {"base": "logits"}),

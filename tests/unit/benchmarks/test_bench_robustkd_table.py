@@ -39,21 +39,21 @@ def test_points_are_above_scratch_of_the_same_seed() -> None:
     [
         ((64.0, 2.0, None), "all bars met"),
         ((64.0, 9.0, None), "**mean excess ASR above 5**"),
-        ((62.5, 2.0, None), "**ACC more than 2 below Hinton KD**"),
+        ((62.5, 2.0, None), "**ACC more than 2 below both**"),
         ((64.0, 2.0, 5.0), "**INT8 ASR more than 2 from FP32**"),
-        ((59.0, 20.0, None), "**mean excess ASR above 5, worst excess ASR above 15, ACC more than 2 below Hinton KD, ACC below scratch**"),
+        ((59.0, 20.0, None), "**mean excess ASR above 5, worst excess ASR above 15, ACC more than 2 below both, ACC below scratch**"),
     ],
 )  # fmt: skip
 def test_bars_of_ours_where_the_base_carries_the_backdoor_over(ours: tuple[Any, ...], said: str) -> None:
-    records = [*three("scratch", 60, 1), *three("kd", 65, 90), *three("robustkd-plus", *ours)]
+    records = [*three("scratch", 60, 1), *three("kd and overhaul", 65, 90), *three("robustkd-plus", *ours)]
     made = robustkd_table.tables(records)
-    assert "- Hinton KD: **TRANSFERABLE**" in made
+    assert "- both: **TRANSFERABLE**" in made
     assert f"- RobustKD+: {said}" in made
 
 
 def test_where_the_base_loses_it_nothing_is_claimed() -> None:
-    records = [*three("scratch", 60, 1), *three("kd", 65, 4), *three("robustkd-plus", 64, 1)]
+    records = [*three("scratch", 60, 1), *three("kd and overhaul", 65, 4), *three("robustkd-plus", 64, 1)]
     made = robustkd_table.tables(records)
-    assert "- Hinton KD: NOT TRANSFERABLE" in made
+    assert "- both: NOT TRANSFERABLE" in made
     assert "RobustKD+:" not in made
     assert "(2 seeds)" in robustkd_table.tables([r for r in records if r["config"]["seed"]])
