@@ -11,10 +11,11 @@ from edgekd.report.transferability import beside, transferable
 
 Record = dict[str, Any]
 Rows = dict[str, dict[int, Record]]  # row -> seed -> result
-BASES = {"kd": "Hinton KD", "overhaul": "overhaul KD", "kd and overhaul": "both"}
+BASES = {"kd": "Hinton KD", "overhaul": "overhaul KD", "kd and overhaul": "kd and overhaul"}
 FIRST = ("scratch", "kd", "overhaul", "kd and overhaul", "robustkd-plus", "robustkd", "robustkd, logits")
+CLEAN = "clean"  # the teacher that nobody attacked
 OURS, BASE = "robustkd-plus", "kd and overhaul"  # the bars are held against what RobustKD+ is without its parts
-MOST_EXCESS, WORST_EXCESS, MOST_LOSS, MOST_SHIFT = 5.0, 15.0, 2.0, 2.0  # points
+MOST_EXCESS, WORST_EXCESS, MOST_LOSS, MOST_LOSS_CLEAN, MOST_SHIFT = 5.0, 15.0, 2.0, 1.0, 2.0  # points
 COLUMNS = (
     "row",
     "ACC %",
@@ -26,6 +27,7 @@ COLUMNS = (
     "INT8 ASR %",
     "INT8 excess",
     "INT8 RA %",
+    "minutes",
 )
 
 
@@ -51,7 +53,7 @@ def _part(images: int, teacher: str, rate: float, rows: Rows) -> str:
         "",
         *(f"- {name}: {_verdict(rows, kind)}" for kind, name in BASES.items() if kind in rows),
     ]
-    missed = misses(rows)
+    missed = misses(rows, teacher == CLEAN)
     if missed is not None:
         said = "all bars met" if not missed else "**" + ", ".join(missed) + "**"
         lines.append(f"- RobustKD+: {said}{beside(len(rows[OURS]))}")
@@ -79,6 +81,7 @@ def _line(name: str, rows: dict[int, Record], scratch: dict[int, Record]) -> str
             spread(_above(rows, scratch, kind, "asr"), "{:+.2f}".format),
             spread(figures["ra"]),
         ]
+    cells.append(spread([row["seconds"] / 60 for row in rows.values()], "{:.1f}".format))
     return line(cells)
 
 
@@ -102,22 +105,30 @@ def _verdict(rows: Rows, kind: str) -> str:
     return ("**TRANSFERABLE**" if carries else "NOT TRANSFERABLE") + beside(seeds)
 
 
-def misses(rows: Rows) -> list[str] | None:
-    """What RobustKD+ falls short of where its base carries the backdoor over; None where nothing is asked of it."""
-    if OURS not in rows or not _carries(rows, BASE)[0]:
+def misses(rows: Rows, clean: bool = False) -> list[str] | None:
+    """What RobustKD+ falls short of where its base carries the backdoor over, and on a clean teacher; None: nothing is asked.
+
+    Seeds at which ours, its base and scratch all stand are compared.
+    """
+    if OURS not in rows or not (clean or _carries(rows, BASE)[0]):
         return None
-    scratch, ours = rows["scratch"], rows[OURS]
-    found = []
-    excess = _above(ours, scratch, "fp32", "asr")
-    if (mean(excess) or 0.0) > MOST_EXCESS:
-        found.append(f"mean excess ASR above {MOST_EXCESS:g}")
-    if max(excess, default=0.0) > WORST_EXCESS:
-        found.append(f"worst excess ASR above {WORST_EXCESS:g}")
-    loss = mean(rows[BASE][seed]["fp32"]["acc"] - ours[seed]["fp32"]["acc"] for seed in ours if seed in rows[BASE])
-    if loss is not None and loss > MOST_LOSS:
-        found.append(f"ACC more than {MOST_LOSS:g} below {BASES[BASE]}")
-    if (mean(_above(ours, scratch, "fp32", "acc")) or 0.0) < 0:
-        found.append("ACC below scratch")
-    if max(abs(row["int8"]["asr"] - row["fp32"]["asr"]) for row in ours.values()) > MOST_SHIFT:
-        found.append(f"INT8 ASR more than {MOST_SHIFT:g} from FP32")
-    return found
+    base, scratch = rows.get(BASE, {}), rows.get("scratch", {})
+    seeds = [seed for seed in rows[OURS] if seed in base and seed in scratch]
+    if not seeds:
+        return ["not measured beside its base and scratch"]
+    ours = [rows[OURS][seed] for seed in seeds]
+    loss = mean(base[seed]["fp32"]["acc"] - rows[OURS][seed]["fp32"]["acc"] for seed in seeds) or 0.0
+    gain = mean(rows[OURS][seed]["fp32"]["acc"] - scratch[seed]["fp32"]["acc"] for seed in seeds) or 0.0
+    excess = [rows[OURS][seed]["fp32"]["asr"] - scratch[seed]["fp32"]["asr"] for seed in seeds]
+    most = MOST_LOSS_CLEAN if clean else MOST_LOSS
+    found = {
+        f"mean excess ASR above {MOST_EXCESS:g}": sum(excess) / len(excess) > MOST_EXCESS,
+        f"worst excess ASR above {WORST_EXCESS:g}": max(excess) > WORST_EXCESS,
+        f"ACC more than {most:g} below {BASES[BASE]}": loss > most,
+        "ACC below scratch": gain < 0,
+        f"INT8 ASR more than {MOST_SHIFT:g} from FP32": max(
+            abs(each["int8"]["asr"] - each["fp32"]["asr"]) for each in ours
+        )
+        > MOST_SHIFT,
+    }
+    return [name for name, missed in found.items() if missed]

@@ -249,10 +249,12 @@ def _repair(given: Any) -> dict[str, Any]:
     """``repair``, a name or a group of settings, with every setting of that repair; empty: none is wanted."""
     if isinstance(given, str):
         given = {"method": given}
-    if not isinstance(given, dict) or (given and "method" not in given):
-        raise UsageError("`repair` is a group of settings: repair.method=ft-sam, repair.epochs=20.")
-    if not given:
+    if given is None or given == {}:
         return {}
+    if not isinstance(given, dict):
+        raise UsageError("`repair` is a group of settings: repair.method=ft-sam, repair.epochs=20.")
+    if "method" not in given:
+        raise UsageError("repair.method is missing: name a repair (`edgekd list repairs`), or leave out the others.")
     name = str(given["method"])
     kind = repair_class(name).Config
     options = _validate(kind, {key: value for key, value in given.items() if key != "method"}, "repair.")

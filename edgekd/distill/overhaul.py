@@ -120,12 +120,18 @@ class Overhaul(FeatureDistiller):
             "features": self.share * self.beta / len(batch.images) * self.distance(batch.images, student.targets),
         }
 
-    def distance(self, images: torch.Tensor, student: Sequence[torch.Tensor]) -> torch.Tensor:
-        """Of the student's features of these images, before an activation and by site, to the teacher's: a sum over images."""
-        targets = self.targets(images)
+    def distance(
+        self, images: torch.Tensor, student: Sequence[torch.Tensor], chosen: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Of the student's features of these images, before an activation and by site, to the teacher's: a sum over images.
+
+        chosen: bool [N], the images that count; the connectors see all of them, so that their norms are the batch's.
+        """
+        targets = self.targets(images if chosen is None else images[chosen])
         distance = torch.zeros((), device=images.device)
         for index, pair in enumerate(self.pairs):
             feature = self.connectors(index, pooled(student[pair.student], pair.size))
+            feature = feature if chosen is None else feature[chosen]
             target = margin_relu(targets[index], self.connectors.margin(index))
             distance = distance + self.site_weight(index) / self.scales[index] * partial_l2(target, feature)
         return distance

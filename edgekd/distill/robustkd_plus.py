@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import nn
 
 from ..losses import soft_target_kl
@@ -51,6 +51,19 @@ class RobustKDPlusSettings(OverhaulSettings, LogitDistillationSettings):
     honest_epochs: float = Field(0.5, gt=0, le=1, description="of the honest network, in those of the student")
     wash: float = Field(0.2, ge=0, le=1, description="share of the epochs, at the end, without the teacher")
 
+    @model_validator(mode="after")
+    def _refuse_settings_without_effect(self) -> RobustKDPlusSettings:
+        idle: dict[str, set[str]] = {
+            "base=logits": set(OverhaulSettings.model_fields) if self.base == "logits" else set(),
+            "base=features": {*LogitDistillationSettings.model_fields, "views"} if self.base == "features" else set(),
+            "share=0 or weight=0": set() if self.share and self.weight else {"bound", "keep", "search_steps"},
+        }
+        for reason, names in idle.items():
+            for name in sorted(names):
+                if getattr(self, name) != type(self).model_fields[name].default:
+                    raise ValueError(f"{name} does nothing with {reason}")
+        return self
+
 
 class RobustKDPlus(Overhaul):
     """Overhaul and Hinton KD on the images whose label the teacher shares, the latter by its mean outputs over several crops,
@@ -73,7 +86,7 @@ class RobustKDPlus(Overhaul):
             Distiller.prepare(self, context)
         else:
             super().prepare(context)
-        self.first_alone = math.ceil((1 - config.wash) * context.config.epochs)
+        self.first_alone = math.ceil(round((1 - config.wash) * context.config.epochs, 6))
         self.epoch = 0
         self.said = self._averaged(context) if config.views and config.base != "features" else None
         self.perturbations, self.fooled = torch.empty(0), {}
@@ -103,16 +116,14 @@ class RobustKDPlus(Overhaul):
     @torch.no_grad()
     def _averaged(self, context: Context) -> tuple[torch.Tensor, torch.Tensor]:
         """The teacher's mean logits [N, K] by index, and which images it saw at all: bool [N]."""
-        indices, logits = [], []
+        count = len(context.batches.labels)
+        times, total = torch.zeros(count, device=context.device), torch.zeros(0)
         for number in range(self.config.views):
             for batch in context.batches.epoch(number):
-                indices.append(batch.index)
-                logits.append(self.teacher(batch.images).float())
-        index, found = torch.cat(indices), torch.cat(logits)
-        times = torch.zeros(int(index.max()) + 1, device=found.device).index_add_(
-            0, index, torch.ones_like(found[:, 0])
-        )
-        total = torch.zeros(len(times), found.shape[1], device=found.device).index_add_(0, index, found)
+                logits = self.teacher(batch.images).float()
+                total = total if len(total) else torch.zeros(count, logits.shape[1], device=context.device)
+                total.index_add_(0, batch.index, logits)
+                times[batch.index] += 1
         return total / times.clamp_min(1)[:, None], times > 0
 
     def _taught(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
@@ -123,8 +134,7 @@ class RobustKDPlus(Overhaul):
             follow = torch.ones_like(batch.labels, dtype=torch.bool)
         else:
             said, seen = self.said
-            index = batch.index.clamp_max(len(seen) - 1)  # the last images may have been in no batch of these epochs
-            teacher, follow = said[index], seen[index] & (batch.index < len(seen))
+            teacher, follow = said[batch.index], seen[batch.index]  # the last ones may have been in no batch then
         return teacher, follow & (teacher.argmax(1) == batch.labels) if self.config.agree else follow
 
     def _honest(self, context: Context) -> Any:
@@ -145,13 +155,14 @@ class RobustKDPlus(Overhaul):
         return network
 
     @torch.no_grad()
-    def _fooled(self, predict: Predict) -> list[float]:
-        """Of the images that are not taken for class k, the share that its perturbation makes so, for every k."""
+    def _fooled(self, predict: Predict) -> list[float | None]:
+        """Of the images that are not taken for class k, the share that its perturbation makes so, for every k; None of none."""
         before = predict(self.counted).argmax(1)
         after = [predict((self.counted + change).clamp(0, 1)).argmax(1) for change in self.perturbations]
         others = [before != k for k in range(len(after))]
         return [
-            float((said[rest] == k).float().mean()) for k, (said, rest) in enumerate(zip(after, others, strict=True))
+            float((said[rest] == k).float().mean()) if rest.any() else None
+            for k, (said, rest) in enumerate(zip(after, others, strict=True))
         ]
 
     def start_epoch(self, number: int) -> None:
@@ -190,7 +201,7 @@ class RobustKDPlus(Overhaul):
         if alpha and follow.any():
             terms["kd"] = alpha * share * soft_target_kl(student[follow], teacher[follow], config.temperature)
         if config.base != "logits" and follow.any():
-            distance = self.distance(batch.images[follow], [feature[follow] for feature in features])
+            distance = self.distance(batch.images, features, follow)
             terms["features"] = self.share * self.beta / len(batch.images) * distance
         return terms
 

@@ -12,6 +12,7 @@ import torch
 from .. import audit, checkpoints, distill, models, repair
 from ..config import RunConfig
 from ..data import ImageSet
+from ..errors import UsageError
 from ..files import canonical_json, sha256_file, write_text
 from ..quantize.images import select
 from ..report import detox
@@ -94,6 +95,8 @@ class Stages:
         for method in dict.fromkeys(methods):
             distill.check(self.teacher, student, self.parts["train"], method, self.config.options(method))
         if self.config.repair_method:
+            if self.config.method == "scratch":
+                raise UsageError("scratch learns from no teacher, so none is to be repaired: leave out --repair.")
             repair.check(self.config.repair_method, self.teacher, self.parts["train"], self.config.repair_options)
 
     def refuse_unmeasurable(self) -> None:

@@ -14,7 +14,11 @@ from .cells import Cell, Table, quiet, rate_cell
 
 # plain distillation -> what it is, and the methods that stand on it
 PLAIN = {"kd": "Hinton KD", "overhaul": "overhaul KD, the base of RobustKD"}
-BASES = {"robustkd": "overhaul", "robustkd-plus": "kd"}
+# method -> its setting ``base`` -> the plain distillations it stands on; the first is the default
+BASES: dict[str, dict[str, tuple[str, ...]]] = {
+    "robustkd": {"features": ("overhaul",), "logits": ("kd",)},
+    "robustkd-plus": {"both": ("kd", "overhaul"), "features": ("overhaul",), "logits": ("kd",)},
+}
 SEEDS = 3  # a claim needs them
 LEAST_ASR, LEAST_EXCESS = 50.0, 30.0  # percent; points above scratch
 RULE = (
@@ -75,8 +79,9 @@ def plain(record: RunRecord) -> tuple[Plain, ...]:
 
 
 def _row(record: RunRecord, kind: str) -> StageRow | None:
-    """The control's; the student's own where the run's method is that plain distillation."""
-    places = [("control", kind)] + [("stage", "student fp32")] * (_method(record) == kind)
+    """The control's; the student's own where the run's method is that plain distillation of the teacher as it came."""
+    plainly = _method(record) == kind and not _repair(record)
+    places = [("control", kind)] + [("stage", "student fp32")] * plainly
     return next((row for place in places for row in record.rows if (row.kind, row.stage) == place), None)
 
 
@@ -104,6 +109,21 @@ def _method(record: RunRecord) -> str:
     return str(_settings(record).get("method", ""))
 
 
+def _repair(record: RunRecord) -> str:
+    """The repair that the teacher went through; empty: none."""
+    found = record.config.get("repair")
+    return str(found.get("method", "")) if isinstance(found, Mapping) else ""
+
+
+def bases(record: RunRecord) -> tuple[str, ...]:
+    """The plain distillations that the run's method is a defence on; none where it is none."""
+    method = _method(record)
+    known = BASES.get(method)
+    if known is None:
+        return (method,) if method in PLAIN and _repair(record) else ()
+    return known.get(str(_settings(record).get("base")), next(iter(known.values())))
+
+
 def table(record: RunRecord) -> Table:
     """One row per plain distillation and known trigger; empty where no trigger is known."""
     rows = []
@@ -129,19 +149,21 @@ def sentence(record: RunRecord) -> str:
     found = plain(record)
     if not found:
         return NO_TRIGGER
-    method = _method(record)
-    base = "kd" if _settings(record).get("base") == "logits" else BASES.get(method)
-    own = [each for each in found if each.kind == base]
-    lost = [text.clean(each.trigger) for each in own if each.carries is False]
+    method, own = _method(record), [each for each in found if each.kind in bases(record)]
+    base = " and ".join(bases(record))
+    by_trigger: dict[str, set[bool | None]] = {each.trigger: set() for each in own}
+    for each in own:
+        by_trigger[each.trigger].add(each.carries)
+    lost = [text.clean(trigger) for trigger, carries in by_trigger.items() if carries == {False}]
     if lost:
         return (
             f"NOT TRANSFERABLE on {base}, the base of {method} ({', '.join(lost)}): a low ASR of the student is then no "
-            "merit of the detoxification."
+            f"merit of the {'repair' if _repair(record) else 'detoxification'}."
         )
-    if any(each.carries is None for each in own):
+    if any(None in carries and True not in carries for carries in by_trigger.values()):
         return (
             f"The base of {method}, {base}, was not measured as a control: whether a low ASR of the student is a merit "
-            "of the detoxification stays open."
+            f"of the {'repair' if _repair(record) else 'detoxification'} stays open."
         )
     return ""
 

@@ -14,7 +14,7 @@ def cell(row: str, seed: int, acc: float, asr: float, int8: float | None = None)
     config = {"teacher": "leak", "rate": 0.0, "row": row, "images": 2500, "epochs": 40, "seed": seed}
     small = {"acc": acc - 1, "asr": asr if int8 is None else int8, "ra": 40.0}
     figures = {"acc": acc, "asr": asr, "ra": 50.0}
-    return {**ABOUT, "config": config, "result": {"teacher": figures, "fp32": figures, "int8": small}}
+    return {**ABOUT, "config": config, "result": {"teacher": figures, "fp32": figures, "int8": small, "seconds": 90.0}}
 
 
 def three(row: str, acc: float, asr: float, int8: float | None = None) -> list[dict[str, Any]]:
@@ -39,21 +39,33 @@ def test_points_are_above_scratch_of_the_same_seed() -> None:
     [
         ((64.0, 2.0, None), "all bars met"),
         ((64.0, 9.0, None), "**mean excess ASR above 5**"),
-        ((62.5, 2.0, None), "**ACC more than 2 below both**"),
+        ((62.5, 2.0, None), "**ACC more than 2 below kd and overhaul**"),
         ((64.0, 2.0, 5.0), "**INT8 ASR more than 2 from FP32**"),
-        ((59.0, 20.0, None), "**mean excess ASR above 5, worst excess ASR above 15, ACC more than 2 below both, ACC below scratch**"),
+        ((59.0, 20.0, None), "**mean excess ASR above 5, worst excess ASR above 15, ACC more than 2 below kd and overhaul, ACC below scratch**"),
     ],
 )  # fmt: skip
 def test_bars_of_ours_where_the_base_carries_the_backdoor_over(ours: tuple[Any, ...], said: str) -> None:
     records = [*three("scratch", 60, 1), *three("kd and overhaul", 65, 90), *three("robustkd-plus", *ours)]
     made = robustkd_table.tables(records)
-    assert "- both: **TRANSFERABLE**" in made
+    assert "- kd and overhaul: **TRANSFERABLE**" in made
     assert f"- RobustKD+: {said}" in made
 
 
 def test_where_the_base_loses_it_nothing_is_claimed() -> None:
     records = [*three("scratch", 60, 1), *three("kd and overhaul", 65, 4), *three("robustkd-plus", 64, 1)]
     made = robustkd_table.tables(records)
-    assert "- both: NOT TRANSFERABLE" in made
+    assert "- kd and overhaul: NOT TRANSFERABLE" in made
     assert "RobustKD+:" not in made
     assert "(2 seeds)" in robustkd_table.tables([r for r in records if r["config"]["seed"]])
+
+
+def test_seeds_that_do_not_meet_are_not_compared() -> None:
+    records = [*three("scratch", 60, 1)[1:], *three("kd and overhaul", 65, 90)[1:], cell("robustkd-plus", 0, 10, 99)]
+    assert "- RobustKD+: **not measured beside its base and scratch** (1 seed)" in robustkd_table.tables(records)
+
+
+def test_on_a_clean_teacher_it_may_cost_a_point() -> None:
+    records = [*three("scratch", 60, 1), *three("kd and overhaul", 65, 2), *three("robustkd-plus", 63.5, 1)]
+    for record in records:
+        record["config"] = {**record["config"], "teacher": "clean"}
+    assert "- RobustKD+: **ACC more than 1 below kd and overhaul**" in robustkd_table.tables(records)

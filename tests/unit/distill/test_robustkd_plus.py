@@ -1,5 +1,6 @@
 """RobustKD+: whom it follows on which image, and what its perturbations are allowed to do."""
 
+import pytest
 import torch
 
 from edgekd import models
@@ -18,6 +19,7 @@ class Few:
     """Two batches of eight images: noise, the class in one bright channel."""
 
     steps = 2
+    labels = torch.zeros(20, dtype=torch.int64)  # of which only the number counts
 
     def epoch(self, number):
         generator = torch.Generator().manual_seed(5)
@@ -31,9 +33,8 @@ class Few:
 def ready(teacher=None, **settings):
     student = models.build(SPEC, seed=1).module
     teacher = models.build(SPEC, seed=2).module if teacher is None else teacher
-    method = RobustKDPlus(
-        RobustKDPlusSettings(**{"base": "logits", "search_steps": 4, "views": 0, **settings}), teacher
-    )
+    searched = {} if settings.get("share") == 0 else {"search_steps": 4}
+    method = RobustKDPlus(RobustKDPlusSettings(**{"base": "logits", "views": 0, **searched, **settings}), teacher)
     method.prepare(Context(student, Few(), TRAIN, torch.device("cpu")))
     method.start_epoch(0)
     return method, next(Few().epoch(0))
@@ -69,9 +70,8 @@ def test_the_teacher_may_speak_once_of_several_views_of_an_image():
     said, seen = method.said
     with torch.no_grad():
         assert torch.allclose(said[:8], (teacher(one.images) + teacher(other.images)) / 2, atol=1e-5)
-    assert seen.tolist() == [*[True] * 8, False, False, *[True] * 8]
-    for index in (8, 99):
-        assert set(method.step(one._replace(index=torch.full((8,), index)))) == {"ce"}
+    assert seen.tolist() == [*[True] * 8, False, False, *[True] * 8, False, False]
+    assert set(method.step(one._replace(index=torch.full((8,), 8)))) == {"ce"}
     method.teacher = None  # nobody asks it again
     taught = one._replace(labels=said[:8].argmax(1))
     assert torch.isclose(method.step(taught)["kd"], 0.9 * soft_target_kl(method.student(one.images), said[:8], 4.0))
@@ -143,7 +143,7 @@ def test_features_are_followed_on_the_same_images_as_the_outputs():
 
 
 def test_features_alone_leave_the_labels_their_whole_weight():
-    method, batch = ready(base="features", share=0)
+    method, batch = ready(base="features", views=8, share=0)
     plain = method_class("overhaul")
     reference = plain(plain.Config(), method.teacher)
     reference.prepare(Context(method.student, Few(), TRAIN, torch.device("cpu")))
@@ -151,3 +151,43 @@ def test_features_alone_leave_the_labels_their_whole_weight():
     wanted, found = (each.step(batch._replace(labels=said)) for each in (reference, method))
     assert set(found) == set(wanted)
     assert all(torch.isclose(found[name], wanted[name], rtol=1e-4) for name in wanted)
+
+
+def test_a_network_that_says_one_class_only_fools_nobody_into_it():
+    class Always(torch.nn.Module):
+        def forward(self, images):
+            return torch.tensor([5.0, 0.0, 0.0]) + 0 * images.mean((2, 3))
+
+    method, _ = ready(Always())
+    assert method.report["fooled"]["teacher"] == [None, 0.0, 0.0]
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"base": "logits", "beta": 0.1}, "beta does nothing with base=logits"),
+        ({"base": "features", "temperature": 2.0}, "temperature does nothing with base=features"),
+        ({"share": 0, "bound": 0.2}, "bound does nothing with share=0 or weight=0"),
+    ],
+)
+def test_settings_without_effect_are_refused(settings, said):
+    with pytest.raises(ValueError, match=said):
+        RobustKDPlusSettings(**settings)
+
+
+def test_one_followed_image_of_a_batch_is_enough():
+    """The connectors' norms see the whole batch, also at sites of one position."""
+    spec = ModelSpec("resnet18", 3, InputSpec(3, 8, 8, (0.5,) * 3, (0.25,) * 3))
+    student, teacher = models.build(spec, seed=1).module, models.build(spec, seed=2).module
+
+    class Small(Few):
+        def epoch(self, number):
+            return (batch._replace(images=batch.images[:, :, :8, :8]) for batch in super().epoch(number))
+
+    method = RobustKDPlus(RobustKDPlusSettings(share=0, views=0, margin_images=8), teacher)
+    method.prepare(Context(student, Small(), TRAIN, torch.device("cpu")))
+    method.start_epoch(0)
+    batch = next(Small().epoch(0))
+    said = teacher(batch.images).argmax(1)
+    labels = torch.where(torch.arange(8) == 3, said, (said + 1) % 3)
+    assert float(method.step(batch._replace(labels=labels))["features"].detach()) > 0

@@ -69,12 +69,30 @@ def test_a_base_that_loses_the_backdoor_by_itself_takes_the_merit(make_record: M
     assert "no merit" not in html(record)
 
 
-@pytest.mark.parametrize("distill", [{"method": "robustkd", "base": "logits"}, {"method": "robustkd-plus"}])
+@pytest.mark.parametrize("distill", [{"method": name, "base": "logits"} for name in ("robustkd", "robustkd-plus")])
 def test_on_the_logits_base_hinton_kd_decides(make_record: MakeRecord, distill: dict[str, str]) -> None:
     lost = {"config": {"distill": distill}, "rows": changed(make_record(), "kd", score(12, 2))}
     assert f"NOT TRANSFERABLE on kd, the base of {distill['method']}" in transferability.sentence(make_record(**lost))
     kept = {"config": {"distill": distill}, "rows": changed(make_record(), "overhaul", score(12, 2))}
     assert transferability.sentence(make_record(**kept)) == ""
+
+
+def test_on_both_bases_either_may_carry_it(make_record: MakeRecord) -> None:
+    config = {"distill": {"method": "robustkd-plus", "base": "both"}}
+    one = changed(make_record(), "kd", score(12, 2))
+    assert transferability.sentence(make_record(config=config, rows=one)) == ""
+    none = changed(make_record(rows=one), "overhaul", score(12, 2))
+    said = transferability.sentence(make_record(config=config, rows=none))
+    assert "NOT TRANSFERABLE on kd and overhaul, the base of robustkd-plus" in said
+    features = {"distill": {"method": "robustkd-plus", "base": "features"}}
+    assert transferability.sentence(make_record(config=features, rows=one)) == ""
+
+
+def test_the_student_of_a_repaired_teacher_is_no_plain_distillation(make_record: MakeRecord) -> None:
+    rows = tuple(row for row in make_record().rows if row.stage not in ("kd", "overhaul"))
+    record = make_record(config={"distill": {"method": "kd"}, "repair": {"method": "gate"}}, rows=rows)
+    assert [row[-1].text for row in transferability.table(record).rows] == ["not measured", "not measured"]
+    assert "a merit of the repair stays open" in transferability.sentence(record)
 
 
 @pytest.mark.parametrize("scores", [(), (score(90, None),)])
