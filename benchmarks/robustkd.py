@@ -39,7 +39,7 @@ from edgekd.training.device import resolve_device
 from edgekd.training.method import Accuracy
 from edgekd.types import InputSpec, Model, ModelSpec, ProbeSet
 
-FROZEN = "1f28b4e15b2d6c088ea5da7cfadcfd6bea458cdf"
+FROZEN = "5f9d9bd7bc534706d5f137358f3bcf79218bc1c0"
 IMAGES, EPOCHS, STUDENT, VALIDATION = 2500, 40, "resnet8", 1000
 DEVELOPMENT = "noise-blend"
 CLEAN = "clean"
