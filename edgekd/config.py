@@ -9,10 +9,10 @@ from __future__ import annotations
 import difflib
 import re
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from omegaconf import OmegaConf
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
 
 from .attacks.run import attack_class
 from .distill import METHODS
@@ -86,12 +86,25 @@ class BenchSection(Section):
     threads: int | None = Field(None, ge=1, le=256, description="threads of the runtime; default: the target's")
 
 
+def fraction(value: object) -> object:
+    """``8/255`` as the number it is; anything else as it came."""
+    found = re.fullmatch(r"\s*(\d+(?:\.\d*)?)\s*/\s*(\d+)\s*", value) if isinstance(value, str) else None
+    return float(found[1]) / int(found[2]) if found and int(found[2]) else value
+
+
 class AuditSection(Section):
     """What is probed beside a known trigger."""
 
     canaries: bool | None = Field(None, description="run the canary battery; default: only without a known trigger")
     canary_images: int = Field(2000, ge=50, description="images per canary trigger")
     bundle_canaries: int = Field(3, ge=0, le=20, description="worst canaries of the teacher that travel in the bundle")
+    adversarial: Literal["smoke", "quick", "standard", "full"] | None = Field(
+        None, description="attack by small changes of every pixel: smoke, quick, standard or full; default: not at all"
+    )
+    eps: Annotated[float, BeforeValidator(fraction)] = Field(
+        8 / 255, gt=0, le=1, description="largest change of a pixel in that attack, of 1: 8/255, 0.03"
+    )
+    adversarial_images: int | None = Field(None, ge=1, description="images that are attacked; default: the tier's")
 
 
 class RunConfig(Section):

@@ -233,6 +233,9 @@ class OnnxFile:
         return OnnxFile(**{**value, "top1_agreement": agreement, "float_layers": tuple(value["float_layers"])})
 
 
+LISTS = ("gates", "not_tested", "onnx", "adversarial", "warnings")  # of a RunRecord: tuples here, lists in JSON
+
+
 @dataclass(frozen=True)
 class RunRecord:
     """`run.json`: everything a report is made of, by hash; tables and HTML are rendered from this alone."""
@@ -257,6 +260,7 @@ class RunRecord:
     disagreement: dict[str, Any] | None = None
     training: dict[str, Any] = field(default_factory=dict)  # stage -> TrainLog
     onnx: tuple[dict[str, Any], ...] = ()
+    adversarial: tuple[dict[str, Any], ...] = ()  # accuracy under attack, a table per artefact
     pictures: dict[str, Any] = field(default_factory=dict)  # name -> PNG as base64, with captions
     device_report: dict[str, Any] | None = None
     warnings: tuple[str, ...] = ()
@@ -265,7 +269,7 @@ class RunRecord:
     def to_json(self) -> dict[str, Any]:
         value = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         value["rows"] = [row.to_json() for row in self.rows]
-        for name in ("gates", "not_tested", "onnx", "warnings"):
+        for name in LISTS:
             value[name] = list(value[name])
         return value
 
@@ -273,6 +277,6 @@ class RunRecord:
     def from_json(value: Any) -> RunRecord:
         fields = dict(check_schema(value, "run"))
         fields["rows"] = tuple(StageRow.from_json(row) for row in fields["rows"])
-        for name in ("gates", "not_tested", "onnx", "warnings"):
+        for name in LISTS:
             fields[name] = tuple(fields.get(name, ()))
         return RunRecord(**fields)

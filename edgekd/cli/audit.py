@@ -16,6 +16,8 @@ def register(app: typer.Typer) -> None:
         "edgekd audit teacher.pt --data images/test --reference trusted.pt --reference-arch resnet18",
         "edgekd audit teacher.pt --data test.npz --trigger trigger.npz --target-label 0 --canaries",
         "edgekd audit teacher.pt --data test.npz --trigger trigger.npz --target-label 0 --max-asr 2",
+        "edgekd audit student.safetensors --data test.npz --no-canaries --adversarial quick --eps 2/255",
+        "edgekd audit student.safetensors --data test.npz --adversarial standard --onnx bundle/model.u8s8.onnx",
     )
     app.command(rich_help_panel="The trip", epilog=examples)(audit)
 
@@ -32,6 +34,9 @@ def audit(
     source_label: options.SourceLabels = None,
     trigger_position: options.Position = None,
     trigger_opacity: options.Opacity = None,
+    adversarial: options.Adversarial = None,
+    eps: options.Eps = None,
+    onnx: options.OnnxFile = None,
     max_asr: options.AuditedMaxAsr = None,
     arch: options.Arch = None,
     normalize: options.Normalize = None,
@@ -47,6 +52,8 @@ def audit(
     """Measure ACC and ASR of a model on labelled images: a known trigger, or 12 public trigger families x all labels.
 
     Needs forward passes only. "Nothing found" is not "clean".
+
+    With --adversarial also: how many labels survive small changes of every pixel, and whether to trust that figure.
     """
     from ..config import resolve
     from ..errors import UsageError
@@ -57,7 +64,7 @@ def audit(
     flags: dict[str, Any] = {
         "teacher": model, "data": data, "arch": arch, "normalize": normalize, "class_map": class_map,
         "num_classes": num_classes, "image_size": image_size, "channels": channels, "audit.canaries": canaries,
-        "gates.max_asr": max_asr,
+        "audit.adversarial": adversarial, "audit.eps": eps, "gates.max_asr": max_asr,
         **options.trigger_flags(trigger, target_label, trigger_rule, source_label, trigger_position, trigger_opacity),
     }  # fmt: skip
     if reference_arch is not None and reference is None:
@@ -65,20 +72,24 @@ def audit(
     settings = resolve(config, flags, tuple(override or ()))
     with progress(quiet or json_) as bars:
         images = load_images(settings, settings.data, "test")
-        report, table, about, judged = audit_only(settings, images, reference, reference_arch, bars)
+        report, table, about, judged, attacked = audit_only(settings, images, reference, reference_arch, onnx, bars)
     passed = all(gate["passed"] for gate in judged.gates)
     if json_:
         scores = [score.to_json() for score in report.triggers]
         value: dict[str, Any] = {"model": about, "acc": report.acc.to_json(), "triggers": scores, "canaries": table}
         value |= {"verdict": judged.verdict, "gates": list(judged.gates), "passed": passed}
+        value["adversarial"] = list(attacked)
         typer.echo(canonical_json({**value, "warnings": list(report.warnings)}))
         return 0 if passed else 1
+    from ..report import adversarial as under_attack
     from ..report.single import audit_tables
 
     out = screen.console()
     for part in audit_tables(
         about, report.acc, report.triggers, table, report.warnings, verdict=judged.verdict, found=judged.found
     ):
+        out.print(part)
+    for part in under_attack.terminal(attacked):
         out.print(part)
     screen.print_gates(out, judged.gates)
     return 0 if passed else 1

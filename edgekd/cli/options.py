@@ -10,6 +10,7 @@ import typer
 
 KNOWN_TRIGGER, TEACHER, SETTINGS, OUTPUT = "A trigger that you know", "The teacher", "Settings", "Output"
 GATES = "Gates: exit code 1 where one fails"
+ATTACKED = "Small changes of every pixel"
 
 Teacher = Annotated[
     str | None,
@@ -288,6 +289,35 @@ Canaries = Annotated[
     bool | None,
     typer.Option(
         "--canaries/--no-canaries", metavar="", help="Probe public triggers; default: only without --trigger."
+    ),
+]
+Adversarial = Annotated[
+    str | None,
+    typer.Option(
+        "--adversarial",
+        metavar="TIER",
+        rich_help_panel=ATTACKED,
+        help="How hard: smoke (seconds), quick (PGD), standard (APGD and Square), full (AutoAttack's standard set). "
+        "An image counts as robust only if every attack fails.",
+    ),
+]
+Eps = Annotated[
+    str | None,
+    typer.Option(
+        "--eps",
+        metavar="SIZE",
+        rich_help_panel=ATTACKED,
+        help="Largest change of a pixel, of 1: 8/255 (default), 0.03. Networks that were not trained for it survive about 1/255.",
+    ),
+]
+OnnxFile = Annotated[
+    str | None,
+    typer.Option(
+        "--onnx",
+        metavar="FILE",
+        rich_help_panel=ATTACKED,
+        help="The ONNX file made from MODEL, INT8 or not, attacked too: by examples of MODEL and of a copy of the file with "
+        "gradients, and by queries; the worst counts.",
     ),
 ]
 Json = Annotated[

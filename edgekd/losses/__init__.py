@@ -1,5 +1,6 @@
 """Losses as plain functions on tensors; a method composes them."""
 
+from .adversarial import cross_entropy_each, dlr, dlr_targeted, margin, margin_targeted
 from .contrastive import noise_contrastive
 from .correlation import entropy_share, pearson, soft_rank, standardised
 from .features import (
@@ -22,13 +23,18 @@ __all__ = [
     "capped_cross_entropy",
     "comparison_mse",
     "comparisons",
+    "cross_entropy_each",
     "decoupled_kl",
+    "dlr",
+    "dlr_targeted",
     "entropy_share",
     "every_pair_mse",
     "feature_variance",
     "gaussian_margin",
     "hierarchical_context",
+    "margin",
     "margin_relu",
+    "margin_targeted",
     "noise_contrastive",
     "partial_l2",
     "pearson",

@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from edgekd_device.runtime.ort import DISABLED
+
 from ..checkpoints import graph_plan
 from ..errors import UsageError
 from ..types import Checkpoint, InputSpec, Model, ModelSpec
@@ -46,7 +48,9 @@ class OnnxNet(nn.Module):
             options.log_severity_level = 3
             _bound_memory()
             options.add_session_config_entry("session.use_env_allocators", "1")
-            self._session = onnxruntime.InferenceSession(self.data, options, providers=["CPUExecutionProvider"])
+            self._session = onnxruntime.InferenceSession(
+                self.data, options, providers=["CPUExecutionProvider"], disabled_optimizers=DISABLED
+            )
         return self._session
 
     def __getstate__(self) -> dict[str, Any]:

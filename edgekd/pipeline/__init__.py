@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import datetime
 from pathlib import Path
+from typing import Any
 
 import edgekd_device
 
@@ -13,6 +14,7 @@ from ..config import RunConfig
 from ..training import Progress
 from ..types import DeviceReport, RunRecord, StageRow
 from . import board, intake, pictures
+from .adversarial import UnderAttack
 from .board import take_in
 from .environment import commit, describe
 from .folder import RunFolder
@@ -56,9 +58,10 @@ def compress(config: RunConfig, out: str | Path, *, command: str = "", progress:
         onnx = shipment.export()
         rows.append(shipment.simulated_row())
         manifest_sha256 = shipment.bundle()
+        attacked = UnderAttack(stages).measure(distilled, target)
         device_report = shipment.bench(manifest_sha256)
         rows += shipment.ledger_rows(device_report)
-        record = _record(stages, measures, rows, device_report, command)
+        record = _record(stages, measures, rows, attacked, device_report, command)
         record = dataclasses.replace(
             record,
             student=stages.about_student(distilled),
@@ -70,7 +73,12 @@ def compress(config: RunConfig, out: str | Path, *, command: str = "", progress:
 
 
 def _record(
-    stages: Stages, measures: Measures, rows: list[StageRow], device_report: DeviceReport | None, command: str
+    stages: Stages,
+    measures: Measures,
+    rows: list[StageRow],
+    attacked: tuple[dict[str, Any], ...],
+    device_report: DeviceReport | None,
+    command: str,
 ) -> RunRecord:
     """What was found, and what follows from it."""
     config, target = stages.config, stages.target
@@ -86,7 +94,8 @@ def _record(
         student={},
         data=stages.about_data(),
         target=target.name,
-        **board.judgement(rows, target, config.gates, canaries, device_report, known=known),
+        adversarial=attacked,
+        **board.judgement(rows, target, config.gates, canaries, device_report, known=known, attacked=bool(attacked)),
         environment=describe(),
         canaries=canaries,
         disagreement=stages.disagreement(),

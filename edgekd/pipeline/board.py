@@ -34,6 +34,7 @@ def judgement(
     device_report: DeviceReport | None,
     *,
     known: bool,
+    attacked: bool,
 ) -> dict[str, Any]:
     """What follows from the ledger; fields of a RunRecord."""
     doubted = validity.doubts(device_report, ledger.shipped_row(rows, target))
@@ -41,7 +42,7 @@ def judgement(
         "rows": tuple(rows),
         "gates": ledger.gates(limits, rows, target, canaries=canaries, doubted=doubted),
         "verdict": ledger.verdict(rows, target, canaries=canaries, doubted=doubted),
-        "not_tested": ledger.not_tested(rows, target, known=known, canaries=canaries is not None),
+        "not_tested": ledger.not_tested(rows, target, known=known, canaries=canaries is not None, attacked=attacked),
         "device_report": None if device_report is None else device_report.to_json(),
     }
 
@@ -70,6 +71,7 @@ def take_in(path: Path, record: RunRecord, device_report: DeviceReport) -> RunRe
         record.canaries,
         device_report,
         known=bool(record.config["trigger"]["file"]),
+        attacked=bool(record.adversarial),
     )
     others = (text for text in record.warnings if not text.startswith(DOUBT))
     renewed = dataclasses.replace(record, **judged, warnings=(*others, *warnings(device_report)))

@@ -31,8 +31,8 @@ from . import mark
 from .environment import commit
 
 RESERVE_BYTES = 256 << 20
-# Measuring again with other limits or longer is no other run; nor is the same file by another path.
-ALTERABLE = ("gates.", "bench.")
+# Measuring again with other limits, longer or under attack is no other run; nor is the same file by another path.
+ALTERABLE = ("gates.", "bench.", "audit.adversarial", "audit.eps")
 OURS = ("work", "bundle")  # folders within a run's folder
 SIGNS = ("key.json", "done.json")  # a stage's folder holds one of them from its first moment on
 PATHS = ("teacher", "data", "test", "class_map", "trigger.file")

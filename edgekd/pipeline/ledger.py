@@ -254,7 +254,9 @@ def _below_threshold(one: Unjudged) -> str:
     return f"{one.trigger} is {100 * one.excess:.1f} points above the control{threshold}: not judged"
 
 
-def not_tested(rows: Sequence[StageRow], target: Target, *, known: bool, canaries: bool) -> tuple[str, ...]:
+def not_tested(
+    rows: Sequence[StageRow], target: Target, *, known: bool, canaries: bool, attacked: bool
+) -> tuple[str, ...]:
     """What the reader must not take as tested."""
     gaps = []
     if not known:
@@ -262,6 +264,8 @@ def not_tested(rows: Sequence[StageRow], target: Target, *, known: bool, canarie
     if not canaries:
         gaps.append("public canary triggers")
     gaps += ["sample-specific and learned triggers", "trigger inversion and statistical detectors"]
+    if not attacked:
+        gaps.append("small changes of every pixel (audit.adversarial)")
     if shipped_row(rows, target) is None:
         gaps.append(f"{target.ships} on {target.name}")
     if all(row.energy_mj is None for row in rows):

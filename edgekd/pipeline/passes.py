@@ -14,6 +14,7 @@ from edgekd_device import harness, latency, power
 
 from .. import targets
 from .. import triggers as trigger_box
+from ..audit import TIERS
 from ..config import RunConfig
 from ..runners.torch import TorchRunner
 from ..types import Target
@@ -64,6 +65,7 @@ def minutes(config: RunConfig, parts: Mapping[str, Any], costs: Costs, known: in
         "canary battery": _battery(config, parts, costs) if battery else 0.0,
         "disagreement": costs.teacher * (len(parts["train"]) + len(parts["validation"])),
         "audits and export": _audits(config, parts, costs, target, probe_triggers(config, known)) + 60,
+        "attacks": _attacked(config, parts, costs),
         "bench": _judged(config, parts, costs, target, probe_triggers(config, known)) + _timed(config, costs, target),
     }
     return {name: seconds / 60 for name, seconds in found.items() if seconds}
@@ -94,6 +96,15 @@ def _audits(config: RunConfig, parts: Mapping[str, Any], costs: Costs, target: T
     guard = 2 * TWIN * len(parts["validation"]) * costs.student
     torch = 2 * (TORCH_LEVEL.seconds + TORCH_LEVEL.warm_seconds) if config.bench.level != "none" else 0.0
     return probes * (students * costs.student + (1 + finetuned) * costs.teacher) + calibration + guard + torch
+
+
+def _attacked(config: RunConfig, parts: Mapping[str, Any], costs: Costs) -> float:
+    """Teacher, student and the file's copy by gradients, the file by queries."""
+    if config.audit.adversarial is None:
+        return 0.0
+    tier = TIERS[config.audit.adversarial]
+    images = min(config.audit.adversarial_images or tier.images, len(parts["test"]))
+    return images * (tier.forwards * (costs.teacher + (1 + TWIN) * costs.student) + tier.queries * costs.student)
 
 
 def _benched(config: RunConfig, target: Target) -> list[str]:

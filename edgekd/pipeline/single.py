@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from .. import audit, checkpoints, models, targets
 from ..config import RunConfig
@@ -15,8 +15,10 @@ from ..export import onnx as onnx_writer
 from ..files import remove_leftovers, write_bytes
 from ..runners.torch import TorchRunner
 from ..training import Progress
+from ..training.device import resolve_device
 from ..types import AuditReport, Model
 from . import intake
+from .adversarial import attack_network, onnx_model
 from .audited import Judged, judge
 from .calibration import quantiser, trusted
 from .folder import RunFolder
@@ -42,18 +44,31 @@ def distill_only(config: RunConfig, out: Path, progress: Progress | None = None)
         return {"student": str(file), "spec": student.spec.to_json(), "validation_acc": report.acc.to_json()}
 
 
+class Audited(NamedTuple):
+    """canaries: the battery's table. about: what was found out about the file. adversarial: a table per artefact."""
+
+    report: AuditReport
+    canaries: dict[str, Any] | None
+    about: dict[str, Any]
+    judged: Judged
+    adversarial: tuple[dict[str, Any], ...]
+
+
 def audit_only(
     config: RunConfig,
     images: ImageSet,
     reference: str | None,
     reference_arch: str | None = None,
+    onnx: str | None = None,
     progress: Progress | None = None,
-) -> tuple[AuditReport, dict[str, Any] | None, dict[str, Any], Judged]:
-    """Probe one model file: the known trigger, or the canary battery without one.
+) -> Audited:
+    """Probe one model file: the known trigger, or the canary battery without one; and attack it, where that is wanted.
 
     reference: a model that no attacker touched; its ASR is the floor. reference_arch: its architecture where the file
-    does not tell it. Returns the report, the canary table, what was found out about the file, and what follows.
+    does not tell it. onnx: the file made from the model, which is then attacked too.
     """
+    if onnx is not None and config.audit.adversarial is None:
+        raise UsageError("--onnx names a file to attack: say how hard with --adversarial, e.g. --adversarial quick.")
     model, about = intake.load_teacher(config, images)
     clean = None if reference is None else load_reference(config, reference, reference_arch, images)
     triggers = intake.load_triggers(config, model.spec)
@@ -70,7 +85,22 @@ def audit_only(
             limit=config.audit.canary_images,
             progress=progress,
         )
-    return report, canaries, about, judge(report, canaries, beside, config.gates.max_asr)
+    tables = _under_attack(config, model, about["file"], onnx, images, progress)
+    return Audited(report, canaries, about, judge(report, canaries, beside, config.gates.max_asr), tables)
+
+
+def _under_attack(
+    config: RunConfig, model: Model, name: str, onnx: str | None, images: ImageSet, progress: Progress | None
+) -> tuple[dict[str, Any], ...]:
+    if config.audit.adversarial is None:
+        return ()
+    device = str(resolve_device(config.device))
+    how: dict[str, Any] = {"seed": config.seed, "device": device, "progress": progress}
+    file = None if onnx is None else onnx_model(onnx, model)  # a bad one is said before a long attack
+    made = attack_network(model, images, config.audit, name=name, **how)
+    if file is not None and onnx is not None:
+        made += attack_network(file, images, config.audit, name=Path(onnx).name, network=made[-1], **how)
+    return tuple(one.table for one in made)
 
 
 def load_reference(config: RunConfig, file: str, arch: str | None, images: ImageSet) -> Model:

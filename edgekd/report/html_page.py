@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ..types import RunRecord
-from . import canaries, detox, figures, pictures, stages, tables, text, transferability
+from . import adversarial, canaries, detox, figures, pictures, stages, tables, text, transferability
 
 HERE = Path(__file__).parent
 
@@ -49,6 +49,7 @@ def _view(record: RunRecord) -> dict[str, Any]:
         "batteries": [(b, Markup(figures.heat_map(b, f"canaries-{i}"))) for i, b in enumerate(found)],
         "triggers": pictures.trigger_pictures(record),
         "examples": pictures.examples(record),
+        "attacked": adversarial.of(record),
         "doubts": pictures.doubts(record),
         "doubts_summary": pictures.doubts_summary(record),
         "curves": Markup(figures.training_curves(record)),

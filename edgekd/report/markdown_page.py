@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from ..types import RunRecord
-from . import canaries, detox, pictures, stages, tables, text, transferability
+from . import adversarial, canaries, detox, pictures, stages, tables, text, transferability
 from .cells import Cell, Table
 
 escape = text.markdown
@@ -29,6 +29,10 @@ def markdown(record: RunRecord) -> str:
     lines += ["## Does plain distillation carry the backdoor over?", ""]
     lines += [*(_table(plain) if plain.rows else []), *([escape(meaning), ""] if meaning else [])]
     lines += ["## Canary triggers", "", *_canaries(record)]
+    attacked = adversarial.of(record)
+    lines += ["## Accuracy under attack", ""] if attacked else []
+    for one in attacked:
+        lines += [f"### {escape(one.name)}", "", escape(one.sentence), "", *_table(one.attacks), *_table(one.checks)]
     lines += ["## Transfer data", "", escape(pictures.doubts_summary(record)), ""]
     for title, table in (
         ("Training", tables.training(record)),

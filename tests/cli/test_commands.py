@@ -99,6 +99,53 @@ def test_a_picture_as_a_trigger(world: World, tmp_path: Path) -> None:
     assert "top-left" in call(*words, "--trigger-position", "corner").message()
 
 
+def test_audit_under_attack(world: World, finished: tuple[Path, Ended]) -> None:
+    student, file = finished[0] / "student.safetensors", finished[0] / "bundle" / "model.u8s8.onnx"
+    words = ["audit", student, "--data", world.test, "--no-canaries", "--adversarial", "smoke", "--eps", "1/255"]
+    words += ["-o", "audit.adversarial_images=24"]
+    both = call(*words, "--onnx", file, "--json")
+    assert both.code == 0, both.err
+    own, copy, shipped = both.json["adversarial"]
+    assert [table["name"] for table in (own, copy, shipped)] == [
+        "student.safetensors", "straight-through copy of model.u8s8.onnx", "model.u8s8.onnx",
+    ]  # fmt: skip
+    assert own["bound"] == 1 / 255
+    assert own["images"] == 24
+    rows = {row["attack"]: row for row in shipped["attacks"]}
+    assert rows.keys() >= {"examples of student.safetensors", f"examples of {copy['name']}", "Square"}
+    assert shipped["robust"]["hits"] <= min(row["left"]["hits"] for row in rows.values())
+    shown = call(*words)
+    assert shown.code == 0, shown.err
+    assert "Under attack: student.safetensors" in shown.out
+    assert "l_inf ≤ 1/255, tier smoke, 24 images, seed 0: " in shown.out
+    alone = call("audit", file, *words[2:], "--json").json["adversarial"]
+    assert [table["name"] for table in alone] == [copy["name"], "model.u8s8.onnx"]
+
+
+def test_mistakes_about_attacks_are_said(world: World) -> None:
+    words = ["audit", world.teacher, "--data", world.test, "--no-canaries"]
+    assert "--adversarial quick" in call(*words, "--onnx", world.trigger).message()
+    assert "audit.adversarial = 'fast'" in call(*words, "--adversarial", "fast").message()
+    for eps in ("8/25x", "8/0", "9", "0"):
+        assert f"audit.eps = '{eps}' does not fit" in call(*words, "--adversarial", "smoke", "--eps", eps).message()
+
+
+def test_a_finished_run_is_attacked_later(world: World, run_copy: Path) -> None:
+    before = json.loads((run_copy / "run.json").read_text())
+    words = world.words("--max-acc-drop", "99", out=run_copy)
+    words += ["-o", "audit.adversarial=smoke", "-o", "audit.eps=2/255", "-o", "audit.adversarial_images=12"]
+    ended = call(*words)
+    assert ended.code == 0, ended.err
+    record = json.loads((run_copy / "run.json").read_text())
+    names = [table["name"] for table in record["adversarial"]]
+    assert names == ["teacher", "student fp32", "straight-through copy of model.u8s8.onnx", "model.u8s8.onnx"]
+    assert before["adversarial"] == []
+    assert record["manifest_sha256"] == before["manifest_sha256"]
+    assert "Accuracy under attack" in (run_copy / "report.html").read_text()
+    gaps = [any("small changes" in gap for gap in found["not_tested"]) for found in (before, record)]
+    assert gaps == [True, False]
+
+
 # ---- distill, export, bench --------------------------------------------------------------------------------------------
 
 

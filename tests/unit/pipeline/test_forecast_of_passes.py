@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgekd import triggers
+from edgekd import audit, triggers
 from edgekd.config import RunConfig, resolve
 from edgekd.data import ImageSet
 from edgekd.pipeline import forecast, passes
@@ -40,6 +40,15 @@ def test_the_battery_is_variants_times_images_times_two_networks() -> None:
 
 def test_the_disagreement_is_one_pass_of_the_teacher_over_the_transfer_data() -> None:
     assert seconds()["disagreement"] == pytest.approx(1000 * 0.01)
+
+
+def test_attacks_are_forward_passes_of_every_artefact() -> None:
+    assert "attacks" not in seconds()
+    images = 40
+    # teacher, student and the file's copy, which takes twice a student's time, by gradients; queries of the file
+    each = audit.TIERS["quick"].forwards * (0.01 + 3 * 0.001) + audit.TIERS["quick"].queries * 0.001
+    found = seconds("audit.adversarial=quick", f"audit.adversarial_images={images}")["attacks"]
+    assert found == pytest.approx(images * each)
 
 
 def test_every_control_and_trigger_costs_audits() -> None:

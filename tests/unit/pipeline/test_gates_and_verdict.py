@@ -344,8 +344,9 @@ def test_the_verdict_says_what_has_not_run() -> None:
 
 
 def test_what_was_not_tested() -> None:
-    everything = ledger.not_tested(run(178), JETSON, known=False, canaries=False)
+    everything = ledger.not_tested(run(178), JETSON, known=False, canaries=False, attacked=False)
     assert everything[:2] == ("the attacker's own trigger (none was given)", "public canary triggers")
     assert "model.qdq.onnx on jetson-orin-nano" in everything
-    little = ledger.not_tested(run(178), CPU, known=True, canaries=True)
+    assert "small changes of every pixel (audit.adversarial)" in everything
+    little = ledger.not_tested(run(178), CPU, known=True, canaries=True, attacked=True)
     assert little == ("sample-specific and learned triggers", "trigger inversion and statistical detectors", "energy")

@@ -171,6 +171,57 @@ def disagreement() -> dict[str, Any]:
     return {"count": 1204, "total": 40_000, "top": top}
 
 
+def adversarial() -> tuple[dict[str, Any], ...]:
+    """A student by its gradients, and its INT8 file, on which a test failed."""
+    shared = {"tier": "quick", "norm": "linf", "bound": 8 / 255, "images": 500, "seed": 0}
+    pgd = {"steps": 20, "step": 0.25, "restarts": 1, "objective": "cross-entropy"}
+    student = {
+        "name": "student fp32",
+        "clean": {"hits": 430, "total": 500},
+        "robust": {"hits": 12, "total": 500},
+        "attacks": [
+            {"attack": "PGD-20", "settings": pgd, "tried": 430, "broken": 418, "left": {"hits": 12, "total": 500}}
+        ],
+        "curve": [
+            {"bound": 1 / 255, "left": {"hits": 300, "total": 500}},
+            {"bound": 8 / 255, "left": {"hits": 12, "total": 500}},
+        ],
+        "radius": 1.4 / 255,
+        "checks": [
+            {"check": "noise is weaker", "passed": True, "found": "of 86.0%, noise leaves 85.0%, PGD-20 2.4%"},
+            {"check": "local linearity", "passed": None, "found": "0.80 of the loss's rise is not linear"},
+        ],
+    }
+    file = {
+        "name": "model.u8s8.onnx",
+        "clean": {"hits": 428, "total": 500},
+        "robust": {"hits": 140, "total": 500},
+        "attacks": [
+            {
+                "attack": "examples of student fp32, 8 bits",
+                "settings": {"from": "student fp32", "bits": 8},
+                "tried": 428,
+                "broken": 280,
+                "left": {"hits": 148, "total": 500},
+            },
+            {
+                "attack": "Square",
+                "settings": {"queries": 500, "restarts": 1, "objective": "margin"},
+                "tried": 148,
+                "broken": 8,
+                "left": {"hits": 140, "total": 500},
+            },
+        ],
+        "curve": [],
+        "radius": None,
+        "disagreement": {"student fp32": {"hits": 150, "total": 500}},
+        "checks": [
+            {"check": "no more robust than student fp32", "passed": False, "found": "28.0% left, of student fp32 2.4%"}
+        ],
+    }
+    return {**shared, **student}, {**shared, **file}
+
+
 def training() -> dict[str, Any]:
     logs = {}
     for k, stage in enumerate(("scratch", "kd", "overhaul", "robustkd")):
@@ -267,6 +318,7 @@ def record(**changes: Any) -> RunRecord:
         "disagreement": disagreement(),
         "training": training(),
         "onnx": onnx(),
+        "adversarial": adversarial(),
         "pictures": pictures(),
         "device_report": {
             "level": "smoke",

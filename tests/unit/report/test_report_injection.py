@@ -118,6 +118,13 @@ def poisoned(make: MakeRecord, payload: str) -> RunRecord:
     doubt = {"index": payload, "label": label, "predicted": label, "confidence": payload}
     battery = {"families": [bad("family")], "targets": [0], "class_names": [label], "excess": [[0.5]]}
     flagged = [{"family": bad("family"), "variant": payload, "target": payload, "asr": None, "floor": None}]
+    attacked = {
+        "name": bad("stage"),
+        "tier": payload,
+        "attacks": [{"attack": payload, "settings": {"objective": payload, "steps": payload, "step": payload}}],
+        "checks": [{"check": payload, "passed": False, "found": payload}],
+        "disagreement": {payload: None},
+    }
     training = {bad("stage"): {"history": [{"epoch": 1, "loss": 1.0, "acc": 0.5}], "device": payload, "seed": payload}}
     return dataclasses.replace(
         whole,
@@ -132,6 +139,7 @@ def poisoned(make: MakeRecord, payload: str) -> RunRecord:
         disagreement={"count": payload, "total": 1, "top": [doubt, {**doubt, "file": payload}]},
         canaries={bad("stage"): {**battery, "flagged": flagged}},
         training=training,
+        adversarial=(attacked,),
         teacher={"file": bad("file"), "sha256": payload},
         onnx=({"path": bad("file"), "flavour": payload, "sha256": payload, "float_layers": [payload]},),
         environment={bad("environment"): bad("environment")},
