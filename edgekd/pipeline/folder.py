@@ -226,5 +226,5 @@ def _harmless(key: str, before: dict[str, Any], after: dict[str, Any]) -> bool:
     if key.startswith(ALTERABLE):
         return True
     section, _, name = key.rpartition(".")
-    old, new = ((part[section] if section else part).get(name) for part in (before, after))
+    old, new = (((part.get(section) or {}) if section else part).get(name) for part in (before, after))
     return key in PATHS and bool(old) and bool(new) and Path(str(old)).resolve() == Path(str(new)).resolve()

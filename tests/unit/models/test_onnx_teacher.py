@@ -73,7 +73,7 @@ def test_normalisation_may_stand_before_it() -> None:
 def test_no_sites() -> None:
     network = models.onnx_teacher(graph(), (3, 8, 8)).module
     assert isinstance(network, models.Network)
-    with pytest.raises(UsageError, match="kd, scratch or finetune"):
+    with pytest.raises(UsageError, match="kd, dkd, dist, scratch or finetune"):
         network.sites(torch.rand(1, 3, 8, 8))
 
 

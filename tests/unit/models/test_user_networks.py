@@ -157,7 +157,7 @@ def test_finding_sites_leaves_a_training_network_as_it_was(arch: Callable[[str],
 def test_a_network_without_activations_has_no_sites(arch: Callable[[str], str]) -> None:
     network = models.build(spec_of(arch("silent"))).module
     assert isinstance(network, models.Network)
-    with pytest.raises(UsageError, match="kd, scratch or finetune"):
+    with pytest.raises(UsageError, match="kd, dkd, dist, scratch or finetune"):
         network.sites(torch.rand(1, 3, 16, 16))
 
 
