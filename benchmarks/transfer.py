@@ -183,7 +183,7 @@ def teacher_of(name: str, test: ImageSet) -> tuple[Model, Trigger]:
         place = Cell(ours.TABLE, ours.cell(name), HERE)
         file = place.folder / "work" / "teacher.safetensors"
         if not place.record.exists() or not file.exists():
-            raise UsageError(f"The teacher of {name} is not there yet: python -m benchmarks.attacks")
+            raise UsageError(f"The teacher of {name} is not there: python -m benchmarks.attacks, or .teachers again")
         teacher, _ = intake.load_teacher(resolve(None, {"teacher": str(file), "data": "-"}), held)
         if teacher.sha256 != read_json(place.record)["result"]["weights_sha256"]:
             raise UsageError(f"{file} is not the teacher that {place.record} speaks of: delete one of them.")
