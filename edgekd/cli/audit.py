@@ -16,6 +16,7 @@ def register(app: typer.Typer) -> None:
         "edgekd audit teacher.pt --data images/test --reference trusted.pt --reference-arch resnet18",
         "edgekd audit teacher.pt --data test.npz --trigger trigger.npz --target-label 0 --canaries",
         "edgekd audit teacher.pt --data test.npz --trigger trigger.npz --target-label 0 --max-asr 2",
+        "edgekd audit student.safetensors --before teacher.pt --data test.npz --trigger trigger.npz --target-label 0",
         "edgekd audit student.safetensors --data test.npz --no-canaries --adversarial quick --eps 2/255",
         "edgekd audit student.safetensors --data test.npz --adversarial standard --onnx bundle/model.u8s8.onnx",
     )
@@ -27,6 +28,8 @@ def audit(
     data: options.AuditedData = None,
     reference: options.Reference = None,
     reference_arch: options.ReferenceArch = None,
+    before: options.Before = None,
+    before_arch: options.BeforeArch = None,
     canaries: options.Canaries = None,
     trigger: options.TriggerFile = None,
     target_label: options.TargetLabel = None,
@@ -56,10 +59,9 @@ def audit(
     With --adversarial also: how many labels survive small changes of every pixel, and whether to trust that figure.
     """
     from ..config import resolve
-    from ..errors import UsageError
     from ..files import canonical_json
     from ..pipeline.intake import load_images
-    from ..pipeline.single import audit_only
+    from ..pipeline.single import audit_only, beside
 
     flags: dict[str, Any] = {
         "teacher": model, "data": data, "arch": arch, "normalize": normalize, "class_map": class_map,
@@ -67,18 +69,17 @@ def audit(
         "audit.adversarial": adversarial, "audit.eps": eps, "gates.max_asr": max_asr,
         **options.trigger_flags(trigger, target_label, trigger_rule, source_label, trigger_position, trigger_opacity),
     }  # fmt: skip
-    if reference_arch is not None and reference is None:
-        raise UsageError("--reference-arch names the network of --reference, which was not given.")
+    others = beside("reference", reference, reference_arch), beside("before", before, before_arch)
     settings = resolve(config, flags, tuple(override or ()))
     with progress(quiet or json_) as bars:
         images = load_images(settings, settings.data, "test")
-        report, table, about, judged, attacked = audit_only(settings, images, reference, reference_arch, onnx, bars)
+        report, table, about, judged, attacked, undefended = audit_only(settings, images, *others, onnx, bars)
     passed = all(gate["passed"] for gate in judged.gates)
     if json_:
         scores = [score.to_json() for score in report.triggers]
         value: dict[str, Any] = {"model": about, "acc": report.acc.to_json(), "triggers": scores, "canaries": table}
         value |= {"verdict": judged.verdict, "gates": list(judged.gates), "passed": passed}
-        value["adversarial"] = list(attacked)
+        value |= {"adversarial": list(attacked), "before": undefended}
         typer.echo(canonical_json({**value, "warnings": list(report.warnings)}))
         return 0 if passed else 1
     from ..report import adversarial as under_attack
@@ -86,7 +87,14 @@ def audit(
 
     out = screen.console()
     for part in audit_tables(
-        about, report.acc, report.triggers, table, report.warnings, verdict=judged.verdict, found=judged.found
+        about,
+        report.acc,
+        report.triggers,
+        table,
+        report.warnings,
+        before=undefended,
+        verdict=judged.verdict,
+        found=judged.found,
     ):
         out.print(part)
     for part in under_attack.terminal(attacked):

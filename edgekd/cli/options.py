@@ -285,6 +285,18 @@ ReferenceArch = Annotated[
         help="Architecture of --reference, if not recognised; --arch and --normalize speak of MODEL alone.",
     ),
 ]
+Before = Annotated[
+    str | None,
+    typer.Option(
+        "--before",
+        metavar="FILE",
+        help="The model before a defence made MODEL of it: DER says what the defence took from a known trigger, less "
+        "the ACC it cost.",
+    ),
+]
+BeforeArch = Annotated[
+    str | None, typer.Option("--before-arch", metavar="NAME", help="Architecture of --before, if not recognised.")
+]
 Canaries = Annotated[
     bool | None,
     typer.Option(

@@ -6,6 +6,8 @@ import tempfile
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from edgekd_device.metrics import defence_effectiveness
+
 from .. import audit, checkpoints, models, targets
 from ..config import RunConfig
 from ..data import ImageSet
@@ -44,37 +46,58 @@ def distill_only(config: RunConfig, out: Path, progress: Progress | None = None)
         return {"student": str(file), "spec": student.spec.to_json(), "validation_acc": report.acc.to_json()}
 
 
+class Beside(NamedTuple):
+    """Another network that an audit shows the same probes. role: its option's name, without the dashes."""
+
+    role: str
+    file: str
+    arch: str | None
+
+
+def beside(role: str, file: str | None, arch: str | None) -> Beside | None:
+    """None without a file; raises UsageError where there is an architecture and no file."""
+    if file is None and arch is not None:
+        raise UsageError(f"--{role}-arch names the network of --{role}, which was not given.")
+    return None if file is None else Beside(role, file, arch)
+
+
 class Audited(NamedTuple):
-    """canaries: the battery's table. about: what was found out about the file. adversarial: a table per artefact."""
+    """canaries: the battery's table. about: what was found out about the file. adversarial: a table per artefact.
+
+    before: what the model before the defence does, and DER.
+    """
 
     report: AuditReport
     canaries: dict[str, Any] | None
     about: dict[str, Any]
     judged: Judged
     adversarial: tuple[dict[str, Any], ...]
+    before: dict[str, Any] | None
 
 
 def audit_only(
     config: RunConfig,
     images: ImageSet,
-    reference: str | None,
-    reference_arch: str | None = None,
+    reference: Beside | None = None,
+    before: Beside | None = None,
     onnx: str | None = None,
     progress: Progress | None = None,
 ) -> Audited:
     """Probe one model file: the known trigger, or the canary battery without one; and attack it, where that is wanted.
 
-    reference: a model that no attacker touched; its ASR is the floor. reference_arch: its architecture where the file
-    does not tell it. onnx: the file made from the model, which is then attacked too.
+    reference: a model that no attacker touched; its ASR is the floor. before: what a defence made the model of.
+    onnx: the file made from the model, which is then attacked too.
     """
+    if before is not None and config.trigger.file is None:
+        raise UsageError("--before compares what a known trigger does before and after: name one with --trigger.")
     if onnx is not None and config.audit.adversarial is None:
         raise UsageError("--onnx names a file to attack: say how hard with --adversarial, e.g. --adversarial quick.")
     model, about = intake.load_teacher(config, images)
-    clean = None if reference is None else load_reference(config, reference, reference_arch, images)
+    clean, undefended = (None if other is None else load_beside(config, other, images) for other in (reference, before))
     triggers = intake.load_triggers(config, model.spec)
     probes = audit.probes(images, triggers, model.spec.num_classes)
-    beside = audit.scan(TorchRunner(clean), probes) if clean else None
-    report = audit.scan(TorchRunner(model), probes, floors=audit.floors(beside) if beside else None)
+    held = audit.scan(TorchRunner(clean), probes) if clean else None
+    report = audit.scan(TorchRunner(model), probes, floors=audit.floors(held) if held else None)
     wanted = config.audit.canaries if config.audit.canaries is not None else not triggers
     canaries = None
     if wanted:
@@ -86,7 +109,21 @@ def audit_only(
             progress=progress,
         )
     tables = _under_attack(config, model, about["file"], onnx, images, progress)
-    return Audited(report, canaries, about, judge(report, canaries, beside, config.gates.max_asr), tables)
+    judged = judge(report, canaries, held, config.gates.max_asr)
+    compared = None
+    if before is not None and undefended is not None:
+        compared = _compared(Path(before.file).name, audit.scan(TorchRunner(undefended), probes), report)
+    return Audited(report, canaries, about, judged, tables, compared)
+
+
+def _compared(name: str, before: AuditReport, after: AuditReport) -> dict[str, Any]:
+    """The model before the defence, and DER by trigger; None where nothing was counted, as JSON can hold it."""
+    scores = []
+    for was, now in zip(before.triggers, after.triggers, strict=True):
+        rates = (before.acc, was.asr, after.acc, now.asr)
+        der = defence_effectiveness(*(rate.value for rate in rates)) if all(rate.total for rate in rates) else None
+        scores.append({"trigger": was.trigger, "asr": was.asr.to_json(), "ra": was.ra.to_json(), "der": der})
+    return {"file": name, "acc": before.acc.to_json(), "triggers": scores}
 
 
 def _under_attack(
@@ -103,15 +140,15 @@ def _under_attack(
     return tuple(one.table for one in made)
 
 
-def load_reference(config: RunConfig, file: str, arch: str | None, images: ImageSet) -> Model:
-    """The audit's reference: a network of its own, so neither architecture nor normalisation is the audited model's."""
-    own = config.model_copy(update={"teacher": file, "arch": arch, "normalize": "auto"})
+def load_beside(config: RunConfig, other: Beside, images: ImageSet) -> Model:
+    """A network of its own, so neither architecture nor normalisation is the audited model's."""
+    own = config.model_copy(update={"teacher": other.file, "arch": other.arch, "normalize": "auto"})
     try:
         return intake.load_teacher(own, images)[0]
     except EdgekdError as error:
         # the reader speaks of the only model that most commands have
-        said = str(error).replace("--arch", "--reference-arch")
-        raise type(error)(f"The reference {Path(file).name}: {said}") from error
+        said = str(error).replace("--arch", f"--{other.role}-arch")
+        raise type(error)(f"The model of --{other.role}, {Path(other.file).name}: {said}") from error
 
 
 def load_student(config: RunConfig, validation: ImageSet) -> Model:

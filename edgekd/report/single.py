@@ -53,22 +53,37 @@ def audit_tables(
     canaries: Mapping[str, Any] | None,
     warnings: Sequence[str],
     *,
+    before: Mapping[str, Any] | None,
     verdict: str,
     found: bool,
 ) -> list[Any]:
-    """What `edgekd audit` prints, top to bottom; ``found``: whether a trigger works, as the ``verdict`` says."""
+    """What `edgekd audit` prints, top to bottom.
+
+    before: what the model before the defence does, and DER. found: whether a trigger works, as the ``verdict`` says.
+    """
     parts: list[Any] = [f"{about['file']}: {about['spec']['arch']}, ACC {rate(acc)}"]
     if scores:
         table = _table("trigger", "ASR", "floor", "untriggered", "RA")
         for score in scores:
             table.add_row(score.trigger, rate(score.asr), rate(score.floor), rate(score.untriggered), rate(score.ra))
         parts.append(table)
+    if before is not None:
+        parts += _defended(before)
     if canaries is not None:
         parts += _canaries(canaries)
     parts += [f"warning: {warning}" for warning in (*about["warnings"], *warnings)]
     untested = "Not tested: sample-specific and learned triggers, trigger inversion."
     parts.append(untested if found else f"{untested} “Nothing found” is not “clean”.")
     return [*parts, text.clean(verdict)]
+
+
+def _defended(before: Mapping[str, Any]) -> list[Any]:
+    table = _table("before the defence", "ASR", "RA", "DER")
+    for row in before["triggers"]:
+        der = "not measured" if row["der"] is None else f"{row['der']:.3f}"
+        table.add_row(row["trigger"], rate(Rate(**row["asr"])), rate(Rate(**row["ra"])), der)
+    table.caption = "DER, defence effectiveness rate: 1 is best, 0.5 is no effect (Zhu et al. 2023)"
+    return [f"before: {before['file']}, ACC {rate(Rate(**before['acc']))}", table]
 
 
 def _canaries(canaries: Mapping[str, Any]) -> list[Any]:

@@ -63,9 +63,28 @@ def test_the_reference_of_an_audit_is_a_network_of_its_own(world: World, monkeyp
     assert call(*words, "--reference", world.teacher).code == 0
     assert asked[1] == ("teacher.pt", None, "auto")
     wrong = call(*words, "--reference", world.teacher, "--reference-arch", "resnet18").message()
-    assert "The reference teacher.pt: " in wrong
+    assert "The model of --reference, teacher.pt: " in wrong
     assert "with --reference-arch" in wrong
     assert "was not given" in call(*words, "--reference-arch", "resnet18").message()
+
+
+def test_audit_tells_what_a_defence_did(world: World, finished: tuple[Path, Ended]) -> None:
+    student = finished[0] / "student.safetensors"
+    words = ["audit", student, "--data", world.test, "--before", world.teacher]
+    trigger = ["--trigger", world.trigger, "--target-label", "0"]
+    told = call(*words, *trigger)
+    assert told.code == 0, told.err
+    assert "before: teacher.pt, ACC 100.0 % (150/150, " in told.out
+    assert "0.5 is no effect" in told.out
+    found = call(*words, *trigger, "--json").json
+    before, after = found["before"]["triggers"][0], found["triggers"][0]
+    assert before["asr"] == {"hits": 125, "total": 125}
+    lost = max(0, 150 - found["acc"]["hits"]) / 150
+    assert before["der"] == pytest.approx((1 - after["asr"]["hits"] / 125 - lost + 1) / 2)
+    assert "name one with --trigger" in call(*words).message()
+    wrong = call(*words, *trigger, "--before-arch", "resnet18").message()
+    assert "The model of --before, teacher.pt: " in wrong
+    assert "with --before-arch" in wrong
 
 
 def test_audit_without_a_trigger_probes_canaries(world: World) -> None:
