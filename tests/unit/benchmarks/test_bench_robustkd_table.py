@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import subprocess
 from typing import Any
 
 import pytest
 from provenance import ABOUT
 
-from benchmarks import robustkd_table
+from benchmarks import robustkd, robustkd_table
+from benchmarks.grid import HERE
 
 
 def cell(row: str, seed: int, acc: float, asr: float, int8: float | None = None) -> dict[str, Any]:
@@ -69,3 +71,21 @@ def test_on_a_clean_teacher_it_may_cost_a_point() -> None:
     for record in records:
         record["config"] = {**record["config"], "teacher": "clean"}
     assert "- RobustKD+: **ACC more than 1 below kd and overhaul**" in robustkd_table.tables(records)
+
+
+def test_robustkd_plus_is_what_was_frozen() -> None:
+    def git(*words: str) -> int:
+        return subprocess.run(["git", *words], cwd=HERE.parent, capture_output=True, check=False).returncode
+
+    if git("cat-file", "-e", robustkd.FROZEN):
+        pytest.skip("without the history there is nothing to hold it against")
+    assert all((HERE.parent / file).exists() for file in robustkd.FROZEN_FILES)
+    assert git("diff", "--quiet", robustkd.FROZEN, "--", *robustkd.FROZEN_FILES) == 0
+
+
+def test_a_row_of_twice_the_epochs_takes_twice_as_long() -> None:
+    cells = {cell["row"]: cell for cell in robustkd.cells() if cell["epochs"] == robustkd.EPOCHS}
+    for row in ("scratch", "overhaul", "kd and overhaul"):
+        longer = cells[f"{row}, twice as long"]
+        assert robustkd._train(longer).epochs == 2 * robustkd._train(cells[row]).epochs == 80
+        assert robustkd.forecast(longer) == pytest.approx(2 * robustkd.forecast({**longer, "row": row}))
