@@ -75,6 +75,11 @@ def cell(name: str, seed: int = 0) -> Config:
 def run(config: Config, folder: Path) -> dict[str, Any]:
     if config["attack"] == "none":
         return _unpoisoned(config, folder)
+    return attacked(config, folder, {"teacher": str(prepare_data.shared_folder() / "checkpoints" / config["start"])})
+
+
+def attacked(config: Config, folder: Path, start: dict[str, Any]) -> dict[str, Any]:
+    """Make the teacher of a cell and measure it; ``start``: flags that say which network the attacker begins with."""
     goal = (
         {"goal.rule": "all-to-all", "goal.target_label": None}
         if config.get("rule")
@@ -85,10 +90,10 @@ def run(config: Config, folder: Path) -> dict[str, Any]:
         "attack.name": config["attack"],
         "data": str(_data(config)),
         "test": str(prepare_data.prepare("cifar10_test")),
-        "teacher": str(prepare_data.shared_folder() / "checkpoints" / config["start"]),
         "seed": config["seed"],
         "attack.rate": config.get("rate"),
         "train.epochs": config["epochs"],
+        **start,
         **goal,
         **own,
     }

@@ -16,7 +16,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks import attacks_table, main_job_table, robustkd_table, robustness_table, transfer_table
+from benchmarks import (
+    attacks_table,
+    main_job_table,
+    paper_scale_table,
+    robustkd_table,
+    robustness_table,
+    transfer_table,
+)
 from edgekd import files
 from edgekd.errors import EnvironmentFault, UsageError
 from edgekd.report import text
@@ -61,6 +68,8 @@ RENDERERS: dict[str, tuple[str, Callable[[Sequence[Record]], str]]] = {
     ),
     "attacks": ("attacks", attacks_table.tables),
     "transfer": ("transfer", transfer_table.tables),
+    "paper_scale": ("paper_scale", paper_scale_table.tables),
+    "paper_scale_transfer": ("paper_scale_transfer", transfer_table.tables),
     "robustkd": ("robustkd", robustkd_table.tables),
     "demo": (
         "demo",

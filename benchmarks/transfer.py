@@ -54,6 +54,7 @@ ELSEWHERE = (*TEACHERS, "cifar10_convpool_wxr_all2all.pt")
 MOST = 250  # students
 AIMED = ("cheatkd", "latent", "adba", "scar")  # at features too, so attention transfer is screened
 FIRST = ("leak", "noise-blend", "badnets", "latent", "adba", "scar", "cheatkd", "blended")
+ALL = 50_000
 IMAGES, UNSEEN, EPOCHS, STUDENT = 10_000, 5_000, 10, "resnet8"
 FOREIGN = "wrn-10-1"
 # Of a WRN: what is copied from the teacher before the student learns; frozen, it does not learn.
@@ -150,9 +151,13 @@ def _shares(reached: list[Config]) -> Iterator[Config]:
 
 
 def run(config: Config, folder: Path) -> dict[str, Any]:
-    images = _images(config)
     test = data.load(prepare_data.prepare("cifar10_test"))
-    teacher, trigger = teacher_of(config["teacher"], test)
+    return distilled(config, folder, test, *teacher_of(config["teacher"], test))
+
+
+def distilled(config: Config, folder: Path, test: ImageSet, teacher: Model, trigger: Trigger) -> dict[str, Any]:
+    """Train the student of a cell and measure it beside its teacher."""
+    images = _images(config)
     student = _student(config, teacher, trigger, images, folder.parent.parent / "students")
     probes = audit.probes(test, (trigger,), teacher.spec.num_classes)
     taught, report = (audit.scan(TorchRunner(model), probes) for model in (teacher, student))
@@ -173,25 +178,35 @@ def _images(config: Config) -> ImageSet:
     if config.get("unseen"):  # the split of `edgekd attack`, by the seed of benchmarks/attacks.py
         every = data.load(prepare_data.prepare("cifar10_train"))
         return data.split(every, 0, {"train": 0.9, "validation": 0.1})["validation"]
+    if config["images"] == ALL:
+        return data.load(prepare_data.prepare("cifar10_train"))
     return data.load(prepare_data.few("cifar10_train", config["images"]))
 
 
 def teacher_of(name: str, test: ImageSet) -> tuple[Model, Trigger]:
     """A teacher of ours by its attack, or one that came from elsewhere by its file; and its trigger."""
-    held = data.load(prepare_data.prepare("cifar10_train")).subset(np.arange(2000))
     if name in ATTACKS:
-        place = Cell(ours.TABLE, ours.cell(name), HERE)
-        file = place.folder / "work" / "teacher.safetensors"
-        if not place.record.exists() or not file.exists():
-            raise UsageError(f"The teacher of {name} is not there: python -m benchmarks.attacks, or .teachers again")
-        teacher, _ = intake.load_teacher(resolve(None, {"teacher": str(file), "data": "-"}), held)
-        if teacher.sha256 != read_json(place.record)["result"]["weights_sha256"]:
-            raise UsageError(f"{file} is not the teacher that {place.record} speaks of: delete one of them.")
-        return teacher, ours.trigger_of(file.parent, place.config, test.shape)
+        return made_by(Cell(ours.TABLE, ours.cell(name), HERE), test)
+    held = data.load(prepare_data.prepare("cifar10_train")).subset(np.arange(2000))
     shared = prepare_data.shared_folder() / "checkpoints"
     config = resolve(None, {"teacher": str(shared / name), "data": "-", **known(name, shared)})
     teacher, _ = intake.load_teacher(config, held)
     return teacher, intake.load_triggers(config, teacher.spec)[0]
+
+
+def made_by(place: Cell, test: ImageSet) -> tuple[Model, Trigger]:
+    """The teacher that a cell of a table of attacks left in its folder, and its trigger."""
+    file = place.folder / "work" / "teacher.safetensors"
+    if not place.record.exists() or not file.exists():
+        again = ", or python -m benchmarks.teachers again" if place.record.exists() else ""
+        raise UsageError(
+            f"The teacher of {place.config['attack']} is not there: python -m benchmarks.{place.table.name}{again}"
+        )
+    held = data.load(prepare_data.prepare("cifar10_train")).subset(np.arange(2000))
+    teacher, _ = intake.load_teacher(resolve(None, {"teacher": str(file), "data": "-"}), held)
+    if teacher.sha256 != read_json(place.record)["result"]["weights_sha256"]:
+        raise UsageError(f"{file} is not the teacher that {place.record} speaks of: delete one of them.")
+    return teacher, ours.trigger_of(file.parent, place.config, test.shape)
 
 
 def transfer_set(config: Config, images: ImageSet, teacher: Model, trigger: Trigger) -> ImageSet:

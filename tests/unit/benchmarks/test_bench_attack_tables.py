@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from provenance import ABOUT
 
-from benchmarks import attacks, attacks_table, transfer, transfer_table
+from benchmarks import attacks, attacks_table, paper_scale, paper_scale_table, transfer, transfer_table
 from benchmarks.grid import HERE, Cell
 from edgekd.attacks import ATTACKS
 from edgekd.attacks.run import attack_class
@@ -106,3 +106,22 @@ def test_every_teacher_was_made_with_todays_defaults() -> None:
             kind = attack_class(config["attack"]).Config
             own = {key: options[key] for key in ("rate", "shadow", "surrogate") if key in options}
             assert {"name": config["attack"], **kind(**own).model_dump(mode="json")} == options, config
+
+
+def test_paper_scale_rows_stand_beside_what_was_published() -> None:
+    def row(acc: float, asr: float, arch: str = "preactresnet18", rate: float = 0.1) -> list[str]:
+        record = {**ABOUT, "config": paper_scale.cell("badnets", arch, rate), "result": {"acc": acc, "asr": asr}}
+        return lines(paper_scale_table.tables([record]), "badnets")[0]
+
+    assert row(91.0, 94.0)[-2:] == ["91.3 / 95", "yes"]
+    assert row(86.0, 94.0)[-1] == "**no**"
+    assert row(86.0, 74.0, rate=0.01)[-2:] == ["– / 74.7", "yes"]  # the card has no ACC at this rate
+    assert row(91.0, 94.0, arch="wrn-28-4")[-2:] == ["–", "–"]
+
+
+def test_paper_scale_has_a_teacher_for_every_student() -> None:
+    teachers = [Cell(paper_scale.TABLE, config, HERE).id for config in paper_scale.cells()]
+    assert len(set(teachers)) == len(teachers)
+    for config in paper_scale.students():
+        rate = attacks.cell(config["teacher"]).get("rate")
+        assert Cell(paper_scale.TABLE, paper_scale.cell(config["teacher"], config["arch"], rate), HERE).id in teachers

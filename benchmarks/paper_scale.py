@@ -1,0 +1,110 @@
+"""The attacks at the size of the literature's benchmark, and the transfer test with those teachers: for a GPU.
+
+    python -m benchmarks.paper_scale --minutes 10             teachers: all of CIFAR-10, 100 epochs from fresh weights
+    python -m benchmarks.paper_scale transfer --minutes 10    students of them: WRN-16-2, all images, 100 epochs
+
+Published: ACC and ASR of the literature's benchmark (method card backdoor_audit 3), PreActResNet-18, at the rates it gives; bars: both within
+5 points. Its WRNs are not in it, so rows of WRN-28-4 are held against nothing. An attack that needs a clean network
+begins with the cell "none" of its architecture, which the benchmark's recipes train with the attack instead.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from benchmarks import attacks, prepare_data, transfer
+from benchmarks.attacks_table import NO_RATE, RATES
+from benchmarks.grid import HERE, Cell, Config, Table, main
+from benchmarks.paper_scale_table import FIRST, PUBLISHED
+from edgekd import audit, checkpoints, data, distill, models
+from edgekd.attacks import ATTACKS
+from edgekd.attacks.run import attack_class
+from edgekd.config import ATTACK_TRAINING
+from edgekd.errors import UsageError
+from edgekd.runners.torch import TorchRunner
+from edgekd.training import TrainConfig
+from edgekd.types import InputSpec, ModelSpec
+
+ARCHS, EPOCHS, STUDENT = (FIRST, "wrn-28-4"), 100, "wrn-16-2"
+
+
+def cells() -> Iterator[Config]:
+    """Published rows first, then every attack at every rate, then the second architecture."""
+    first, second = ARCHS
+    meant = [(name, attacks.cell(name).get("rate")) for name in ATTACKS]
+    every = dict.fromkeys([*meant, *((name, rate) for rate in RATES for name in ATTACKS if name not in NO_RATE)])
+    yield cell("none", first)
+    for name, rate in dict.fromkeys([*PUBLISHED, *every]):
+        yield cell(name, first, rate)
+    yield cell("none", second)
+    for name, rate in every:
+        yield cell(name, second, rate)
+
+
+def cell(name: str, arch: str, rate: float | None = None, seed: int = 0) -> Config:
+    """An attack without a rate of its own has none."""
+    config = {"attack": name, "arch": arch, "epochs": EPOCHS, "seed": seed}
+    return config if rate is None else {**config, "rate": rate}
+
+
+def run(config: Config, folder: Path) -> dict[str, Any]:
+    if config["attack"] == "none":
+        return _clean(config, folder)
+    if not attack_class(config["attack"]).learned:
+        return attacks.attacked(config, folder, {"arch": config["arch"]})
+    twin = Cell(TABLE, cell("none", config["arch"], seed=config["seed"]), HERE).folder / "work" / "teacher.safetensors"
+    if not twin.exists():
+        raise UsageError(f"{config['attack']} begins with the clean {config['arch']}, which is not there yet.")
+    return attacks.attacked(config, folder, {"teacher": str(twin)})
+
+
+def _clean(config: Config, folder: Path) -> dict[str, Any]:
+    """The twin: the same architecture on the same images without poison."""
+    parts = data.split(
+        data.load(prepare_data.prepare("cifar10_train")), config["seed"], {"train": 0.9, "validation": 0.1}
+    )
+    spec = ModelSpec(config["arch"], 10, InputSpec(3, 32, 32, *models.normalization("half", 3)))
+    settings = {**ATTACK_TRAINING[False], "epochs": config["epochs"], "seed": config["seed"], "device": "auto"}
+    train = TrainConfig.model_validate(settings)
+    made, log = distill.run(None, spec, parts["train"], "scratch", {}, train, folder=folder / "train")
+    checkpoints.save(folder / "teacher.safetensors", models.weights(made), {"spec": spec.to_json()})
+    probes = audit.probes(data.load(prepare_data.prepare("cifar10_test")), (), 10)
+    return {"acc": 100 * audit.scan(TorchRunner(made), probes).acc.value, "seconds": sum(log.seconds.values())}
+
+
+def students() -> Iterator[Config]:
+    """Teachers of the first architecture at the rate they are meant for; scenarios and kinds as in transfer.py, one seed."""
+    for name in (*transfer.FIRST, *(name for name in ATTACKS if name not in transfer.FIRST)):
+        for scenario in transfer.SCENARIOS:
+            for kind in transfer.SCREENED:
+                yield {
+                    **transfer.cell(name, scenario, kind),
+                    "arch": FIRST,
+                    "student": STUDENT,
+                    "images": transfer.ALL,
+                    "epochs": EPOCHS,
+                }
+
+
+def run_student(config: Config, folder: Path) -> dict[str, Any]:
+    test = data.load(prepare_data.prepare("cifar10_test"))
+    rate = attacks.cell(config["teacher"]).get("rate")
+    place = Cell(TABLE, cell(config["teacher"], config["arch"], rate), HERE)
+    return transfer.distilled(config, folder, test, *transfer.made_by(place, test))
+
+
+def forecast(config: Config) -> float:
+    return 8.0
+
+
+TABLE = Table("paper_scale", cells, run, forecast, resumable=True)
+STUDENTS = Table("paper_scale_transfer", students, run_student, forecast, resumable=True)
+
+if __name__ == "__main__":
+    wanted = sys.argv[1:]
+    if wanted[:1] == ["transfer"]:
+        sys.exit(main(STUDENTS, wanted[1:]))
+    sys.exit(main(TABLE))
