@@ -179,3 +179,24 @@ def test_fakes_count(fake_cuda: FakeCuda):
     assert fake_cuda.live == 2
     assert fake_cuda.calls("cudaMalloc") == 1
     gpu.close()
+
+
+def test_real_pycuda_on_a_driver_compiled_here(tmp_path):
+    """pycuda's own code, where it is installed, calls the fake through the driver's interface.
+
+    EDGEKD_PYCUDA_PYTHON may name an interpreter that has it: it is built from source, and not part of `[dev]`.
+    """
+    python = os.environ.get("EDGEKD_PYCUDA_PYTHON", sys.executable)
+    if subprocess.run([python, "-c", "import pycuda"], capture_output=True, check=False).returncode:
+        pytest.skip("pycuda is not installed here")
+    compiled(HERE / "fake_libcuda.c", tmp_path / "libcuda.so.1", "-Wl,-soname,libcuda.so.1")
+    libraries = f"{tmp_path}:{os.environ.get('LD_LIBRARY_PATH', '')}"
+    paths = f"{Path(cuda.__file__).parents[2]}:{HERE}"
+    ended = subprocess.run(
+        [python, str(HERE / "pycuda_run.py")],
+        env={**os.environ, "LD_LIBRARY_PATH": libraries, "PYTHONPATH": paths},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (ended.returncode, ended.stdout) == (0, "all of it\n"), ended.stderr

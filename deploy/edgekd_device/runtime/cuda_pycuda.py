@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 from typing import TYPE_CHECKING, Any, Callable, Iterator
 
@@ -21,31 +22,33 @@ def available() -> bool:
 
 
 class PyCuda:
-    """`cuda.Cuda` by pycuda, which offers no graphs."""
+    """`cuda.Cuda` by pycuda, which offers no graphs.
+
+    The context is pushed once and stays until the process ends, as in pycuda.autoprimaryctx: given back earlier, pycuda
+    pushes it again to destroy the events that still have a name.
+    """
 
     graphs = False
+    _context: Any = None
 
     def __init__(self) -> None:
         import pycuda.driver as driver
 
         self._driver: Any = driver
-        self._context: Any = None
         self._kept: list[Any] = []
         with self._explained("start"):
             driver.init()
             if driver.Device.count() == 0:
                 raise CudaError("This machine has no CUDA GPU. Measure on its processor with --runtime onnxruntime.")
             gpu = driver.Device(0)
-            context = gpu.retain_primary_context()
-            context.push()
-            self._context = context
-            try:
-                self._stream = driver.Stream()
-                capability = "{}.{}".format(*gpu.compute_capability())
-                self.device = Device(gpu.name(), capability, int(gpu.total_memory()))
-            except BaseException:
-                self.close()
-                raise
+            if PyCuda._context is None:
+                PyCuda._context = gpu.retain_primary_context()
+                PyCuda._context.push()
+                atexit.register(PyCuda._context.pop)
+            self._stream = driver.Stream()
+            self.device = Device(
+                gpu.name(), "{}.{}".format(*gpu.compute_capability()), int(gpu.total_memory())
+            )
         self.stream = int(self._stream.handle)
         self.name = "pycuda, CUDA {}.{}".format(*driver.get_version()[:2])
 
@@ -107,12 +110,8 @@ class PyCuda:
             self._stream.synchronize()
 
     def close(self) -> None:
-        if self._context is None:
-            return
-        context, self._context = self._context, None
         for kept in self._kept:
-            if hasattr(kept, "free"):  # memory; events go with the last name of them
+            if hasattr(kept, "free"):  # memory; events and the stream go with the last name of them
                 kept.free()
         self._kept.clear()
         self._stream = None
-        context.pop()
