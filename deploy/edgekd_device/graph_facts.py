@@ -79,7 +79,9 @@ def _judged(graph: _Graph) -> Facts:
     facts = Facts(half=graph.half)
     for node in graph.nodes:
         if node.domain not in STANDARD:
-            raise UnsafeInput(f"The model uses a custom operator, which is refused: {node.domain!r:.60}, {node.kind!r:.60}.")
+            raise UnsafeInput(
+                f"The model uses a custom operator, which is refused: {node.domain!r:.60}, {node.kind!r:.60}."
+            )
         if node.kind in ("QuantizeLinear", "DequantizeLinear"):
             facts.quantised = True
             _hold(node, graph.constants)

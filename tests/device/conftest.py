@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import ctypes
 import shutil
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import fake_tensorrt
 import pytest
 from bundles import write_bundle
 from libraries import HERE, FakeCuda, compiled
@@ -40,3 +43,24 @@ def fake_cuda(cuda_library: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[F
     monkeypatch.setattr(cuda_pycuda, "available", lambda: False)
     yield fake
     assert fake.live == 0
+
+
+@pytest.fixture
+def engines_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where engines are kept in this test."""
+    monkeypatch.setenv("EDGEKD_ENGINES", str(tmp_path / "engines"))
+    return tmp_path / "engines"
+
+
+@pytest.fixture
+def tensorrt(
+    fake_cuda: FakeCuda, engines_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., fake_tensorrt.Script]:
+    """Installs the fake TensorRT of a version in this process, and gives its script."""
+
+    def install(version: str = "10.3.0") -> fake_tensorrt.Script:
+        module, script = fake_tensorrt.make(version, ctypes.CDLL(fake_cuda.path))
+        monkeypatch.setitem(sys.modules, "tensorrt", module)
+        return script
+
+    return install

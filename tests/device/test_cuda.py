@@ -90,10 +90,10 @@ def _round(gpu: cuda.Cuda) -> bool:
 def test_no_library_no_gpu_an_old_one(fake_cuda, tmp_path, monkeypatch):
     with pytest.raises(CudaError, match="nvidia-jetpack"):
         cuda_ctypes.Cudart(["libnothing.so"])
-    with pytest.raises(CudaError, match="older than 11.4"):
+    with pytest.raises(CudaError, match=r"older than 11\.4"):
         cuda_ctypes.Cudart([ctypes.util.find_library("c") or "libc.so.6"])
     fake_cuda.devices(0)
-    with pytest.raises(CudaError, match="CUDA error 100.*--runtime onnxruntime"):
+    with pytest.raises(CudaError, match=r"CUDA error 100.*--runtime onnxruntime"):
         cuda_ctypes.Cudart()
     fake_cuda.devices(1)
     fake_cuda.fail("cudaGetDeviceCount", code=35)
@@ -139,7 +139,9 @@ def test_pycuda_is_not_there_where_it_cannot_be_imported(monkeypatch):
 
 def test_signatures_are_those_of_nvidias_header(tmp_path):
     """The fake's functions are compiled under NVIDIA's declarations; ours are held against the fake by calling it."""
-    header = next((f for f in (TOOLKIT / "include", Path("/usr/include")) if (f / "cuda_runtime_api.h").is_file()), None)
+    header = next(
+        (f for f in (TOOLKIT / "include", Path("/usr/include")) if (f / "cuda_runtime_api.h").is_file()), None
+    )
     if header is None:
         pytest.skip("no CUDA header here")
     compiled(HERE / "fake_cudart.c", tmp_path / "checked.so", "-DWITH_HEADER", f"-I{header}")

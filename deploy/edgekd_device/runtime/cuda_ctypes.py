@@ -152,7 +152,7 @@ class Cudart:
         import numpy as np
 
         address = self._made("cudaFreeHost", "cudaHostAlloc", 4 * count, 0)
-        return np.frombuffer((c_float * count).from_address(address), np.float32)
+        return np.ctypeslib.as_array((c_float * count).from_address(address))
 
     def copy_in(self, address: int, values: np.ndarray) -> None:
         self._call("cudaMemcpyAsync", address, values.ctypes.data, values.nbytes, TO_DEVICE, self.stream)

@@ -46,9 +46,7 @@ class PyCuda:
                 PyCuda._context.push()
                 atexit.register(PyCuda._context.pop)
             self._stream = driver.Stream()
-            self.device = Device(
-                gpu.name(), "{}.{}".format(*gpu.compute_capability()), int(gpu.total_memory())
-            )
+            self.device = Device(gpu.name(), "{}.{}".format(*gpu.compute_capability()), int(gpu.total_memory()))
         self.stream = int(self._stream.handle)
         self.name = "pycuda, CUDA {}.{}".format(*driver.get_version()[:2])
 
