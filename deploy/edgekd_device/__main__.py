@@ -153,7 +153,9 @@ def _build(arguments: argparse.Namespace) -> int:
             continue
         how = "built in {:.1f} s" if runner.engine["built_now"] else "kept from before, when it took {:.1f} s to build"
         size = "{:.3f} MB".format(runner.engine["plan_bytes"] / 1e6)
-        print(f"{name}: {how.format(runner.engine['build_seconds'])}, {size}, {engines.folder() / runner.engine['file']}")
+        print(
+            f"{name}: {how.format(runner.engine['build_seconds'])}, {size}, {engines.folder() / runner.engine['file']}"
+        )
         for note in runner.notes:
             print(f"    {note}")
     return 0

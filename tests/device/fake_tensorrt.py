@@ -69,7 +69,6 @@ class LayerInformationFormat(enum.Enum):
 
 
 class NetworkDefinitionCreationFlag(enum.IntEnum):
-    EXPLICIT_BATCH = 0
     STRONGLY_TYPED = 1
 
 

@@ -6,13 +6,13 @@ import ctypes
 import os
 import sys
 
-sys.setdlopenflags(os.RTLD_LAZY)  # the fake driver has only the functions that are called
-driver = ctypes.CDLL("libcuda.so.1", mode=ctypes.RTLD_GLOBAL)
-
 import cuda_contract
+import pytest
 
 from edgekd_device.runtime import cuda, cuda_pycuda
 
+sys.setdlopenflags(os.RTLD_LAZY)  # the fake driver has only the functions that are called
+driver = ctypes.CDLL("libcuda.so.1", mode=ctypes.RTLD_GLOBAL)
 for _ in range(2):
     gpu = cuda.start()
     assert isinstance(gpu, cuda_pycuda.PyCuda)
@@ -26,23 +26,15 @@ for _ in range(2):
     assert (driver.fake_live(), driver.fake_pushed()) == (0, 1)
 driver.fake_fail(b"cudaMalloc", 1, 719)
 gpu = cuda.start()
-try:
+with pytest.raises(cuda.CudaError, match="CUDA cannot give 16 bytes"):
     gpu.allocate(16)
-except cuda.CudaError as error:
-    assert "CUDA cannot give 16 bytes" in str(error)
-else:
-    raise AssertionError("a failure that nobody saw")
 gpu.close()
 driver.fake_devices(0)
-try:
+with pytest.raises(cuda.CudaError, match="no CUDA GPU"):
     cuda.start()
-except cuda.CudaError as error:
-    assert "no CUDA GPU" in str(error)
 driver.fake_devices(1)
 driver.fake_fail(b"cudaStreamCreateWithFlags", 1, 2)
-try:
+with pytest.raises(cuda.CudaError, match="CUDA cannot start"):
     cuda.start()
-except cuda.CudaError as error:
-    assert "CUDA cannot start" in str(error)
 assert (driver.fake_live(), driver.fake_pushed()) == (0, 1)
 print("all of it")

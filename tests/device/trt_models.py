@@ -8,10 +8,11 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+SYMMETRIC = np.int8(0)
 FLAVOURS = ("model.onnx", "model.fp16.onnx", "model.qdq.onnx", "model.qdq.fp16.onnx")
 
 
-def model(name: str = "model.qdq.onnx", zero: Any = np.int8(0), batch: Any = "N", constant: bool = False) -> bytes:
+def model(name: str = "model.qdq.onnx", zero: Any = SYMMETRIC, batch: Any = "N", constant: bool = False) -> bytes:
     """[N, 3, 8, 8] -> [N, 3]: a 1 x 1 convolution, pooling, a matrix product.
 
     zero: the zero point of the Q/DQ pair, None for none. constant: it comes from a Constant node.

@@ -36,7 +36,7 @@ def library() -> Any:
             "nvidia-jetpack), on a PC python3 -m pip install tensorrt; --runtime onnxruntime measures on the processor."
             + ("" if isinstance(error, ModuleNotFoundError) else f" It said: {plain(str(error))}")
         ) from error
-    if int(trt.__version__.split(".")[0]) < 10:
+    if int(str(trt.__version__).split(".")[0]) < 10:
         raise EnvironmentFault(
             f"TensorRT {trt.__version__} is too old: edgekd needs 10.3 or newer, which comes with JetPack 6.1; "
             "--runtime onnxruntime measures on the processor."
