@@ -7,6 +7,7 @@ bring one in. What does not fit, for whatever reason, is built again.
 
 from __future__ import annotations
 
+import contextlib
 import hmac
 import os
 import shutil
@@ -90,7 +91,7 @@ class Store:
         try:
             fields = files.read_json(self.path / (name + ".json"), 1 << 20)
             seal = fields.pop("seal")
-        except (UsageError, AttributeError, KeyError):
+        except (UsageError, AttributeError, KeyError, TypeError):
             return Found(None, {}, "what belongs to it is missing or damaged: its writing was cut short")
         if not isinstance(seal, str) or not hmac.compare_digest(seal.encode(), self._seal(fields, data).encode()):
             return Found(None, {}, "its seal does not hold: it was cut short, changed, or made elsewhere")
@@ -101,10 +102,19 @@ class Store:
         return Found(data, fields, "")
 
     def save(self, name: str, fields: Mapping[str, Any], data: bytes) -> None:
-        """Keep ``data`` as ``name``; what is killed in between is found out by ``load``. EnvironmentFault: disk full."""
-        files.write_bytes(self.path / name, data, "engine", 0o600)
+        """Keep ``data`` as ``name``; a kill in between is found out by ``load``.
+
+        Raises EnvironmentFault where the disk is full; there is nothing then under that name.
+        """
         sealed = {**fields, "seal": self._seal(fields, data)}
-        files.write_bytes(self.path / (name + ".json"), files.json_bytes(sealed), "engine-seal", 0o600)
+        try:
+            files.write_bytes(self.path / name, data, "engine", 0o600)
+            files.write_bytes(self.path / (name + ".json"), files.json_bytes(sealed), "engine-seal", 0o600)
+        except EnvironmentFault:
+            for part in (name, name + ".json"):
+                with contextlib.suppress(OSError):
+                    os.unlink(str(self.path / part))
+            raise
 
     def room_for(self, size: int) -> None:
         """Raise EnvironmentFault unless ``size`` bytes are free: before minutes of building, not after."""
