@@ -2,7 +2,7 @@
 
    Strict where a real one is: work given to a stream runs only when somebody waits for it; device and host pointers are
    not to be mixed up; a handle or a pointer that it did not hand out, or took back, is an error; recording forbids waiting.
-   Beyond CUDA: fake_live() counts what was not given back, fake_fail() lets the n-th call of a function fail,
+   Beyond CUDA: fake_live() counts what was not given back (fake_forget() stops counting it), fake_fail() lets the n-th call of a function fail,
    fake_calls() counts calls. With -DWITH_HEADER the compiler holds every signature against NVIDIA's own header. */
 #include <stdlib.h>
 #include <string.h>
@@ -40,6 +40,7 @@ static struct { char name[64]; int count; } calls[64];
 
 /* ---- what the tests ask -------------------------------------------------------------------------------------------- */
 int fake_live(void) { int n = 0; for (thing *t = things; t; t = t->next) n++; return n; }
+void fake_forget(void) { while (things) { thing *t = things; things = t->next; free(t); } }
 void fake_fail(const char *name, int nth, int code) { strncpy(failing, name, 63); countdown = nth; failure = code; }
 void fake_devices(int count) { devices = count; }
 void fake_reset(void) { failing[0] = 0; countdown = 0; devices = 1; memset(calls, 0, sizeof calls); }
@@ -193,9 +194,10 @@ cudaError_t cudaStreamBeginCapture(cudaStream_t handle, enum cudaStreamCaptureMo
     return OK;
 }
 cudaError_t cudaStreamEndCapture(cudaStream_t handle, cudaGraph_t *graph) {
-    ENTER;
+    int wrong = enter(__func__);
     thing *stream = find(handle, STREAM);
     if (!stream) return E(INVALID_HANDLE);
+    if (wrong) { clear(stream); stream->recording = 0; return E(wrong); } /* a recording that failed is over, too */
     if (!stream->recording) return E(NO_CAPTURE);
     thing *made = make(GRAPH, 0);
     made->first = stream->first; made->last = stream->last;
