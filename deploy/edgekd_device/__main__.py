@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import sys
@@ -144,10 +145,8 @@ def _build(arguments: argparse.Namespace) -> int:
     report = _watched()
     for name in harness.chosen(contents, runtime, arguments.file):
         runner = base.make(runtime, base.Settings(name, progress=report))
-        try:
+        with base.about(name), contextlib.closing(runner):
             runner.open(contents.model(name), contents.manifest.threads)
-        finally:
-            runner.close()
         if runner.engine is None:
             print(f"{runner.name} {runner.version} runs {name} as it is: nothing to build")
             continue

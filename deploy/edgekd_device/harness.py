@@ -17,7 +17,7 @@ from typing import Any, ContextManager, Sequence
 import numpy as np
 
 from . import __version__, bundle, environment, gates, gpu, latency, metrics, pinning, power, raw, thermal
-from .errors import UnsafeInput, UsageError
+from .errors import UsageError
 from .files import PathLike
 from .latency import Clock, Level
 from .records import BundleManifest, DeviceReport, Gate, Latency, StageRow, TriggerScore
@@ -171,14 +171,12 @@ def _opened(
 ) -> _Session:
     """A session on the bytes of one model file; ``cold`` gets its start-up times in milliseconds."""
     data, manifest = contents.model(name), contents.manifest
-    try:
+    with base.about(name):
         started = clock()
         runner.open(data, threads)
         opened = clock()
         logits = runner.infer(as_float(probes.images[:1]))
         answered = clock()
-    except (UsageError, UnsafeInput) as error:
-        raise type(error)(f"{name}: {error}") from error
     cold[name + " open"], cold[name + " first inference"] = (opened - started) / 1e6, (answered - opened) / 1e6
     idle = runner.name == "null"
     if not idle and logits.shape != (1, manifest.num_classes):

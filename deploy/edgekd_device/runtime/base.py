@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Callable, Mapping, Protocol, Sequence
+from typing import TYPE_CHECKING, Any, Callable, Iterator, Mapping, Protocol, Sequence
 
-from ..errors import UsageError, did_you_mean
+from ..errors import UnsafeInput, UsageError, did_you_mean
 
 if TYPE_CHECKING:
     import numpy as np
@@ -79,3 +80,12 @@ def make(name: str, settings: Settings | None = None) -> Runner:
     module, kind = RUNTIMES[name]
     runner: Runner = getattr(importlib.import_module(module), kind)(settings or Settings())
     return runner
+
+
+@contextlib.contextmanager
+def about(label: str) -> Iterator[None]:
+    """Put the name of a file in front of what is wrong with it."""
+    try:
+        yield
+    except (UsageError, UnsafeInput) as error:
+        raise type(error)(f"{label}: {error}") from error
