@@ -7,8 +7,10 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import cuda_contract
+import fake_pycuda
 import numpy as np
 import pytest
 from libraries import HERE, FakeCuda, compiled
@@ -16,6 +18,7 @@ from libraries import HERE, FakeCuda, compiled
 from edgekd_device.runtime import cuda, cuda_ctypes, cuda_pycuda
 from edgekd_device.runtime.cuda import CudaError
 
+AVAILABLE = cuda_pycuda.available  # before a fixture replaces it
 TOOLKIT = Path(os.environ.get("CUDA_HOME", "/usr/local/cuda"))
 
 
@@ -134,6 +137,33 @@ def test_pycuda_comes_first_but_not_where_graphs_are_asked_for(fake_cuda, monkey
     monkeypatch.setattr(cuda_ctypes, "LIBRARIES", ())
     cuda.start(graphs=True)
     assert made == ["pycuda"] * 2
+
+
+def test_pycuda_does_what_the_seam_promises(fake_cuda, monkeypatch):
+    """On a fake of pycuda; its own code runs in the test after next, where it is installed."""
+    driver = fake_pycuda.install(fake_cuda, monkeypatch)
+    monkeypatch.setattr(cuda_pycuda, "available", AVAILABLE)
+    monkeypatch.setattr(cuda_pycuda.PyCuda, "_context", None)
+    pops: list[Any] = []
+    monkeypatch.setattr(cuda_pycuda.atexit, "register", pops.append)
+    assert cuda_pycuda.available()
+    gpu, second = cuda.start(), cuda.start()
+    assert isinstance(gpu, cuda_pycuda.PyCuda)
+    assert (gpu.device, gpu.name) == (cuda.Device("Fake Orin", "8.7", 8 << 30), "pycuda, CUDA 12.6")
+    second.allocate(16)
+    cuda_contract.check(gpu)
+    second.close()
+    assert (driver.Context.pushed, len(pops)) == (1, 1)
+    fake_cuda.fail("cudaStreamSynchronize")
+    third = cuda.start()
+    with pytest.raises(CudaError, match=r"CUDA cannot finish: cudaStreamSynchronize failed: 2\. Close what else"):
+        third.wait()
+    third.close()
+    fake_cuda.devices(0)
+    with pytest.raises(CudaError, match="has no CUDA GPU"):
+        cuda.start()
+    fake_cuda.devices(1)
+    del gpu, second, third
 
 
 def test_pycuda_is_not_there_where_it_cannot_be_imported(monkeypatch):
