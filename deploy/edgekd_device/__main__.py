@@ -263,14 +263,28 @@ def _predict(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _accelerator() -> dict[str, str | None]:
+    """TensorRT and the GPU, as far as they can be reached from here."""
+    from .runtime import cuda, trt_build
+
+    found: dict[str, str | None] = {"tensorrt": None, "gpu": None}
+    with contextlib.suppress(EnvironmentFault):
+        found["tensorrt"] = str(trt_build.library().__version__)
+    with contextlib.suppress(EnvironmentFault), contextlib.closing(cuda.start()) as gpu:
+        found["gpu"] = f"{gpu.device.name}, compute capability {gpu.device.compute_capability} ({gpu.name})"
+    return found
+
+
 def _doctor(arguments: argparse.Namespace) -> int:
     from . import environment, power
 
     found = environment.collect()
     source = power.find()
     found["energy"] = None if source is None else f"{source.name} ({', '.join(source.rails)})"
+    found.update(_accelerator())
     found["warnings"] = list(environment.faults(found))
-    usable = found["numpy"] is not None and found["onnxruntime"] is not None
+    runtimes = found["onnxruntime"] is not None or None not in (found["tensorrt"], found["gpu"])
+    usable = found["numpy"] is not None and runtimes
     if arguments.json:
         _json(found)
     else:

@@ -196,6 +196,7 @@ def test_mistakes_in_predict(pristine, tiny_bundle, picture, tmp_path, capsys):
 
 
 def test_doctor(capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "tensorrt", None)
     assert main(["doctor"]) == 0
     assert "onnxruntime" in capsys.readouterr().out
     assert main(["doctor", "--json"]) == 0

@@ -13,7 +13,7 @@ import trt_models
 from bundles import COUNT, TARGET, replace_file, write_bundle
 from PIL import Image
 
-from edgekd_device import arrays, files, gpu, harness, latency
+from edgekd_device import arrays, environment, files, gpu, harness, latency
 from edgekd_device.__main__ import main
 from edgekd_device.errors import EnvironmentFault, UsageError
 from edgekd_device.latency import Level
@@ -205,3 +205,15 @@ def test_a_bundle_that_was_spoilt_is_not_built(jetson, tensorrt, tmp_path, capsy
     replace_file(folder, "model.qdq.onnx", b"not a model")  # one who can forge the whole bundle
     assert main(["build", str(folder), "--file", "model.qdq.onnx"]) == 2
     assert "model.qdq.onnx: The model" in capsys.readouterr().err
+
+
+def test_doctor_says_what_the_gpu_is_reached_by(tensorrt, fake_cuda, capsys, monkeypatch):
+    tensorrt()
+    monkeypatch.setattr(environment, "version_of", lambda package: "1" if package == "numpy" else None)
+    assert main(["doctor"]) == 0  # no onnxruntime, but TensorRT and a GPU
+    out = capsys.readouterr().out
+    assert "tensorrt             10.3.0" in out
+    assert "gpu                  Fake Orin, compute capability 8.7 (ctypes, CUDA 12.6)" in out
+    fake_cuda.devices(0)
+    assert main(["doctor"]) == 4
+    assert "gpu                  not available" in capsys.readouterr().out
