@@ -7,6 +7,7 @@ one line, nothing half-written.
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import shutil
 from collections.abc import Callable
@@ -14,9 +15,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import trt_models
+from bundles import TARGET, write_bundle
+
 from edgekd_device import files
 from edgekd_device.runtime.engines import Store
 
+JETSON = dataclasses.replace(TARGET, runtime="tensorrt", ships="model.qdq.onnx", files=("model.qdq.onnx",))
 CUT, SEAL, READ = "its writing was cut short", "its seal does not hold", "it cannot be read"
 
 
@@ -163,3 +168,8 @@ def half_written(folder: Path) -> list[str]:
 def forget_faults() -> None:
     """Let faults be counted anew."""
     files._reached.clear()
+
+
+def write_engine_bundle(folder: Path) -> Path:
+    """A bundle for TensorRT with one small model."""
+    return write_bundle(folder, {"model.qdq.onnx": trt_models.model()}, target=JETSON, references={})

@@ -8,12 +8,17 @@ of the strongly typed.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import enum
 import json
+import sys
 import types
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import onnx
@@ -338,3 +343,18 @@ def make(version: str, cudart: ctypes.CDLL, flags: tuple[str, ...] | None = None
         setattr(module, kind.__name__, kind)
     module.__version__ = version  # type: ignore[attr-defined]
     return module, script
+
+
+@contextlib.contextmanager
+def installed(cudart: Path, version: str = "10.3.0") -> Iterator[Script]:
+    """This process has this TensorRT, this CUDA runtime alone, and no pycuda."""
+    from edgekd_device.runtime import cuda_ctypes, cuda_pycuda
+
+    module, script = make(version, ctypes.CDLL(str(cudart)))
+    with (
+        mock.patch.dict(sys.modules, {"tensorrt": module}),
+        mock.patch.object(cuda_ctypes, "LIBRARIES", (str(cudart),)),
+        mock.patch.object(cuda_ctypes, "WHEELS", ()),
+        mock.patch.object(cuda_pycuda, "available", return_value=False),
+    ):
+        yield script

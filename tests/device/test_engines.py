@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import signal
 import subprocess
@@ -10,22 +9,17 @@ import sys
 from pathlib import Path
 
 import pytest
-import trt_models
-from bad_engines import BAD, forget_faults, half_written
-from bundles import TARGET, write_bundle
+from bad_engines import BAD, forget_faults, half_written, write_engine_bundle
 
 from edgekd_device.__main__ import main
 from edgekd_device.errors import EnvironmentFault
 from edgekd_device.runtime import engines
 from edgekd_device.runtime.engines import Store
 
-JETSON = dataclasses.replace(TARGET, runtime="tensorrt", ships="model.qdq.onnx", files=("model.qdq.onnx",))
-
 
 @pytest.fixture(scope="session")
 def jetson_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("jetson")
-    return write_bundle(folder, {"model.qdq.onnx": trt_models.model()}, target=JETSON, references={})
+    return write_engine_bundle(tmp_path_factory.mktemp("jetson"))
 
 
 def build(bundle: Path, capsys: pytest.CaptureFixture[str]) -> tuple[int, str, str]:
