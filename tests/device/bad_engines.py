@@ -85,8 +85,8 @@ def _linked(folder: Path) -> None:
     (folder / seal(folder).name[: -len(".json")]).symlink_to(folder.parent / "elsewhere.plan")
 
 
-def _pipe(folder: Path) -> None:
-    name = plan(folder)
+def _pipe(folder: Path, pick: Callable[[Path], Path] = plan) -> None:
+    name = pick(folder)
     name.unlink()
     os.mkfifo(name)
 
@@ -103,7 +103,9 @@ def _file_in_the_way(folder: Path) -> None:
 
 
 def _leftover(folder: Path) -> None:
-    (folder / ("." + plan(folder).name + ".x.part")).write_bytes(b"half")
+    left = folder / ("." + plan(folder).name + ".x.part")
+    left.write_bytes(b"half")
+    os.utime(left, (0, 0))
 
 
 def nothing(folder: Path) -> None:
@@ -126,6 +128,7 @@ BAD: dict[str, Row] = {
     "seal gone": Row(lambda folder: seal(folder).unlink(), "rebuilt", CUT),
     "seal cut short": Row(change(seal, lambda data: data[:-5]), "rebuilt", CUT),
     "seal empty": Row(change(seal, lambda data: b""), "rebuilt", CUT),
+    "seal is a pipe": Row(lambda folder: _pipe(folder, seal), "rebuilt", CUT),
     "seal is no object": Row(change(seal, lambda data: b"[1]"), "rebuilt", CUT),
     "seal without its mark": Row(change(seal, lambda data: data.replace(b'"seal"', b'"sea"')), "rebuilt", CUT),
     "mark is a number": Row(change(seal, lambda data: b'{"seal": 1}'), "rebuilt", SEAL),

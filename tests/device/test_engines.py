@@ -116,7 +116,7 @@ def test_no_flipped_bit_is_accepted(part, tmp_path):
 
 @pytest.mark.parametrize("name", ["engine-key", "engine", "engine-seal"])
 @pytest.mark.parametrize("point", ["before_write", "before_rename", "after_rename"])
-def test_a_kill_leaves_the_old_the_new_or_nothing(name, point, tmp_path):
+def test_a_kill_leaves_the_old_the_new_or_nothing(name, point, tmp_path, monkeypatch):
     code = (
         "from edgekd_device.runtime.engines import Store\n"
         f"store = Store({str(tmp_path / 'engines')!r})\n"
@@ -131,8 +131,31 @@ def test_a_kill_leaves_the_old_the_new_or_nothing(name, point, tmp_path):
     store = Store(tmp_path / "engines")
     assert store.load("e.plan", {"n": 1}).data in (b"old", b"new", None)
     store.save("e.plan", {"n": 1}, b"newest")
+    monkeypatch.setattr(engines, "OLD", -1.0)  # an hour later
     assert Store(store.path).load("e.plan", {"n": 1}).data == b"newest"
     assert half_written(store.path) == []
+
+
+def test_processes_that_share_a_folder(tmp_path):
+    """Whole or none, and no error: keys, engines and sweeps of four processes at once."""
+    code = (
+        "import sys\n"
+        "from edgekd_device.runtime import engines\n"
+        f"for k in range(25):\n"
+        f"    store = engines.Store({str(tmp_path / 'engines')!r})\n"
+        "    found = store.load('e.plan', {'n': 1}).data\n"
+        "    assert found is None or (len(found) == 5000 and len(set(found)) == 1), found\n"
+        "    store.save('e.plan', {'n': 1}, bytes([int(sys.argv[1])]) * 5000)\n"
+    )
+    started = [subprocess.Popen([sys.executable, "-c", code, str(k)]) for k in range(4)]
+    assert [process.wait() for process in started] == [0] * 4
+    store = Store(tmp_path / "engines")
+    store.save("e.plan", {"n": 1}, b"last")
+    assert Store(store.path).load("e.plan", {"n": 1}).data == b"last"
+    young = store.path / ".e.plan.x.part"
+    young.write_bytes(b"of another process")
+    assert Store(store.path).path == store.path
+    assert young.exists()
 
 
 def test_where_engines_are_kept(tmp_path, monkeypatch):

@@ -152,6 +152,20 @@ def test_a_file_for_the_processor_is_refused_on_the_gpu(jetson, tensorrt):
     assert script.builds <= 1  # of the FP16 file beside it
 
 
+@pytest.mark.gpu
+def test_a_real_gpu_from_end_to_end(jetson, tmp_path, monkeypatch):
+    """The whole run with whatever TensorRT this machine has: ACC of every flavour, both passes, engines kept."""
+    pytest.importorskip("tensorrt")
+    monkeypatch.setenv("EDGEKD_ENGINES", str(tmp_path / "engines"))
+    for built, graph in ((True, False), (False, True)):
+        report = run(jetson, cuda_graph=graph)
+        assert [row.acc for row in report.rows] == [Rate(COUNT, COUNT)] * 4
+        for row in report.rows:
+            assert row.engine is not None
+            assert row.engine["built_now"] is built
+            assert (row.latency is None) == (row.gpu is None)
+
+
 def test_no_gpu(jetson, tensorrt, fake_cuda):
     tensorrt()
     fake_cuda.devices(0)

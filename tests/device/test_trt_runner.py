@@ -48,6 +48,9 @@ def test_logits_are_those_of_the_file_whatever_the_batch(name, version, graph, t
     assert first == pytest.approx(wanted[:1], abs=1e-3)
     runner.close()
     runner.close()
+    assert runner.engine is not None
+    assert runner.engine["cuda_graph"] == graph
+    assert ("launched as one CUDA graph" in runner.notes) == graph
     with pytest.raises(UsageError, match="No model is open"):
         runner.infer(IMAGES[:1])
 

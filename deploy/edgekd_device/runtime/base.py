@@ -7,7 +7,7 @@ import importlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Callable, Iterator, Mapping, Protocol, Sequence
 
-from ..errors import UnsafeInput, UsageError, did_you_mean
+from ..errors import EnvironmentFault, UnsafeInput, UsageError, did_you_mean
 
 if TYPE_CHECKING:
     import numpy as np
@@ -87,5 +87,5 @@ def about(label: str) -> Iterator[None]:
     """Put the name of a file in front of what is wrong with it."""
     try:
         yield
-    except (UsageError, UnsafeInput) as error:
+    except (UsageError, UnsafeInput, EnvironmentFault) as error:
         raise type(error)(f"{label}: {error}") from error

@@ -9,19 +9,22 @@ from __future__ import annotations
 
 import contextlib
 import hmac
+import json
 import os
 import shutil
+import time
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, Mapping, NamedTuple
 
 from .. import files
-from ..errors import EnvironmentFault, UsageError
+from ..errors import EnvironmentFault
 
 VARIABLE = "EDGEKD_ENGINES"
 FORMAT = "engines-1"  # another format is another folder
 KEY, KEY_BYTES = "key", 32
 LIMIT = 4 << 30
+OLD = 3600.0  # seconds after which a temporary file is nobody's
 # How the fields that an engine is tied to are called in a message.
 WORDS = {
     "onnx_sha256": "the file",
@@ -57,8 +60,15 @@ class Store:
             self.path = files.private_folder(folder() if path is None else path)
         except EnvironmentFault as error:
             raise EnvironmentFault(f"{error} {VARIABLE} names another folder for engines.") from error
-        files.remove_leftovers(self.path, deep=False)
+        self._sweep()
         self._key = self._own_key()
+
+    def _sweep(self) -> None:
+        """Delete what a killed write left; what is young may be another process's, on its way."""
+        for leftover in self.path.glob(".*.part"):
+            with contextlib.suppress(OSError):
+                if time.time() - leftover.stat().st_mtime > OLD:
+                    leftover.unlink()
 
     def _own_key(self) -> bytes:
         """This device's key; one that is damaged or that others may have read is replaced, and nothing it sealed holds."""
@@ -89,9 +99,9 @@ class Store:
         except (OSError, ValueError) as error:
             return Found(None, {}, f"it cannot be read: {getattr(error, 'strerror', None) or error}")
         try:
-            fields = files.read_json(self.path / (name + ".json"), 1 << 20)
+            fields = json.loads(files.read_own(self.path / (name + ".json"), 1 << 20).decode("utf-8"))
             seal = fields.pop("seal")
-        except (UsageError, AttributeError, KeyError, TypeError):
+        except (OSError, ValueError, AttributeError, KeyError, TypeError):
             return Found(None, {}, "what belongs to it is missing or damaged: its writing was cut short")
         if not isinstance(seal, str) or not hmac.compare_digest(seal.encode(), self._seal(fields, data).encode()):
             return Found(None, {}, "its seal does not hold: it was cut short, changed, or made elsewhere")

@@ -117,7 +117,7 @@ class TrtRunner:
         described = self.engine or {}
         inspector: tensorrt.EngineInspector = engine.create_engine_inspector()
         layers = trt_layers.precisions(inspector.get_engine_information(self._trt.LayerInformationFormat.JSON))
-        described.update(layers=layers, int8_layers_of_file=facts.int8_layers, cuda=gpu.name)
+        described.update(layers=layers, int8_layers_of_file=facts.int8_layers, cuda=gpu.name, cuda_graph=False)
         flags = " + ".join(described["flags"])
         typed = described["typing"] + "ly typed" + (f", {flags}" if flags else "")
         self.notes.append(f"TensorRT {self.version}, {typed}; {trt_layers.sentence(layers)}")
@@ -139,5 +139,10 @@ class TrtRunner:
 
     def close(self) -> None:
         session, self._session = self._session, None
-        if session is not None:
-            session.close()
+        if session is None:
+            return
+        session.close()
+        if self.engine is not None:
+            self.engine["cuda_graph"] = session.graphs
+        if session.graphs:
+            self.notes.append("launched as one CUDA graph")

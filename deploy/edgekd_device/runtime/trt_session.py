@@ -18,6 +18,8 @@ RING = 64  # event pairs: those of 64 inferences are read while the next 64 run
 class TrtSession:
     """An engine with its memory. It closes ``gpu``; what goes wrong on the way is added to ``notes``.
 
+    graphs: whether inferences are launched as CUDA graphs; False from the moment at which one could not be recorded.
+
     Raises UsageError for an engine that is no classifier of images, EnvironmentFault where there is no memory for it.
     """
 
@@ -37,7 +39,7 @@ class TrtSession:
         floats = all(engine.get_tensor_dtype(n) == trt.DataType.FLOAT for n in names)
         if len(inputs) != 1 or len(outputs) != 1 or not floats:
             raise UsageError("The model must take one float32 input and give one output. Export the bundle again.")
-        self._gpu, self._log, self._notes, self._graphs = gpu, log, notes, graphs
+        self._gpu, self._log, self._notes, self.graphs = gpu, log, notes, graphs
         context: tensorrt.IExecutionContext = engine.create_execution_context()
         self._did(context is not None, "find the memory to run the engine")
         self._runtime, self._engine, self._context, self._input = runtime, engine, context, inputs[0]
@@ -81,7 +83,7 @@ class TrtSession:
             self._gpu.launch(self._graph)
         self._gpu.wait()
         self._uses += 1
-        if self._uses == 2 and self._graphs:  # TensorRT sets itself up during the first
+        if self._uses == 2 and self.graphs:  # TensorRT sets itself up during the first
             self._graph = self._captured(self._trip)
         found: np.ndarray = self._host_out[: count * self._classes].reshape(count, -1).copy()
         return found
@@ -114,7 +116,7 @@ class TrtSession:
         try:
             return self._gpu.capture(work)
         except EnvironmentFault as error:
-            self._graphs = False
+            self.graphs = False
             self._notes.append(f"no CUDA graph: {error}")
             return None
 
@@ -128,7 +130,7 @@ class TrtSession:
         self._fit(len(inputs[0]))
         self._compute()  # before a graph is recorded
         self._gpu.wait()
-        graph = self._captured(self._compute) if self._graphs else None
+        graph = self._captured(self._compute) if self.graphs else None
         rings = self._events()
         times: list[float] = []
         before: list[tuple[Any, Any]] = []
