@@ -142,6 +142,7 @@ BAD: dict[str, Row] = {
     "other TensorRT": Row(resealed(tensorrt="10.16.1"), "rebuilt", "made for TensorRT 10.16.1, and here it is 10.3.0"),
     "other GPU": Row(resealed(gpu="Orin NX"), "rebuilt", "made for the GPU Orin NX, and here it is Fake Orin"),
     "other compute capability": Row(resealed(compute_capability="7.2"), "rebuilt", "made for compute capability 7.2"),
+    "other multiprocessors": Row(resealed(processors=16), "rebuilt", "made for a number of multiprocessors of 16"),
     "other flags": Row(resealed(flags=["FP16"]), "rebuilt", "made for flags ['FP16']"),
     "other typing": Row(resealed(typing="strong"), "rebuilt", "made for typing strong"),
     "other workspace": Row(resealed(workspace=1), "rebuilt", "made for workspace 1"),

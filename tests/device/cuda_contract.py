@@ -14,6 +14,7 @@ def check(gpu: Cuda) -> None:
     assert gpu.device.name
     assert float(gpu.device.compute_capability) >= 5
     assert gpu.device.memory_bytes > 1 << 28
+    assert gpu.device.processors > 0
     assert gpu.stream
     sent, received = gpu.pinned(1000), gpu.pinned(1000)
     assert sent.dtype == received.dtype == np.float32

@@ -20,7 +20,7 @@ typedef struct CUgraphExec_st *cudaGraphExec_t;
 typedef void (*cudaHostFn_t)(void *);
 enum cudaMemcpyKind { cudaMemcpyHostToDevice = 1, cudaMemcpyDeviceToHost = 2 };
 enum cudaStreamCaptureMode { cudaStreamCaptureModeThreadLocal = 1 };
-enum cudaDeviceAttr { cudaDevAttrComputeCapabilityMajor = 75, cudaDevAttrComputeCapabilityMinor = 76 };
+enum cudaDeviceAttr { cudaDevAttrMultiProcessorCount = 16, cudaDevAttrComputeCapabilityMajor = 75, cudaDevAttrComputeCapabilityMinor = 76 };
 struct cudaDeviceProp { char name[256]; };
 #define OK 0
 #endif
@@ -117,6 +117,7 @@ cudaError_t cudaDeviceGetAttribute(int *value, enum cudaDeviceAttr attribute, in
     ENTER; if (device) return E(INVALID_VALUE);
     if (attribute == cudaDevAttrComputeCapabilityMajor) *value = 8;
     else if (attribute == cudaDevAttrComputeCapabilityMinor) *value = 7;
+    else if (attribute == cudaDevAttrMultiProcessorCount) *value = 8;
     else return E(INVALID_VALUE);
     return OK;
 }

@@ -15,6 +15,9 @@ CUresult cuDeviceGetCount(int *count) { return cudaGetDeviceCount(count); }
 CUresult cuDeviceGet(int *device, int ordinal) { *device = ordinal; return ordinal ? 101 : 0; }
 CUresult cuDeviceGetName(char *name, int size, int device) { (void)device; strncpy(name, "Fake Orin", size); return 0; }
 CUresult cuDeviceComputeCapability(int *major, int *minor, int device) { (void)device; *major = 8; *minor = 7; return 0; }
+CUresult cuDeviceGetAttribute(int *value, int attribute, int device) {
+    return cudaDeviceGetAttribute(value, (enum cudaDeviceAttr)attribute, device);
+}
 CUresult cuDeviceTotalMem_v2(size_t *bytes, int device) { (void)device; *bytes = 8ul << 30; return 0; }
 CUresult cuDevicePrimaryCtxRetain(void **context, int device) { (void)device; contexts++; *context = &contexts; return 0; }
 CUresult cuDevicePrimaryCtxRelease_v2(int device) { (void)device; contexts--; return 0; }

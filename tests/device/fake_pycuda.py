@@ -63,6 +63,11 @@ def install(fake: FakeCuda, monkeypatch: pytest.MonkeyPatch) -> types.ModuleType
         def compute_capability(self) -> tuple[int, int]:
             return 8, 7
 
+        def get_attribute(self, attribute: int) -> int:
+            found = ctypes.c_int()
+            call("cudaDeviceGetAttribute", ctypes.byref(found), attribute, 0)
+            return found.value
+
         def total_memory(self) -> int:
             return 8 << 30
 
@@ -134,6 +139,7 @@ def install(fake: FakeCuda, monkeypatch: pytest.MonkeyPatch) -> types.ModuleType
         "Stream": Stream,
         "Event": Event,
         "Context": Context,
+        "device_attribute": types.SimpleNamespace(MULTIPROCESSOR_COUNT=16),
         "init": lambda: None,
         "get_version": lambda: (12, 6, 0),
         "mem_alloc": lambda size: DeviceAllocation(made("cudaMalloc", size)),

@@ -33,7 +33,9 @@ class Script:
     """What the module is to do, and what was done."""
 
     cudart: ctypes.CDLL
-    refuses: tuple[str, ...] = ()  # no_builder, parse, build, deserialize, context, shapes, address, run, timings
+    refuses: tuple[
+        str, ...
+    ] = ()  # no_runtime, no_builder, parse, build, deserialize, context, shapes, address, run, timings
     warns: tuple[str, ...] = ()  # said by the parser
     float_layers: bool = False  # the inspector says that nothing computes in INT8
     builds: int = 0
@@ -231,6 +233,8 @@ def make(version: str, cudart: ctypes.CDLL, flags: tuple[str, ...] | None = None
 
     class Runtime:
         def __init__(self, logger: ILogger) -> None:
+            if "no_runtime" in script.refuses:
+                raise TypeError("pybind11::init(): factory function returned nullptr")
             self._log = logger
 
         def deserialize_cuda_engine(self, serialized_engine: bytes) -> ICudaEngine | None:

@@ -107,6 +107,7 @@ def test_a_warning_of_zero_points_is_an_error(tensorrt):
     ("refuses", "kind", "word"),
     [
         ("parse", UsageError, r"does not take the model: no importer registered for op: Turn +\[2J\. Export"),
+        ("no_runtime", EnvironmentFault, r"does not start\. See edgekd-device doctor"),
         ("no_builder", EnvironmentFault, r"does not start \(CUDA initialization failure with error: 35\)"),
         ("build", EnvironmentFault, r"could not build an engine \(Could not find any implementation for node {Foreig"),
         ("deserialize", EnvironmentFault, r"does not load the engine that it built \(Serialization assertion"),
@@ -171,6 +172,7 @@ def _model(nodes, inputs=("input",), outputs=("logits",), kind=TensorProto.FLOAT
         _model([helper.make_node("Neg", ["input"], [n]) for n in ("logits", "more")], outputs=("logits", "more")),
         _model([helper.make_node("Neg", ["input"], ["logits"])], kind=TensorProto.FLOAT16),
         _model([helper.make_node("Neg", ["input"], ["logits"])], batch=4),
+        _model([helper.make_node("Neg", ["input"], ["logits"])]),
     ],
 )
 def test_models_that_do_not_fit_are_a_users_error(data, tensorrt, fake_cuda):

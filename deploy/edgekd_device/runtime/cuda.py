@@ -25,6 +25,7 @@ class Device:
 
     name: str
     compute_capability: str  # e.g. "8.7"
+    processors: int  # that are switched on: boards of one name, and power modes of one board, differ in it
     memory_bytes: int
 
 

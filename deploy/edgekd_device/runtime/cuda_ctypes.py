@@ -23,7 +23,7 @@ WHEELS = ("nvidia/cu13/lib/libcudart.so.13", "nvidia/cuda_runtime/lib/libcudart.
 TO_DEVICE, TO_HOST = 1, 2
 NON_BLOCKING = 1  # the default stream would make every call wait for it
 THREAD_LOCAL = 1  # other threads may use CUDA while a graph is recorded
-COMPUTE_MAJOR, COMPUTE_MINOR = 75, 76  # attributes of a device
+COMPUTE_MAJOR, COMPUTE_MINOR, PROCESSORS = 75, 76, 16  # attributes of a device
 PROPERTIES_BYTES = 16384  # of cudaDeviceProp, whose largest layout so far has about 1 kB
 NO_DEVICE, OLD_DRIVER, OUT_OF_MEMORY = 100, 35, 2
 HINTS = {
@@ -118,14 +118,14 @@ class Cudart:
     def _describe(self) -> Device:
         properties = ctypes.create_string_buffer(PROPERTIES_BYTES)
         self._call("cudaGetDeviceProperties", properties, 0)
-        free, total, part = c_size_t(), c_size_t(), c_int()
+        free, total, value = c_size_t(), c_size_t(), c_int()
         self._call("cudaMemGetInfo", byref(free), byref(total))
-        capability = []
-        for attribute in (COMPUTE_MAJOR, COMPUTE_MINOR):
-            self._call("cudaDeviceGetAttribute", byref(part), attribute, 0)
-            capability.append(str(part.value))
+        said = []
+        for attribute in (COMPUTE_MAJOR, COMPUTE_MINOR, PROCESSORS):
+            self._call("cudaDeviceGetAttribute", byref(value), attribute, 0)
+            said.append(value.value)
         name = properties.raw[:256].split(b"\0")[0].decode("utf-8", "replace")
-        return Device(name, ".".join(capability), total.value)
+        return Device(name, f"{said[0]}.{said[1]}", said[2], total.value)
 
     def _call(self, name: str, *arguments: Any) -> None:
         code = getattr(self._library, name)(*arguments)

@@ -46,7 +46,12 @@ class PyCuda:
                 PyCuda._context.push()
                 atexit.register(PyCuda._context.pop)
             self._stream = driver.Stream()
-            self.device = Device(gpu.name(), "{}.{}".format(*gpu.compute_capability()), int(gpu.total_memory()))
+            self.device = Device(
+                gpu.name(),
+                "{}.{}".format(*gpu.compute_capability()),
+                int(gpu.get_attribute(driver.device_attribute.MULTIPROCESSOR_COUNT)),
+                int(gpu.total_memory()),
+            )
         self.stream = int(self._stream.handle)
         self.name = "pycuda, CUDA {}.{}".format(*driver.get_version()[:2])
 
@@ -109,7 +114,8 @@ class PyCuda:
 
     def close(self) -> None:
         for kept in self._kept:
-            if hasattr(kept, "free"):  # memory; events and the stream go with the last name of them
+            # memory; events and the stream go with the last name of them. Errors of earlier work come up again here.
+            with contextlib.suppress(self._driver.Error, AttributeError):
                 kept.free()
         self._kept.clear()
         self._stream = None

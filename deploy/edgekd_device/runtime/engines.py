@@ -31,6 +31,7 @@ WORDS = {
     "tensorrt": "TensorRT",
     "gpu": "the GPU",
     "compute_capability": "compute capability",
+    "processors": "a number of multiprocessors of",
 }
 
 

@@ -44,7 +44,7 @@ class TrtRunner:
         gpu = cuda.start(self._settings.cuda_graph)
         try:
             how = trt_build.recipe(self._trt, facts, gpu.device.memory_bytes)
-            runtime: tensorrt.Runtime = self._trt.Runtime(self._log)
+            runtime: tensorrt.Runtime = trt_build.runtime(self._trt, self._log)
             engine: tensorrt.ICudaEngine = self._loaded(runtime, model, how, self._key(model, how, gpu.device))
             self._describe(engine, facts, gpu)
             graphs = self._settings.cuda_graph and gpu.graphs
@@ -60,6 +60,7 @@ class TrtRunner:
             "tensorrt": self.version,
             "gpu": device.name,
             "compute_capability": device.compute_capability,
+            "processors": device.processors,
             **how._asdict(),
             "flags": list(how.flags),
         }
@@ -97,7 +98,7 @@ class TrtRunner:
     ) -> tuple[bytes, dict[str, Any]]:
         """A new engine and what is said of it, both kept."""
         store.room_for(2 * len(model) + RESERVE)
-        tied = {word: key[word] for word in ("tensorrt", "gpu", "compute_capability")}
+        tied = {word: key[word] for word in ("tensorrt", "gpu", "compute_capability", "processors")}
         begun = time.monotonic()
         with trt_build.heartbeat(self._settings.progress, f"building the engine of {self._settings.label}"):
             timings = store.load(TIMINGS, tied).data or b""

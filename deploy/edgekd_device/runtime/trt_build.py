@@ -46,7 +46,7 @@ def library() -> Any:
 
 def plain(text: str) -> str:
     """A foreign message on one line, without control characters, cut short."""
-    return "".join(c if c.isprintable() else " " for c in " ".join(text.split()))[:300]
+    return "".join(c if c.isprintable() else " " for c in " ".join(text.split()))[:300].rstrip(". ")
 
 
 class Recipe(NamedTuple):
@@ -100,6 +100,23 @@ def last_error(log: Any) -> str:
     return f" ({plain(errors[-1])})" if errors else ""
 
 
+@contextlib.contextmanager
+def _starting(trt: Any, log: Any) -> Iterator[None]:
+    try:
+        yield
+    except (TypeError, RuntimeError) as error:  # the bindings' own words are of pointers
+        raise EnvironmentFault(
+            f"TensorRT {trt.__version__} does not start{last_error(log)}. See edgekd-device doctor."
+        ) from error
+
+
+def runtime(trt: Any, log: Any) -> tensorrt.Runtime:
+    """What loads engines; raises EnvironmentFault where it does not start."""
+    with _starting(trt, log):
+        made: tensorrt.Runtime = trt.Runtime(log)
+    return made
+
+
 class Built(NamedTuple):
     plan: bytes
     timings: bytes  # of single layers: the next engine on this device is built faster
@@ -110,12 +127,8 @@ def build(trt: Any, model: bytes, how: Recipe, log: Any, timings: bytes) -> Buil
 
     Raises UsageError for a model that TensorRT does not take as it is meant, EnvironmentFault where building fails.
     """
-    try:
+    with _starting(trt, log):
         builder: tensorrt.Builder = trt.Builder(log)
-    except (TypeError, RuntimeError) as error:
-        raise EnvironmentFault(
-            f"TensorRT {trt.__version__} does not start{last_error(log)}. See edgekd-device doctor."
-        ) from error
     strong = 1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
     network: tensorrt.INetworkDefinition = builder.create_network(strong if how.typing == "strong" else 0)
     _parse(trt, model, network, log)

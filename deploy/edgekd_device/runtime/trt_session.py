@@ -45,7 +45,10 @@ class TrtSession:
         self._runtime, self._engine, self._context, self._input = runtime, engine, context, inputs[0]
         batch, *image = tuple(engine.get_tensor_shape(inputs[0]))
         self._most, self._image = MAX_BATCH if batch == -1 else 1, tuple(image)
-        self._size, self._classes = _product(image), tuple(engine.get_tensor_shape(outputs[0]))[-1]
+        _, *logits = tuple(engine.get_tensor_shape(outputs[0]))
+        if len(logits) != 1 or logits[0] < 1:
+            raise UsageError("The model must give one row of logits per image. Export the bundle again.")
+        self._size, self._classes = _product(image), logits[0]
         self._host_in, self._host_out = gpu.pinned(self._most * self._size), gpu.pinned(self._most * self._classes)
         self._there_in = gpu.allocate(4 * self._most * self._size)
         self._there_out = gpu.allocate(4 * self._most * self._classes)
