@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 export OMP_WAIT_POLICY = PASSIVE
 export GOMP_SPINCOUNT = 10000
 
-.PHONY: setup demo test lint slow coverage tables clean
+.PHONY: setup demo test lint slow trt coverage tables clean
 
 setup: $(VENV)/.done
 
@@ -28,9 +28,15 @@ lint: setup
 test: setup lint
 	$(BIN)/python benchmarks/render.py --check
 	$(BIN)/pytest -q -n 2 --dist loadfile --cov --cov-report=term:skip-covered --cov-fail-under=85
+	$(BIN)/pytest -q -m trt tests/trt
 
 slow: setup
 	$(BIN)/pytest -q -m slow
+
+# NVIDIA's bindings of four versions and its builder for RTX, from the package index; without them their tests skip.
+trt: setup
+	$(BIN)/python tests/trt/fetch.py builder
+	$(BIN)/pytest -q -m trt tests/trt
 
 tables: setup
 	$(BIN)/python benchmarks/render.py

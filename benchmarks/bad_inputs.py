@@ -2,9 +2,10 @@
 
     python benchmarks/bad_inputs.py
 
-The rows are the contract tables of tests/: checkpoints and graphs, data, triggers, configurations, bundles. Each is given
-to a command as a user would give it, in this process. Met means: the expected exit code, one line that says the cause, no
-traceback, no control character, nothing written. One record per area.
+The rows are the contract tables of tests/: checkpoints and graphs, data, triggers, configurations, bundles, engines. Each is
+given to a command as a user would give it, in this process. Met means: the expected exit code, one line that says the cause,
+no traceback, no control character, nothing written. An engine that must not be loaded is built again (exit 0, one sentence
+why; TensorRT and CUDA are the tests' fakes). One record per area.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import io
 import itertools
+import os
 import shutil
 import sys
 import tempfile
@@ -20,6 +22,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 
@@ -27,17 +30,20 @@ from benchmarks.grid import Config, Table, main
 from edgekd import files
 
 TESTS = Path(__file__).resolve().parents[1] / "tests"
-AREAS = ("checkpoint", "data", "trigger", "config", "bundle")
+AREAS = ("checkpoint", "data", "trigger", "config", "bundle", "engine")
 QUOTED = 300
-# Made by a command that is refused, empty of meaning: the lock of a folder that was there before.
-HARMLESS = {".lock"}
+# Made by a command that is refused, empty of meaning: the lock of a folder that was there before, a device's key.
+HARMLESS = {".lock", "engines", "key"}
 
 Run = Callable[[list[str]], int]
 
 
 @dataclass(frozen=True)
 class Case:
-    """``make(folder)`` writes the bad input and returns the command line; ``run`` is the command's entry."""
+    """``make(folder)`` writes the bad input and returns the command line; ``run`` is the command's entry.
+
+    With exit code 0 what is spoilt is made anew in ``engines``, and the line that says why is among the answer.
+    """
 
     name: str
     make: Callable[[Path], list[str]]
@@ -82,18 +88,24 @@ def judged(case: Case) -> dict[str, Any]:
             warnings.simplefilter("error")
             code = case.run(words)
         said = err.getvalue()
-        written = sorted(str(path) for path in listed(place) - before if path.name not in HARMLESS)
+        new = [path for path in listed(place) - before if path.name not in HARMLESS]
+        written = sorted(str(path) for path in new if case.exit_code or path.parts[0] != "engines")
     finally:
         shutil.rmtree(place, ignore_errors=True)
+    answer, silent = (said, out.getvalue()) if case.exit_code else (out.getvalue(), said)
+    lines = [line for line in answer.splitlines() if case.word in line]
     row = {
         "case": case.name,
         "expected": case.exit_code,
         "met_code": code,
-        "message": said.replace(f"{place}/", "").replace(str(place), "folder").strip()[:QUOTED],
-        "says_cause": case.word in said,
-        "one_line": said.count("\n") == 1 and not out.getvalue(),
-        "traceback": "Traceback" in said + out.getvalue(),
-        "control_characters": not said.rstrip("\n").isprintable(),
+        "message": (answer if case.exit_code else "".join(lines))
+        .replace(f"{place}/", "")
+        .replace(str(place), "folder")
+        .strip()[:QUOTED],
+        "says_cause": bool(lines),
+        "one_line": (answer.count("\n") if case.exit_code else len(lines)) == 1 and not silent,
+        "traceback": "Traceback" in answer + silent,
+        "control_characters": not "".join(answer.splitlines()).isprintable(),
         "written": written,
     }
     met = code == case.exit_code and row["says_cause"] and row["one_line"] and not written
@@ -203,12 +215,35 @@ def bundles(folder: Path) -> Iterator[Case]:
         yield Case(f"{name} ({'edgekd-device' if command == 'check' else 'edgekd'} {command})", make, code, word, entry)
 
 
+def engines(folder: Path) -> Iterator[Case]:
+    from bad_engines import BAD, forget_faults, write_engine_bundle
+    from fake_tensorrt import installed
+    from libraries import HERE, compiled
+
+    with installed(compiled(HERE / "fake_cudart.c", folder / "libcudart.so.12")), mock.patch.dict(os.environ):
+        for name, row in BAD.items():
+
+            def make(place: Path, row: Any = row) -> list[str]:
+                words = ["build", str(write_engine_bundle(place))]
+                os.environ.update(EDGEKD_ENGINES=str(place / "engines"), EDGEKD_FAULT="")
+                if not row.fresh:
+                    with contextlib.redirect_stdout(io.StringIO()):
+                        device(words)
+                row.spoil(place / "engines")
+                forget_faults()
+                os.environ["EDGEKD_FAULT"] = row.fault
+                return words
+
+            yield Case(name, make, 4 if row.outcome == "refused" else 0, row.word, device)
+
+
 CASES: dict[str, Callable[[Path], Iterator[Case]]] = {
     "checkpoint": checkpoints,
     "data": data_sets,
     "trigger": triggers,
     "config": configs,
     "bundle": bundles,
+    "engine": engines,
 }
 
 

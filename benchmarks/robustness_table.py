@@ -10,7 +10,7 @@ from benchmarks.main_job_table import head, line, provenance
 from edgekd.report import text
 
 Record = dict[str, Any]
-AREAS = ("checkpoint", "data", "trigger", "config", "bundle")
+AREAS = ("checkpoint", "data", "trigger", "config", "bundle", "engine")
 
 
 def lines(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> list[str]:

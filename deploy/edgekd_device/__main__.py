@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import sys
@@ -72,7 +73,7 @@ def _parser() -> argparse.ArgumentParser:
         return made
 
     def runtime(made: argparse.ArgumentParser) -> None:
-        made.add_argument("--runtime", help="onnxruntime, or null (default: the one that the bundle is made for)")
+        made.add_argument("--runtime", help="tensorrt, onnxruntime or null (default: what the bundle is made for)")
         made.add_argument("--threads", type=int, help="threads of the runtime (default: the target's)")
 
     info = command("info", _info, "Say what a bundle holds. Needs no package at all.")
@@ -81,10 +82,12 @@ def _parser() -> argparse.ArgumentParser:
     check.add_argument("--manifest-sha256", metavar="HASH", help="what `edgekd compress` printed")
     build = command("build", _build, "Build what the bundle's runtime needs on this machine.")
     build.add_argument("--runtime", help="default: the one that the bundle is made for")
+    build.add_argument("--file", action="append", metavar="NAME", help="build of this model file only; may be repeated")
     run = command("run", _run, "Measure latency, ACC and ASR, and write a report; exit 1 where it is not valid.")
     run.add_argument("--level", default="smoke", help="smoke: seconds; standard: minutes; official: an hour or more")
     runtime(run)
     run.add_argument("--file", action="append", metavar="NAME", help="measure this model file only; may be repeated")
+    run.add_argument("--cuda-graph", action="store_true", help="tensorrt: launch an inference as one recorded graph")
     run.add_argument("--json", action="store_true", help="print the report for machines")
     run.add_argument("--out", metavar="FILE", help=f"where the report goes (default: BUNDLE/{bundle.REPORT})")
     predict = command("predict", _predict, "Name what is on a picture, by the model that ships.")
@@ -134,11 +137,26 @@ def _check(arguments: argparse.Namespace) -> int:
 
 
 def _build(arguments: argparse.Namespace) -> int:
-    from .runtime import base
+    from . import harness
+    from .runtime import base, engines
 
     contents = bundle.read(arguments.bundle)
-    runner = base.make(arguments.runtime or contents.manifest.runtime)
-    print(f"{runner.name} {runner.version} runs {contents.manifest.model} as it is: nothing to build")
+    runtime = arguments.runtime or contents.manifest.runtime
+    report = _watched()
+    for name in harness.chosen(contents, runtime, arguments.file):
+        runner = base.make(runtime, base.Settings(name, progress=report))
+        with base.about(name), contextlib.closing(runner):
+            runner.open(contents.model(name), contents.manifest.threads)
+        if runner.engine is None:
+            print(f"{runner.name} {runner.version} runs {name} as it is: nothing to build")
+            continue
+        how = "built in {:.1f} s" if runner.engine["built_now"] else "kept from before, when it took {:.1f} s to build"
+        size = "{:.3f} MB".format(runner.engine["plan_bytes"] / 1e6)
+        print(
+            f"{name}: {how.format(runner.engine['build_seconds'])}, {size}, {engines.folder() / runner.engine['file']}"
+        )
+        for note in runner.notes:
+            print(f"    {note}")
     return 0
 
 
@@ -152,7 +170,8 @@ def _run(arguments: argparse.Namespace) -> int:
         runtime=arguments.runtime,
         files=arguments.file,
         threads=arguments.threads,
-        progress=_progress if sys.stderr.isatty() else None,
+        cuda_graph=arguments.cuda_graph,
+        progress=_watched(),
         times=raw.beside(out),
     )
     files.write_json(out, report.to_json(), "device-report")
@@ -166,6 +185,13 @@ def _run(arguments: argparse.Namespace) -> int:
     sys.stdout.flush()  # before the reasons, which go to standard error
     gates.refuse_invalid(report)
     return 0
+
+
+def _watched() -> Any:
+    """The progress on a terminal; where there is none, nobody watches."""
+    from .runtime import base
+
+    return _progress if sys.stderr.isatty() else base.silent
 
 
 def _progress(what: str, done: int, total: int, figures: Mapping[str, float]) -> None:
@@ -188,6 +214,8 @@ def _show(report: DeviceReport) -> None:
                 f"    p50 {row.latency.p50_ms:.3f} ms  p90 {row.latency.p90_ms:.3f} ms  p99 {p99}"
                 f"  n {row.latency.count}  {row.latency.threads} thread(s)"
             )
+        if row.gpu is not None:
+            print(f"    GPU alone p50 {row.gpu.p50_ms:.3f} ms  p90 {row.gpu.p90_ms:.3f} ms  n {row.gpu.count}")
         for note in (*row.notes, *(row.latency.notes if row.latency else ())):
             print(f"    {note}")
     for entry in report.throughput:
@@ -221,7 +249,12 @@ def _predict(arguments: argparse.Namespace) -> int:
     from .predict import predict
 
     guesses = predict(
-        arguments.bundle, arguments.image, top=arguments.top, runtime=arguments.runtime, threads=arguments.threads
+        arguments.bundle,
+        arguments.image,
+        top=arguments.top,
+        runtime=arguments.runtime,
+        threads=arguments.threads,
+        progress=_watched(),
     )
     if arguments.json:
         return _json([guess._asdict() for guess in guesses])
@@ -230,14 +263,28 @@ def _predict(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _accelerator() -> dict[str, str | None]:
+    """TensorRT and the GPU, as far as they can be reached from here."""
+    from .runtime import cuda, trt_build
+
+    found: dict[str, str | None] = {"tensorrt": None, "gpu": None}
+    with contextlib.suppress(EnvironmentFault):
+        found["tensorrt"] = str(trt_build.library().__version__)
+    with contextlib.suppress(EnvironmentFault), contextlib.closing(cuda.start()) as gpu:
+        found["gpu"] = f"{gpu.device.name}, compute capability {gpu.device.compute_capability} ({gpu.name})"
+    return found
+
+
 def _doctor(arguments: argparse.Namespace) -> int:
     from . import environment, power
 
     found = environment.collect()
     source = power.find()
     found["energy"] = None if source is None else f"{source.name} ({', '.join(source.rails)})"
+    found.update(_accelerator())
     found["warnings"] = list(environment.faults(found))
-    usable = found["numpy"] is not None and found["onnxruntime"] is not None
+    runtimes = found["onnxruntime"] is not None or None not in (found["tensorrt"], found["gpu"])
+    usable = found["numpy"] is not None and runtimes
     if arguments.json:
         _json(found)
     else:

@@ -23,9 +23,8 @@ MANIFEST = "manifest.json"
 PROBES = "probe.npz"
 PACKAGE = "edgekd-device.pyz"
 REPORT = "device-report.json"
-# What a board may add: its reports with their raw times (a killed write leaves a .part) and the engines it builds.
+# What a board may add: its reports with their raw times (a killed write leaves a .part). Engines are kept elsewhere.
 ADDED = ("device-report*.json", "device-report*.times.npz", ".device-report*.part")
-ENGINES = "engines"
 MANIFEST_LIMIT = 16 << 20
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
@@ -100,8 +99,6 @@ def _present(folder: Path) -> dict[str, int]:
     present = {}
     with os.scandir(str(folder)) as entries:
         for entry in entries:
-            if entry.name == ENGINES and entry.is_dir(follow_symlinks=False):
-                continue
             if not entry.is_file(follow_symlinks=False):
                 raise UnsafeInput(
                     f"{entry.name!r} in the bundle is not a plain file (a link, folder or device). "

@@ -13,6 +13,7 @@ import hashlib
 import json
 import os
 import signal
+import stat
 import tempfile
 from pathlib import Path
 from typing import Any, Callable, Iterator, Union
@@ -48,9 +49,10 @@ def _sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
-def write_with(path: PathLike, fill: Callable[[Path], None], name: str = "file") -> Path:
+def write_with(path: PathLike, fill: Callable[[Path], None], name: str = "file", mode: int = 0o644) -> Path:
     """Let ``fill`` write a temporary file beside ``path``, then put it in place in one step.
 
+    mode: the permissions of the file; until it is in place nobody else can read it.
     Raises EnvironmentFault when the disk is full or the folder cannot be written; ``path`` is then as it was before.
     """
     path = Path(path)
@@ -66,7 +68,7 @@ def write_with(path: PathLike, fill: Callable[[Path], None], name: str = "file")
             os.fsync(handle)
         finally:
             os.close(handle)
-        os.chmod(temporary, 0o644)
+        os.chmod(temporary, mode)
         point(name + ".before_rename")
         os.replace(temporary, str(path))
         temporary = None
@@ -84,14 +86,14 @@ def write_with(path: PathLike, fill: Callable[[Path], None], name: str = "file")
     return path
 
 
-def write_bytes(path: PathLike, data: bytes, name: str = "file") -> Path:
+def write_bytes(path: PathLike, data: bytes, name: str = "file", mode: int = 0o644) -> Path:
     """Write ``data`` to ``path`` atomically."""
 
     def fill(temporary: Path) -> None:
         with open(str(temporary), "wb") as stream:
             stream.write(data)
 
-    return write_with(path, fill, name)
+    return write_with(path, fill, name, mode)
 
 
 def write_text(path: PathLike, text: str, name: str = "file") -> Path:
@@ -140,6 +142,38 @@ def read_json(path: PathLike, limit: int = 64 << 20) -> Any:
     except (OSError, ValueError, RecursionError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else error
         raise UsageError(f"Cannot read {path}: {reason}.") from error
+
+
+def private_folder(path: PathLike) -> Path:
+    """``path`` as a folder that no other user may enter; it is made where it is absent.
+
+    Raises EnvironmentFault where it cannot be made, is a link, belongs to somebody else or is open to others.
+    """
+    path = Path(path)
+    try:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        found = os.lstat(str(path))
+    except OSError as error:
+        raise EnvironmentFault(f"Cannot use {path} as a folder: {error.strerror or error}.") from error
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o077:
+        raise EnvironmentFault(
+            f"{path} is a link, belongs to somebody else or is open to others, and native code is loaded from there. "
+            f"Take it away, or make it your own: chmod 700 {path}"
+        )
+    return path
+
+
+def read_own(path: PathLike, limit: int) -> bytes:
+    """The bytes of a plain file of this user that others may not change; raises OSError for any other, ValueError past ``limit``."""
+    handle = os.open(str(path), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    with os.fdopen(handle, "rb") as stream:
+        found = os.fstat(stream.fileno())
+        if not stat.S_ISREG(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o022:
+            raise PermissionError(errno.EPERM, "it is no plain file of this user's alone", str(path))
+        data = stream.read(limit + 1)
+    if len(data) > limit:
+        raise ValueError(f"it is larger than {limit} bytes")
+    return data
 
 
 def append_line(path: PathLike, text: str, name: str = "journal") -> None:

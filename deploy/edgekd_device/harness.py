@@ -12,22 +12,23 @@ import itertools
 import math
 import time
 from dataclasses import dataclass, field
-from typing import Any, Callable, ContextManager, Mapping, Sequence
+from typing import Any, ContextManager, Sequence
 
 import numpy as np
 
-from . import __version__, bundle, environment, gates, latency, metrics, pinning, power, raw, thermal
-from .errors import UnsafeInput, UsageError
+from . import __version__, bundle, environment, gates, gpu, latency, metrics, pinning, power, raw, thermal
+from .errors import UsageError
 from .files import PathLike
 from .latency import Clock, Level
-from .records import BundleManifest, DeviceReport, Latency, StageRow, TriggerScore
+from .records import BundleManifest, DeviceReport, Gate, Latency, StageRow, TriggerScore
 from .runtime import base
 
-Progress = Callable[[str, int, int, Mapping[str, float]], None]
+Progress = base.Progress
 
 BATCH = 100
 INPUT_BYTES = 64 << 20
 REFERENCE = "model.onnx"  # label flips are counted against it
+HALF = "model.fp16.onnx"  # is always measured beside INT8 on a GPU
 # Model file -> precision and the runtime that it is made for (None: any). A latency is quoted from no other.
 FLAVOURS: dict[str, tuple[str, str | None]] = {
     "model.onnx": ("fp32", None),
@@ -52,6 +53,7 @@ class _Session:
     timed: bool
     predictions: np.ndarray | None = None
     blocks: list[np.ndarray] = field(default_factory=list)
+    gpu_blocks: list[np.ndarray] = field(default_factory=list)  # ns, of the GPU alone
     queries: np.ndarray | None = None  # ns, of MultiStream
     steady: bool = True
     notes: list[str] = field(default_factory=list)
@@ -65,6 +67,7 @@ def run(
     runtime: str | None = None,
     files: Sequence[str] | None = None,
     threads: int | None = None,
+    cuda_graph: bool = False,
     progress: Progress | None = None,
     times: PathLike | None = None,
     clock: Clock = time.perf_counter_ns,
@@ -73,6 +76,7 @@ def run(
     """Measure the bundle in the folder ``path``.
 
     runtime, threads: the target's own by default. files: by default the one that ships and all made for this runtime.
+    cuda_graph: on a GPU an inference is launched as one recorded graph.
     times: where the raw times of a level fit to be published go. Raises UsageError or UnsafeInput for a bad bundle,
     EnvironmentFault where the runtime is absent or the raw times cannot be written.
     """
@@ -80,19 +84,19 @@ def run(
     manifest = contents.manifest
     runtime = manifest.runtime if runtime is None else runtime
     threads = manifest.threads if threads is None else threads
-    report = progress or _silent
-    names, probes, around = _chosen(contents, runtime, files), bundle.probes(contents), environment.collect(root)
+    report = progress or base.silent
+    names, probes, around = chosen(contents, runtime, files), bundle.probes(contents), environment.collect(root)
     cold: dict[str, float] = {}
     with contextlib.ExitStack() as stack:
         sessions = []
         for name in names:
-            runner = base.make(runtime)
+            runner = base.make(runtime, base.Settings(name, cuda_graph, report))
             stack.callback(runner.close)
             sessions.append(_opened(contents, name, runner, threads, probes, cold, clock))
         if runtime != "null":
             for session in sessions:
                 _judge(session, sessions[0], manifest, probes, report)
-        shipped = next((s for s in sessions if s.row.stage == manifest.model and s.timed), None)
+        shipped = _shipped(sessions, manifest)
         found = _scenarios(sessions, shipped, probes, around, plan, threads, clock, root, report)
     for session in sessions:
         _finish(session, plan, threads)
@@ -117,12 +121,11 @@ def run(
     )
 
 
-def _silent(what: str, done: int, total: int, figures: Mapping[str, float]) -> None:
-    """Where nobody watches."""
+def chosen(contents: bundle.Bundle, runtime: str, files: Sequence[str] | None) -> tuple[str, ...]:
+    """The model files to measure, the reference first, so that flips can be counted against it.
 
-
-def _chosen(contents: bundle.Bundle, runtime: str, files: Sequence[str] | None) -> tuple[str, ...]:
-    """The model files to measure, the reference first, so that flips can be counted against it."""
+    On a GPU FP16 is measured beside INT8, asked for or not: which of the two is faster nobody knows before.
+    """
     shipped = contents.manifest.model
     unknown = [name for name in files or () if name not in contents.models]
     if unknown:
@@ -130,7 +133,27 @@ def _chosen(contents: bundle.Bundle, runtime: str, files: Sequence[str] | None) 
     if runtime == "null":
         return (shipped,)
     suited = [name for name in contents.models if name == shipped or _made_for(name) in (None, runtime)]
-    return tuple(sorted(set(files or suited), key=lambda name: (name != REFERENCE, name)))
+    names = set(files or suited)
+    if (
+        runtime == "tensorrt"
+        and HALF in contents.models
+        and any(_precision(n, contents.manifest) == "int8" for n in names)
+    ):
+        names.add(HALF)
+    return tuple(sorted(names, key=lambda name: (name != REFERENCE, name)))
+
+
+def _shipped(sessions: Sequence[_Session], manifest: BundleManifest) -> _Session | None:
+    """The file that ships, where its latency may be quoted; else the one made for this version of the runtime instead."""
+    own = next((s for s in sessions if s.row.stage == manifest.model), None)
+    if own is None or own.timed:
+        return own
+    stands = own.row.stage in own.runner.foreign
+    return next((s for s in sessions if stands and s.timed and s.row.precision == own.row.precision), None)
+
+
+def _precision(name: str, manifest: BundleManifest) -> str:
+    return FLAVOURS[name][0] if name in FLAVOURS else manifest.precision
 
 
 def _made_for(name: str) -> str | None:
@@ -148,14 +171,12 @@ def _opened(
 ) -> _Session:
     """A session on the bytes of one model file; ``cold`` gets its start-up times in milliseconds."""
     data, manifest = contents.model(name), contents.manifest
-    try:
+    with base.about(name):
         started = clock()
         runner.open(data, threads)
         opened = clock()
         logits = runner.infer(as_float(probes.images[:1]))
         answered = clock()
-    except (UsageError, UnsafeInput) as error:
-        raise type(error)(f"{name}: {error}") from error
     cold[name + " open"], cold[name + " first inference"] = (opened - started) / 1e6, (answered - opened) / 1e6
     idle = runner.name == "null"
     if not idle and logits.shape != (1, manifest.num_classes):
@@ -167,15 +188,17 @@ def _opened(
         stage=name,
         kind="stage",
         runtime=runner.name,
-        precision=FLAVOURS[name][0] if name in FLAVOURS else manifest.precision,
+        precision=_precision(name, manifest),
         sha256=next(entry.sha256 for entry in manifest.files if entry.name == name),
         size_bytes=len(data),
     )
-    session = _Session(row, runner, idle or _made_for(name) in (None, runner.name))
+    suited = _made_for(name) in (None, runner.name) and name not in runner.foreign
+    session = _Session(row, runner, idle or suited)
     if idle:
         session.notes.append("nothing was computed: this is the time of the harness itself")
     if not session.timed:
-        session.notes.append(f"latency not quoted: this file is made for {_made_for(name)}")
+        other = f", but not for {runner.name} {runner.version}" if name in runner.foreign else ""
+        session.notes.append(f"latency not quoted: this file is made for {_made_for(name)}{other}")
     return session
 
 
@@ -282,7 +305,7 @@ def _scenarios(
         found = {
             "multistream": _multistream(shipped, inputs, plan, threads, clock, report, watch),
             "throughput": _throughput(shipped, probes, plan, clock, report),
-            "gates": () if watch is None else watch.gates(soak, around),
+            "gates": () if watch is None else (*watch.gates(soak, around), *_gpu_gates(timed)),
             "thermal": None if watch is None else {"soak": soak, "blocks": watch.blocks, "max_c": watch.max_c},
         }
     if core is not None:
@@ -303,6 +326,10 @@ def _soak(
         return None
     infer, endless = session.runner.infer, itertools.cycle(inputs)
     return thermal.soak(lambda: infer(next(endless)), plan.soak, clock, root, report)
+
+
+def _gpu_gates(sessions: Sequence[_Session]) -> tuple[Gate, ...]:
+    return tuple(gpu.gate(s.row.stage, s.gpu_blocks) for s in sessions if s.gpu_blocks)
 
 
 def _watched(watch: gates.Watch | None, what: str) -> ContextManager[None]:
@@ -328,6 +355,9 @@ def _time(
             with _watched(watch, f"{session.row.stage} block {block + 1}"):
                 times = latency.timed_block(session.runner.infer, inputs, plan.seconds, samples, clock)
             session.blocks.append(times)
+            alone = session.runner.gpu_block(inputs, gpu.SHARE * plan.seconds, 1, clock)
+            if alone is not None:
+                session.gpu_blocks.append(alone)
             done += 1
             report(what, done, total, {"p50_ms": float(np.median(times)) / 1e6})
 
@@ -401,12 +431,21 @@ def _energy(
 def _raw(sessions: Sequence[_Session]) -> dict[str, np.ndarray]:
     """Nanoseconds [n] of every timed stretch, by its name."""
     found = {f"{s.row.stage} block {k}": times for s in sessions for k, times in enumerate(s.blocks, 1)}
+    found.update({f"{s.row.stage} GPU block {k}": times for s in sessions for k, times in enumerate(s.gpu_blocks, 1)})
     found.update({s.row.stage + " MultiStream": s.queries for s in sessions if s.queries is not None})
     return found
 
 
 def _finish(session: _Session, plan: Level, threads: int) -> None:
-    """Put the times into the row."""
+    """Put the times into the row, and what was built of the file."""
+    engine = session.runner.engine
+    if engine is not None:
+        wrong, note = gpu.doubts(engine, session.row.precision)
+        session.wrong += [wrong] if wrong else []
+        session.notes += [note] if note else []
+        alone = gpu.summary(session.gpu_blocks, plan, threads)
+        session.row = dataclasses.replace(session.row, engine=dict(engine), gpu=alone, seconds=engine["build_seconds"])
+    session.notes[:0] = session.runner.notes
     if session.blocks:
         found = latency.summarise(session.blocks, plan, threads, session.steady)
         session.row = dataclasses.replace(session.row, latency=found)

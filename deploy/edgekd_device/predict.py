@@ -22,7 +22,13 @@ class Guess(NamedTuple):
 
 
 def predict(
-    path: PathLike, picture: PathLike, *, top: int = 5, runtime: str | None = None, threads: int | None = None
+    path: PathLike,
+    picture: PathLike,
+    *,
+    top: int = 5,
+    runtime: str | None = None,
+    threads: int | None = None,
+    progress: base.Progress = base.silent,
 ) -> tuple[Guess, ...]:
     """The ``top`` likeliest classes of a PNG or JPEG ``picture``, scaled to the input of the bundle in ``path``.
 
@@ -36,7 +42,7 @@ def predict(
     decoded = pictures.resize(pictures.decode_opaque(picture), height, width, picture)
     decoded = decoded.convert("L" if channels == 1 else "RGB")
     pixels = np.asarray(decoded, np.uint8).reshape(height, width, channels).transpose(2, 0, 1)
-    runner = base.make(runtime or manifest.runtime)
+    runner = base.make(runtime or manifest.runtime, base.Settings(manifest.model, progress=progress))
     runner.open(contents.model(manifest.model), manifest.threads if threads is None else threads)
     try:
         logits = runner.infer(as_float(pixels[None]))[0].astype(np.float64)

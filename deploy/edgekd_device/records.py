@@ -129,12 +129,15 @@ class StageRow:
     energy_mj: float | None = None
     seconds: float | None = None  # time it took to make this artefact
     notes: tuple[str, ...] = ()
+    gpu: Latency | None = None  # the GPU's own time of one inference, by its events, without copies
+    engine: dict[str, Any] | None = None  # what was built of the file: plan_sha256, tensorrt, gpu, typing, layers, ...
 
     def to_json(self) -> dict[str, Any]:
         value = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         value["acc"] = None if self.acc is None else self.acc.to_json()
         value["flips"] = None if self.flips is None else self.flips.to_json()
         value["latency"] = None if self.latency is None else self.latency.to_json()
+        value["gpu"] = None if self.gpu is None else self.gpu.to_json()
         value["triggers"] = [score.to_json() for score in self.triggers]
         value["notes"] = list(self.notes)
         return value
@@ -145,6 +148,7 @@ class StageRow:
         scores = enumerate(fields.get("triggers", ()))
         fields["acc"], fields["flips"] = Rate.from_json(fields.get("acc")), Rate.from_json(fields.get("flips"))
         fields["latency"] = Latency.from_json(fields.get("latency"), at + "latency.")
+        fields["gpu"] = Latency.from_json(fields.get("gpu"), at + "gpu.")
         fields["triggers"] = tuple(TriggerScore.from_json(score, f"{at}triggers[{k}].") for k, score in scores)
         fields["notes"] = tuple(fields.get("notes", ()))
         return StageRow(**fields)
@@ -284,7 +288,7 @@ ROW: dict[str, checks.Check] = {
     **dict.fromkeys(("acc", "flips"), checks.optional(checks.rate)),
     "triggers": checks.several(checks.mapping),
     **dict.fromkeys(("size_bytes", "parameters", "macs"), checks.optional(checks.whole)),
-    "latency": checks.optional(checks.mapping),
+    **dict.fromkeys(("latency", "gpu", "engine"), checks.optional(checks.mapping)),
     **dict.fromkeys(("energy_mj", "seconds"), checks.optional(checks.finite)),
     "notes": checks.several(checks.text),
 }

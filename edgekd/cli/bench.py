@@ -26,7 +26,7 @@ def bench(
     ] = "smoke",
     runtime: Annotated[
         str | None,
-        typer.Option("--runtime", metavar="NAME", help="onnxruntime, or null; default: the one it is made for."),
+        typer.Option("--runtime", metavar="NAME", help="onnxruntime, tensorrt or null; default: what it is made for."),
     ] = None,
     threads: Annotated[
         int | None, typer.Option("--threads", metavar="N", help="Threads of the runtime; default: the target's.")

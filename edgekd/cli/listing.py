@@ -57,11 +57,9 @@ def listing(
         return
     out.print(_table(rows))
     if kind is Kind.targets:
-        from edgekd_device.runtime.base import PLANNED
-
         out.print(
-            f"\nThis version has no {' and no '.join(PLANNED)} runtime yet: files for it are made, and measured by "
-            "`edgekd bench BUNDLE --runtime onnxruntime` for ACC and ASR only.",
+            "\nFiles for tensorrt are measured where there is an NVIDIA GPU: `edgekd bench BUNDLE`; elsewhere `edgekd bench "
+            "BUNDLE --runtime onnxruntime` gives their ACC and ASR.",
             style="dim",
         )
     if kind is Kind.settings:

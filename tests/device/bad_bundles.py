@@ -126,6 +126,7 @@ BAD = {
     "file cut short": (lambda f: os.truncate(f / "model.onnx", 10), 2, "has 10 bytes instead of"),
     "one bit flipped": (flip, 2, "model.onnx is damaged"),
     "symbolic link": (_link, 3, "not a plain file"),
+    "engines of somebody else": (lambda f: (f / "engines").mkdir(), 3, "not a plain file"),
     "engines is a link": (_link_to_folder, 3, "not a plain file"),
     "pipe": (lambda f: os.mkfifo(f / "device-report.json"), 3, "not a plain file"),
     "path upwards": (_first_file(name="../model.onnx"), 3, "reach outside"),

@@ -43,7 +43,6 @@ def test_there_are_enough_bad_bundles():
 
 
 def test_good_bundle(tiny_bundle):
-    (tiny_bundle / "engines").mkdir()
     (tiny_bundle / "device-report.2.json").write_text("{}")
     (tiny_bundle / ".device-report.json.x.part").write_text("")
     found = bundle.read(tiny_bundle)

@@ -135,19 +135,21 @@ def test_a_report_that_cannot_be_written(tiny_bundle, capsys):
     ("options", "code", "words"),
     [
         (["--level", "smok"], 2, "Did you mean 'smoke'"),
-        (["--runtime", "tensorrt"], 4, "not part of this version"),
+        (["--runtime", "tensorrt"], 4, "sudo apt install nvidia-jetpack"),
         (["--runtime", "cuda"], 2, "no runtime 'cuda'"),
         (["--threads", "0"], 2, "--threads must be 1 or more"),
         (["--file", "x.onnx"], 2, "no model 'x.onnx'"),
     ],
 )
-def test_mistakes_in_run(options, code, words, tiny_bundle, capsys):
+def test_mistakes_in_run(options, code, words, tiny_bundle, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "tensorrt", None)
     assert main(["run", str(tiny_bundle), *options]) == code
     assert words in one_line(capsys)
     assert not (tiny_bundle / "device-report.json").exists()
 
 
-def test_build(pristine, tmp_path, capsys):
+def test_build(pristine, tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "tensorrt", None)
     assert main(["build", str(pristine)]) == 0
     assert "nothing to build" in capsys.readouterr().out
     target = dataclasses.replace(TARGET, runtime="tensorrt")
@@ -194,6 +196,7 @@ def test_mistakes_in_predict(pristine, tiny_bundle, picture, tmp_path, capsys):
 
 
 def test_doctor(capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "tensorrt", None)
     assert main(["doctor"]) == 0
     assert "onnxruntime" in capsys.readouterr().out
     assert main(["doctor", "--json"]) == 0

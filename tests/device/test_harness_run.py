@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -222,14 +223,15 @@ def test_a_chosen_file_alone_has_no_flips_without_its_reference(pristine):
     assert report.rows[0].flips is None
 
 
-def test_unknown_file_and_level_and_runtime(pristine):
+def test_unknown_file_and_level_and_runtime(pristine, monkeypatch):
     with pytest.raises(UsageError, match=r"it holds: model\.u8s8\.onnx, model\.onnx"):
         run(pristine, files=["model.fp16.onnx"])
     with pytest.raises(UsageError, match="Did you mean 'smoke'"):
         run(pristine, level="smok")
     with pytest.raises(UsageError, match="no runtime"):
         run(pristine, runtime="coral")
-    with pytest.raises(EnvironmentFault, match="not part of this version"):
+    monkeypatch.setitem(sys.modules, "tensorrt", None)
+    with pytest.raises(EnvironmentFault, match="TensorRT is not installed here"):
         run(pristine, runtime="tensorrt")
     with pytest.raises(UsageError, match="--threads"):
         run(pristine, threads=0)
@@ -242,7 +244,8 @@ def test_the_null_runtime_times_the_harness_alone(pristine):
     assert "time of the harness itself" in row.notes[0]
 
 
-def test_a_jetson_bundle_on_the_host_gives_asr_but_quotes_no_latency_of_the_foreign_flavour(tmp_path):
+def test_a_jetson_bundle_on_the_host_gives_asr_but_quotes_no_latency_of_the_foreign_flavour(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "tensorrt", None)
     target = dataclasses.replace(
         TARGET, runtime="tensorrt", ships="model.qdq.onnx", files=("model.onnx", "model.fp16.onnx", "model.qdq.onnx")
     )

@@ -2,20 +2,37 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
-from typing import TYPE_CHECKING, Protocol
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Callable, Iterator, Mapping, Protocol, Sequence
 
-from ..errors import EnvironmentFault, UsageError, did_you_mean
+from ..errors import EnvironmentFault, UnsafeInput, UsageError, did_you_mean
 
 if TYPE_CHECKING:
     import numpy as np
 
+Progress = Callable[[str, int, int, Mapping[str, float]], None]
+
 # name -> module, class; imported when asked for
 RUNTIMES: dict[str, tuple[str, str]] = {
     "onnxruntime": ("edgekd_device.runtime.ort", "OrtRunner"),
+    "tensorrt": ("edgekd_device.runtime.trt", "TrtRunner"),
     "null": ("edgekd_device.runtime.null", "NullRunner"),
 }
-PLANNED = ("tensorrt",)
+
+
+def silent(what: str, done: int, total: int, figures: Mapping[str, float]) -> None:
+    """Where nobody watches."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a runner may be told besides the model; a runner that has no use for one leaves it alone."""
+
+    label: str = "the model"  # in messages: the file's name
+    cuda_graph: bool = False
+    progress: Progress = silent
 
 
 class Runner(Protocol):
@@ -23,6 +40,9 @@ class Runner(Protocol):
 
     name: str
     version: str
+    foreign: Sequence[str]  # files that this version reads, and that another file of the bundle is made for
+    engine: Mapping[str, Any] | None  # what was built of the model, as plain JSON; None where nothing is built
+    notes: Sequence[str]  # what a report should say of it
 
     def open(self, model: bytes, threads: int) -> None:
         """Load the bytes of a model file; raises UsageError or UnsafeInput naming what is wrong with it."""
@@ -30,20 +50,42 @@ class Runner(Protocol):
     def infer(self, images: np.ndarray) -> np.ndarray:
         """Logits float32 [N, K] of images float32 [N, C, H, W] in [0, 1]."""
 
+    def gpu_block(
+        self, inputs: Sequence[np.ndarray], seconds: float, samples: int, clock: Callable[[], int]
+    ) -> np.ndarray | None:
+        """Nanoseconds of the GPU alone per inference [n], as `latency.timed_block`; None where there is no GPU."""
+
     def close(self) -> None:
         """Give memory and threads back."""
 
 
-def make(name: str) -> Runner:
+class OnProcessor:
+    """What a Runner has where nothing is built and no GPU computes."""
+
+    foreign: Sequence[str] = ()
+    engine: Mapping[str, Any] | None = None
+    notes: Sequence[str] = ()
+
+    def gpu_block(
+        self, inputs: Sequence[np.ndarray], seconds: float, samples: int, clock: Callable[[], int]
+    ) -> np.ndarray | None:
+        return None
+
+
+def make(name: str, settings: Settings | None = None) -> Runner:
     """A runner of the runtime called ``name``; raises UsageError where it is unknown, EnvironmentFault where absent."""
-    if name in PLANNED:
-        raise EnvironmentFault(
-            f"The {name} runtime is not part of this version yet. Measure ACC and ASR of the same files on this "
-            "machine's CPU with --runtime onnxruntime."
-        )
     if name not in RUNTIMES:
         hint = did_you_mean(name, RUNTIMES) or " Choose one of: {}.".format(", ".join(RUNTIMES))
         raise UsageError(f"There is no runtime {name!r}.{hint}")
     module, kind = RUNTIMES[name]
-    runner: Runner = getattr(importlib.import_module(module), kind)()
+    runner: Runner = getattr(importlib.import_module(module), kind)(settings or Settings())
     return runner
+
+
+@contextlib.contextmanager
+def about(label: str) -> Iterator[None]:
+    """Put the name of a file in front of what is wrong with it."""
+    try:
+        yield
+    except (UsageError, UnsafeInput, EnvironmentFault) as error:
+        raise type(error)(f"{label}: {error}") from error

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ..errors import EnvironmentFault, UnsafeInput, UsageError
+from .base import OnProcessor, Settings
 
 if TYPE_CHECKING:
     import numpy as np
@@ -15,12 +16,12 @@ if TYPE_CHECKING:
 DISABLED = ["WeightBiasQuantization"]
 
 
-class OrtRunner:
+class OrtRunner(OnProcessor):
     """A Runner. The model is given as bytes, so that onnxruntime has no folder from which to read external data."""
 
     name = "onnxruntime"
 
-    def __init__(self) -> None:
+    def __init__(self, settings: Settings | None = None) -> None:
         try:
             import onnxruntime
         except ImportError as error:

@@ -46,6 +46,30 @@ def test_what_is_not_met(wrong: Case) -> None:
     assert bad_inputs.judged(wrong)["met"] is False
 
 
+def mended(shown: str, said: str = "", code: int = 0, write: str = "engines/e.plan") -> Case:
+    def run(words: list[str]) -> int:
+        (Path(words[0]) / "engines").mkdir()
+        (Path(words[0]) / write).write_text("whole")
+        print(said, end="", file=sys.stderr)
+        print(shown)
+        return code
+
+    return Case("name", lambda folder: [str(folder)], 0, "the cause", run)
+
+
+def test_what_is_made_anew() -> None:
+    row = bad_inputs.judged(mended("built in 1 s\n    not used: the cause\n    more"))
+    assert (row["met"], row["message"]) == (True, "not used: the cause")
+    for wrong in (
+        mended("built in 1 s"),
+        mended("the cause\nthe cause"),
+        mended("the cause", said="a warning"),
+        mended("the cause", code=4),
+        mended("the cause", write="elsewhere"),
+    ):
+        assert bad_inputs.judged(wrong)["met"] is False
+
+
 def test_messages_do_not_name_the_machines_folders() -> None:
     def run(words: list[str]) -> int:
         print(f"edgekd: {words[0]}/bad.pt: the cause.", file=sys.stderr)

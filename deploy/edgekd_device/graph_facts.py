@@ -1,0 +1,225 @@
+"""What must be known of an ONNX file before TensorRT sees it, read from its bytes with the standard library.
+
+TensorRT takes unsigned zero points for signed ones, with a warning at most, and some versions take asymmetric ones:
+logits are wrong then, and nothing says so. So every Q/DQ pair is looked at here first. Field numbers are those of
+onnx.proto (ONNX 1.16).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Iterator, NamedTuple, Union
+
+from .errors import UnsafeInput, UsageError
+
+INT8, INT32, FLOAT16 = 3, 6, 10
+TYPES = {1: "FLOAT", 2: "UINT8", 3: "INT8", 4: "UINT16", 5: "INT16", 6: "INT32", 10: "FLOAT16", 21: "UINT4", 22: "INT4"}
+STANDARD = ("", "ai.onnx")
+LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+DEPTH = 16  # of graphs within nodes of graphs
+Value = Union[int, memoryview]
+
+
+@dataclass
+class Facts:
+    """What decides how an engine of the file is built."""
+
+    half: bool = False  # it holds FLOAT16 tensors: its types are meant as they stand
+    quantised: bool = False  # it holds Q/DQ pairs; all of them symmetric, INT8
+    layers: int = 0  # convolutions and matrix products
+    int8_layers: int = 0  # those of them that read from a DequantizeLinear
+
+
+class Tensor(NamedTuple):
+    kind: int
+    values: tuple[Value, ...]  # of raw_data and int32_data, where INT8 values stand
+
+
+@dataclass
+class Node:
+    kind: str = ""
+    name: str = ""
+    domain: str = ""
+    inputs: list[str] = field(default_factory=list)
+    outputs: list[str] = field(default_factory=list)
+    numbers: dict[str, int] = field(default_factory=dict)  # attributes that are integers
+
+
+@dataclass
+class _Graph:
+    nodes: list[Node] = field(default_factory=list)
+    constants: dict[str, Tensor] = field(default_factory=dict)
+    half: bool = False
+
+
+def read(model: bytes) -> Facts:
+    """The facts of the model in these bytes.
+
+    Raises UsageError for a file that is cut short or no model, or whose zero points are not INT8 zeros; UnsafeInput for
+    weights in another file, custom operators and functions of the model's own.
+    """
+    graph = _Graph()
+    found = False
+    try:
+        for number, value in _fields(memoryview(model)):
+            if number == 7 and isinstance(value, memoryview):
+                found = True
+                _walk(value, graph, 0)
+            elif number == 25:
+                raise UnsafeInput("The model brings functions of its own, which is refused. Export it without them.")
+    except (IndexError, UnicodeDecodeError) as error:
+        raise UsageError("The model is cut short, or no ONNX file. Copy the bundle again.") from error
+    if not found or not graph.nodes:
+        raise UsageError("The model holds no graph. Export the bundle again.")
+    return _judged(graph)
+
+
+def _judged(graph: _Graph) -> Facts:
+    makers = {name: node.kind for node in graph.nodes for name in node.outputs}
+    facts = Facts(half=graph.half)
+    for node in graph.nodes:
+        if node.domain not in STANDARD:
+            raise UnsafeInput(
+                f"The model uses a custom operator, which is refused: {node.domain!r:.60}, {node.kind!r:.60}."
+            )
+        if node.kind in ("QuantizeLinear", "DequantizeLinear"):
+            facts.quantised = True
+            _hold(node, graph.constants)
+        if node.kind in LAYERS:
+            facts.layers += 1
+            facts.int8_layers += makers.get(node.inputs[0] if node.inputs else "") == "DequantizeLinear"
+    return facts
+
+
+def _hold(node: Node, constants: dict[str, Tensor]) -> None:
+    """Refuse a Q or DQ node that is not symmetric INT8, as TensorRT wants it."""
+    zero = node.inputs[2] if len(node.inputs) > 2 else ""
+    source = constants.get(node.inputs[0]) if node.inputs else None
+    if zero:
+        point = constants.get(zero)
+        wrong = "a zero point that is computed" if point is None else _fault(point)
+    elif node.kind == "QuantizeLinear":  # whose type without a zero point is UINT8
+        wrong = "" if node.numbers.get("output_dtype") == INT8 else "UINT8 zero points, by leaving them out"
+    else:
+        wrong = "" if source is None or source.kind == INT8 else f"{_type(source.kind)} values"
+    if wrong:
+        raise UsageError(
+            f"The model is not quantised for TensorRT: {node.kind} {node.name!r:.60} has {wrong}, and TensorRT computes "
+            "with symmetric INT8 only. Give it model.qdq.onnx or model.qdq.fp16.onnx; this file is for "
+            "--runtime onnxruntime."
+        )
+
+
+def _fault(point: Tensor) -> str:
+    if point.kind != INT8:
+        return f"{_type(point.kind)} zero points"
+    zero = not any(any(value) if isinstance(value, memoryview) else value for value in point.values)
+    return "" if zero else "zero points that are not zero"
+
+
+def _type(kind: int) -> str:
+    return TYPES.get(kind, f"type {kind}")
+
+
+# ---- protobuf --------------------------------------------------------------------------------------------------------
+
+
+def _varint(data: memoryview, at: int) -> tuple[int, int]:
+    value = shift = 0
+    while True:
+        byte = data[at]
+        at += 1
+        value |= (byte & 127) << shift
+        if byte < 128:
+            return value, at
+        shift += 7
+        if shift > 63:
+            raise IndexError("a number without end")
+
+
+def _fields(data: memoryview) -> Iterator[tuple[int, Value]]:
+    """(field number, integer or bytes) of one message; raises IndexError where it is none."""
+    at = 0
+    while at < len(data):
+        key, at = _varint(data, at)
+        number, wire = key >> 3, key & 7
+        if wire == 0:
+            value, at = _varint(data, at)
+            yield number, value
+            continue
+        size = {1: 8, 5: 4}.get(wire)
+        if wire == 2:
+            size, at = _varint(data, at)
+        if size is None or at + size > len(data) or number == 0:
+            raise IndexError("no message")
+        yield number, data[at : at + size]
+        at += size
+
+
+def _text(value: Value) -> str:
+    return bytes(value).decode("utf-8") if isinstance(value, memoryview) else ""
+
+
+def _walk(data: memoryview, graph: _Graph, depth: int) -> None:
+    """Add the nodes and constants of one graph, and of those within it, to ``graph``."""
+    if depth > DEPTH:
+        raise UsageError("The model nests graphs too deep. Export the bundle again.")
+    for number, value in _fields(data):
+        if not isinstance(value, memoryview):
+            continue
+        if number == 1:
+            graph.nodes.append(_node(value, graph, depth))
+        elif number == 5:
+            _constant(value, graph, None)
+        elif number == 15:
+            raise UsageError("The model holds sparse tensors, which TensorRT does not take. Export the bundle again.")
+
+
+def _node(data: memoryview, graph: _Graph, depth: int) -> Node:
+    node, tensors = Node(), []
+    for number, value in _fields(data):
+        if number in (1, 2):
+            (node.inputs if number == 1 else node.outputs).append(_text(value))
+        elif number == 3:
+            node.name = _text(value)
+        elif number == 4:
+            node.kind = _text(value)
+        elif number == 7:
+            node.domain = _text(value)
+        elif number == 5 and isinstance(value, memoryview):
+            tensors += _attribute(value, node, graph, depth)
+    for tensor in tensors:
+        _constant(tensor, graph, node.outputs[0] if node.kind == "Constant" and node.outputs else None)
+    graph.half |= node.kind == "Cast" and node.numbers.get("to") == FLOAT16
+    return node
+
+
+def _attribute(data: memoryview, node: Node, graph: _Graph, depth: int) -> list[memoryview]:
+    """The tensors of one attribute; graphs are walked, integers kept in ``node``."""
+    name, tensors = "", []
+    for number, value in _fields(data):
+        if number == 1:
+            name = _text(value)
+        elif number == 3 and isinstance(value, int):
+            node.numbers[name] = value
+        elif number in (5, 10) and isinstance(value, memoryview):
+            tensors.append(value)
+        elif number in (6, 11) and isinstance(value, memoryview):
+            _walk(value, graph, depth + 1)
+    return tensors
+
+
+def _constant(data: memoryview, graph: _Graph, name: str | None) -> None:
+    kind, values = 0, []
+    for number, value in _fields(data):
+        if number == 2 and isinstance(value, int):
+            kind = value
+        elif number in (5, 9):
+            values.append(value)
+        elif number == 8 and name is None:
+            name = _text(value)
+        elif number == 13 or (number == 14 and value == 1):
+            raise UnsafeInput("The model keeps its weights in another file, which is refused. Export it as one file.")
+    graph.half |= kind == FLOAT16
+    if name is not None:
+        graph.constants[name] = Tensor(kind, tuple(values))

@@ -1,0 +1,149 @@
+"""TensorRT on the GPU of this machine: an engine is built here once, sealed, and loaded from then on."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any, Callable, Mapping, Sequence
+
+from .. import files, graph_facts
+from ..errors import EnvironmentFault, UsageError
+from . import cuda, engines, trt_build, trt_layers
+from .base import Settings
+from .trt_build import Recipe, last_error
+from .trt_session import TrtSession
+
+if TYPE_CHECKING:
+    import numpy as np
+    import tensorrt
+
+RESERVE = 8 << 20  # bytes that must be free besides twice the model
+TIMINGS = "timings"  # of layers, kept beside the engines
+
+
+class TrtRunner:
+    """A Runner for TensorRT 10 and 11. ``notes`` and ``engine`` are those of the model opened last."""
+
+    name = "tensorrt"
+
+    def __init__(self, settings: Settings) -> None:
+        self._trt = trt_build.library()
+        self._settings = settings
+        self.version: str = self._trt.__version__
+        # written for flags that say which types may be used; 11 has them no more
+        self.foreign: Sequence[str] = () if hasattr(self._trt.BuilderFlag, "INT8") else ("model.qdq.onnx",)
+        self.notes: list[str] = []
+        self.engine: dict[str, Any] | None = None
+        self._session: TrtSession | None = None
+
+    def open(self, model: bytes, threads: int) -> None:
+        if threads < 1:
+            raise UsageError("--threads must be 1 or more.")
+        facts = graph_facts.read(model)
+        self.close()
+        self.notes, self._log = [], trt_build.open_log(self._trt)
+        gpu = cuda.start(self._settings.cuda_graph)
+        try:
+            how = trt_build.recipe(self._trt, facts, gpu.device.memory_bytes)
+            runtime: tensorrt.Runtime = trt_build.runtime(self._trt, self._log)
+            engine: tensorrt.ICudaEngine = self._loaded(runtime, model, how, self._key(model, how, gpu.device))
+            self._describe(engine, facts, gpu)
+            graphs = self._settings.cuda_graph and gpu.graphs
+            self._session = TrtSession(self._trt, runtime, engine, gpu, self._log, self.notes, graphs)
+        except BaseException:
+            gpu.close()
+            raise
+
+    def _key(self, model: bytes, how: Recipe, device: cuda.Device) -> dict[str, Any]:
+        """What an engine is tied to."""
+        return {
+            "onnx_sha256": files.sha256_bytes(model),
+            "tensorrt": self.version,
+            "gpu": device.name,
+            "compute_capability": device.compute_capability,
+            "processors": device.processors,
+            **how._asdict(),
+            "flags": list(how.flags),
+        }
+
+    def _loaded(
+        self, runtime: tensorrt.Runtime, model: bytes, how: Recipe, key: Mapping[str, Any]
+    ) -> tensorrt.ICudaEngine:
+        """The engine that was kept, or a new one where there is none that fits; ``self.engine`` says which."""
+        store = engines.Store()
+        # one per model: what was built for another TensorRT, GPU or recipe makes room for what is needed now
+        name = key["onnx_sha256"][:32] + ".plan"
+        kept = store.load(name, key)
+        why = kept.why
+        if kept.data is not None:
+            # no plugin and no runtime of the engine's own is ever loaded: engine_host_code_allowed stays False
+            engine: tensorrt.ICudaEngine = runtime.deserialize_cuda_engine(kept.data)
+            if engine is not None:
+                self.engine = {**kept.fields, "file": name, "built_now": False}
+                return engine
+            why = f"TensorRT does not take it{last_error(self._log)}"
+        if why:
+            self.notes.append(f"the engine that was kept was not used, a new one was built: {why}")
+        plan, fields = self._built(store, name, model, how, key)
+        self.engine = {**fields, "file": name, "built_now": True}
+        made: tensorrt.ICudaEngine = runtime.deserialize_cuda_engine(plan)
+        if made is None:
+            raise EnvironmentFault(
+                f"TensorRT {self.version} does not load the engine that it built{last_error(self._log)}. Close what else "
+                "uses memory, and try again; --runtime onnxruntime measures on the processor."
+            )
+        return made
+
+    def _built(
+        self, store: engines.Store, name: str, model: bytes, how: Recipe, key: Mapping[str, Any]
+    ) -> tuple[bytes, dict[str, Any]]:
+        """A new engine and what is said of it, both kept."""
+        store.room_for(2 * len(model) + RESERVE)
+        tied = {word: key[word] for word in ("tensorrt", "gpu", "compute_capability", "processors")}
+        begun = time.monotonic()
+        with trt_build.heartbeat(self._settings.progress, f"building the engine of {self._settings.label}"):
+            timings = store.load(TIMINGS, tied).data or b""
+            built = trt_build.build(self._trt, model, how, self._log, timings)
+        fields = {
+            **key,
+            "plan_sha256": files.sha256_bytes(built.plan),
+            "plan_bytes": len(built.plan),
+            "build_seconds": round(time.monotonic() - begun, 3),
+        }
+        store.save(name, fields, built.plan)
+        store.save(TIMINGS, tied, built.timings)
+        return built.plan, fields
+
+    def _describe(self, engine: tensorrt.ICudaEngine, facts: graph_facts.Facts, gpu: cuda.Cuda) -> None:
+        """What a report says of the engine."""
+        described = self.engine or {}
+        inspector: tensorrt.EngineInspector = engine.create_engine_inspector()
+        layers = trt_layers.precisions(inspector.get_engine_information(self._trt.LayerInformationFormat.JSON))
+        described.update(layers=layers, int8_layers_of_file=facts.int8_layers, cuda=gpu.name, cuda_graph=False)
+        flags = " + ".join(described["flags"])
+        typed = described["typing"] + "ly typed" + (f", {flags}" if flags else "")
+        self.notes.append(f"TensorRT {self.version}, {typed}; {trt_layers.sentence(layers)}")
+        if self._settings.cuda_graph and not gpu.graphs:
+            self.notes.append("no CUDA graph: pycuda records none, and there is no libcudart")
+
+    def infer(self, images: np.ndarray) -> np.ndarray:
+        return self._opened().infer(images)
+
+    def gpu_block(
+        self, inputs: Sequence[np.ndarray], seconds: float, samples: int, clock: Callable[[], int]
+    ) -> np.ndarray | None:
+        return self._opened().gpu_block(inputs, seconds, samples, clock)
+
+    def _opened(self) -> TrtSession:
+        if self._session is None:
+            raise UsageError("No model is open.")
+        return self._session
+
+    def close(self) -> None:
+        session, self._session = self._session, None
+        if session is None:
+            return
+        session.close()
+        if self.engine is not None:
+            self.engine["cuda_graph"] = session.graphs
+        if session.graphs:
+            self.notes.append("launched as one CUDA graph")

@@ -1,0 +1,185 @@
+"""One engine on the GPU: batches through it, as a CUDA graph where asked for, and the GPU's own time of it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Callable, Sequence
+
+from ..errors import EnvironmentFault, UsageError
+from .cuda import Cuda
+from .trt_build import MAX_BATCH, last_error, plain
+
+if TYPE_CHECKING:
+    import numpy as np
+    import tensorrt
+
+RING = 64  # event pairs: those of 64 inferences are read while the next 64 run
+
+
+class TrtSession:
+    """An engine with its memory. It closes ``gpu``; what goes wrong on the way is added to ``notes``.
+
+    graphs: whether inferences are launched as CUDA graphs; False from the moment at which one could not be recorded.
+
+    Raises UsageError for an engine that is no classifier of images, EnvironmentFault where there is no memory for it.
+    """
+
+    def __init__(
+        self,
+        trt: Any,
+        runtime: tensorrt.Runtime,
+        engine: tensorrt.ICudaEngine,
+        gpu: Cuda,
+        log: Any,
+        notes: list[str],
+        graphs: bool,
+    ) -> None:
+        names = [engine.get_tensor_name(k) for k in range(engine.num_io_tensors)]
+        inputs = [n for n in names if engine.get_tensor_mode(n) == trt.TensorIOMode.INPUT]
+        outputs = [n for n in names if engine.get_tensor_mode(n) == trt.TensorIOMode.OUTPUT]
+        floats = all(engine.get_tensor_dtype(n) == trt.DataType.FLOAT for n in names)
+        if len(inputs) != 1 or len(outputs) != 1 or not floats:
+            raise UsageError("The model must take one float32 input and give one output. Export the bundle again.")
+        self._gpu, self._log, self._notes, self.graphs = gpu, log, notes, graphs
+        context: tensorrt.IExecutionContext = engine.create_execution_context()
+        self._did(context is not None, "find the memory to run the engine")
+        self._runtime, self._engine, self._context, self._input = runtime, engine, context, inputs[0]
+        batch, *image = tuple(engine.get_tensor_shape(inputs[0]))
+        self._most, self._image = MAX_BATCH if batch == -1 else 1, tuple(image)
+        _, *logits = tuple(engine.get_tensor_shape(outputs[0]))
+        if len(logits) != 1 or logits[0] < 1:
+            raise UsageError("The model must give one row of logits per image. Export the bundle again.")
+        self._size, self._classes = _product(image), logits[0]
+        self._host_in, self._host_out = gpu.pinned(self._most * self._size), gpu.pinned(self._most * self._classes)
+        self._there_in = gpu.allocate(4 * self._most * self._size)
+        self._there_out = gpu.allocate(4 * self._most * self._classes)
+        for name, address in ((inputs[0], self._there_in), (outputs[0], self._there_out)):
+            self._did(context.set_tensor_address(name, address), "take a tensor's address")
+        self._shape = 0  # images of the next inference
+        self._uses = 0  # how often with that many
+        self._graph: Any = None
+        self._rings: list[list[tuple[Any, Any]]] = []
+        self._stage: np.ndarray | None = None
+
+    def _did(self, done: bool, what: str) -> None:
+        if not done:
+            raise EnvironmentFault(
+                f"TensorRT does not {what}{last_error(self._log)}. Close what else uses the GPU, and try again."
+            )
+
+    def infer(self, images: np.ndarray) -> np.ndarray:
+        """Logits float32 [N, K] of images float32 [N, C, H, W], in pieces of what the engine takes at once."""
+        import numpy as np
+
+        if images.shape[1:] != self._image or images.dtype != np.float32:
+            raise UsageError(f"The model takes float32 images of shape {self._image}, not {images.shape[1:]}.")
+        if len(images) <= self._most:
+            return self._piece(images)
+        return np.concatenate([self._piece(images[k : k + self._most]) for k in range(0, len(images), self._most)])
+
+    def _piece(self, images: np.ndarray) -> np.ndarray:
+        count = len(images)
+        self._fit(count)
+        self._host_in[: images.size] = images.reshape(-1)
+        if self._graph is None:
+            self._trip()
+        else:
+            self._gpu.launch(self._graph)
+        self._gpu.wait()
+        self._uses += 1
+        if self._uses == 2 and self.graphs:  # TensorRT sets itself up during the first
+            self._graph = self._captured(self._trip)
+        found: np.ndarray = self._host_out[: count * self._classes].reshape(count, -1).copy()
+        return found
+
+    def _fit(self, count: int) -> None:
+        """Let the next inference be of ``count`` images; a graph holds for one count only."""
+        if count == self._shape:
+            return
+        graph, self._graph = self._graph, None
+        if graph is not None:
+            self._gpu.forget(graph)
+        context: tensorrt.IExecutionContext = self._context
+        self._did(context.set_input_shape(self._input, (count, *self._image)), f"take {count} images at once")
+        missing = context.infer_shapes()
+        self._did(not missing, f"know the shape of {plain(', '.join(missing))}")
+        self._shape, self._uses = count, 0
+
+    def _trip(self) -> None:
+        """In, through and out again, as the stream gets it."""
+        self._gpu.copy_in(self._there_in, self._host_in[: self._shape * self._size])
+        self._compute()
+        self._gpu.copy_out(self._host_out[: self._shape * self._classes], self._there_out)
+
+    def _compute(self) -> None:
+        context: tensorrt.IExecutionContext = self._context
+        self._did(context.execute_async_v3(self._gpu.stream), "run the engine")
+
+    def _captured(self, work: Callable[[], None]) -> Any:
+        """A graph of ``work``, or None where it cannot be recorded: then none is tried again."""
+        try:
+            return self._gpu.capture(work)
+        except EnvironmentFault as error:
+            self.graphs = False
+            self._notes.append(f"no CUDA graph: {error}")
+            return None
+
+    def gpu_block(
+        self, inputs: Sequence[np.ndarray], seconds: float, samples: int, clock: Callable[[], int]
+    ) -> np.ndarray:
+        """Nanoseconds [n] between two events around the engine alone; copies lie outside, and nothing waits in between."""
+        import numpy as np
+
+        waiting = self._staged(inputs[:RING])
+        self._fit(len(inputs[0]))
+        self._compute()  # before a graph is recorded
+        self._gpu.wait()
+        graph = self._captured(self._compute) if self.graphs else None
+        rings = self._events()
+        times: list[float] = []
+        before: list[tuple[Any, Any]] = []
+        turn, deadline = 0, clock() + int(seconds * 1e9)
+        while True:
+            for k, (start, end) in enumerate(rings[turn]):
+                self._gpu.copy_in(self._there_in, waiting[k % len(waiting)])
+                self._gpu.record(start)
+                if graph is None:
+                    self._compute()
+                else:
+                    self._gpu.launch(graph)
+                self._gpu.record(end)
+            times += [self._gpu.elapsed_ms(start, end) for start, end in before]
+            before, turn = rings[turn], 1 - turn
+            if clock() >= deadline and len(times) + RING >= samples:
+                break
+        times += [self._gpu.elapsed_ms(start, end) for start, end in before]
+        if graph is not None:
+            self._gpu.forget(graph)
+        return np.array(np.array(times) * 1e6, np.int64)
+
+    def _events(self) -> list[list[tuple[Any, Any]]]:
+        """Two rings of event pairs, made once."""
+        if not self._rings:
+            self._rings = [[(self._gpu.event(), self._gpu.event()) for _ in range(RING)] for _ in range(2)]
+        return self._rings
+
+    def _staged(self, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """The inputs in pinned memory of their own: the stream reads them while the processor is already further."""
+        size = inputs[0].size
+        if self._stage is None or self._stage.size < len(inputs) * size:
+            self._stage = self._gpu.pinned(len(inputs) * size)
+        staged = [self._stage[k * size : (k + 1) * size] for k in range(len(inputs))]
+        for place, image in zip(staged, inputs):
+            place[:] = image.reshape(-1)
+        return staged
+
+    def close(self) -> None:
+        """Give everything back: what runs the engine before the engine, both before the GPU's memory."""
+        self._context = self._engine = self._runtime = None
+        self._gpu.close()
+
+
+def _product(sides: Sequence[int]) -> int:
+    product = 1
+    for side in sides:
+        product *= side
+    return product

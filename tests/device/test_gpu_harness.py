@@ -1,0 +1,233 @@
+"""The harness and the command on TensorRT: which files, what the rows say of their engines, the GPU's own pass."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import trt_models
+from bundles import COUNT, TARGET, replace_file, write_bundle
+from PIL import Image
+
+from edgekd_device import arrays, environment, files, gpu, harness, latency
+from edgekd_device.__main__ import main
+from edgekd_device.errors import EnvironmentFault, UsageError
+from edgekd_device.latency import Level
+from edgekd_device.metrics import Rate
+from edgekd_device.records import DeviceReport
+
+SHORT = Level("smoke", 1, 0.02, 1, 1, 0.01, 0.01, 0.0, 4)
+FULL = dataclasses.replace(SHORT, name="full", blocks=2, publishable=True, sweep=0.01, batches=(1, 64))
+NAMES = (*trt_models.FLAVOURS, "model.u8s8.onnx")
+JETSON = dataclasses.replace(TARGET, runtime="tensorrt", ships="model.qdq.onnx", files=NAMES)
+
+
+@pytest.fixture(autouse=True)
+def short(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(latency.LEVELS, "smoke", SHORT)
+    monkeypatch.setitem(latency.LEVELS, "full", FULL)
+
+
+@pytest.fixture(scope="session")
+def jetson(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    models = {name: trt_models.model(name) for name in NAMES[:-1]}
+    models["model.u8s8.onnx"] = trt_models.model("model.u8s8.onnx", np.uint8(0))
+    return write_bundle(tmp_path_factory.mktemp("board"), models, target=JETSON, references={})
+
+
+def run(folder: Path, **options: Any) -> DeviceReport:
+    return harness.run(folder, **{"root": str(folder.parent / "no-root"), **options})
+
+
+def test_every_flavour_is_measured_and_says_what_was_built_of_it(jetson, tensorrt):
+    tensorrt()
+    report = run(jetson)
+    assert report.valid, report.invalid_reasons
+    assert [(row.stage, row.precision) for row in report.rows] == [
+        ("model.onnx", "fp32"),
+        ("model.fp16.onnx", "fp16"),
+        ("model.qdq.fp16.onnx", "int8"),
+        ("model.qdq.onnx", "int8"),
+    ]
+    for row in report.rows:
+        assert (row.runtime, row.acc) == ("tensorrt", Rate(COUNT, COUNT))
+        assert row.latency is not None
+        assert row.gpu is not None
+        assert 0 < row.gpu.p50_ms
+        assert row.engine is not None
+        assert row.engine["onnx_sha256"] == row.sha256 == files.sha256_file(jetson / row.stage)
+        assert row.engine["tensorrt"] == "10.3.0"
+        assert row.engine["built_now"]
+        assert row.seconds == row.engine["build_seconds"]
+        assert row.notes[0].startswith("TensorRT 10.3.0, ")
+        assert row.engine["file"].endswith(".plan")
+    assert report.rows[3].notes[0] == "TensorRT 10.3.0, weakly typed, FP16 + INT8; layers: 1 in int8, 3 in fp16"
+    assert DeviceReport.from_json(json.loads(json.dumps(report.to_json()))) == report
+    text = json.dumps(report.to_json())
+    assert str(jetson) not in text
+    assert '"/' not in text
+    again = run(jetson, cuda_graph=True)
+    assert [row.engine["built_now"] for row in again.rows if row.engine] == [False] * 4
+
+
+def test_fp16_is_measured_beside_int8_asked_for_or_not(jetson, tensorrt):
+    tensorrt()
+    rows = run(jetson, files=["model.qdq.onnx"]).rows
+    assert [row.stage for row in rows] == ["model.fp16.onnx", "model.qdq.onnx"]
+    assert [row.stage for row in run(jetson, files=["model.onnx"]).rows] == ["model.onnx"]
+    assert [row.stage for row in run(jetson, files=["model.qdq.onnx"], runtime="onnxruntime").rows] == [
+        "model.qdq.onnx"
+    ]
+
+
+def test_eleven_takes_the_file_that_is_typed_for_it(jetson, tensorrt):
+    """model.qdq.onnx still gives ACC and ASR; latency, throughput and so on are of the file that stands for it."""
+    tensorrt("11.4.0")
+    report = run(jetson, level="full")
+    rows = {row.stage: row for row in report.rows}
+    assert rows["model.qdq.onnx"].acc == Rate(COUNT, COUNT)
+    assert (rows["model.qdq.onnx"].latency, rows["model.qdq.onnx"].gpu) == (None, None)
+    assert (
+        "latency not quoted: this file is made for tensorrt, but not for tensorrt 11.4.0"
+        in rows["model.qdq.onnx"].notes
+    )
+    assert rows["model.qdq.fp16.onnx"].latency is not None
+    assert [entry["batch"] for entry in report.throughput] == [1.0, 64.0]
+    assert run(jetson, files=["model.qdq.onnx"], level="full").throughput == ()  # nothing stands for it
+
+
+def test_a_publishable_level_holds_the_gpus_time_to_be_steady(jetson, tensorrt, tmp_path, monkeypatch):
+    tensorrt()
+    times = tmp_path / "report.times.npz"
+    report = run(jetson, level="full", files=["model.qdq.onnx"], times=times)
+    found = {gate.name: gate for gate in report.gates if gate.name.startswith("GPU")}
+    assert sorted(found) == ["GPU time of model.fp16.onnx", "GPU time of model.qdq.onnx"]
+    kept = arrays.read_npz(times)
+    for row in report.rows:
+        assert row.gpu is not None
+        blocks = [kept[f"{row.stage} GPU block {k}"] for k in (1, 2)]
+        assert row.gpu.count == sum(map(len, blocks))
+        assert np.concatenate(blocks).min() / 1e3 == pytest.approx(row.gpu.min_ms, rel=1e-5)
+        gate = found[f"GPU time of {row.stage}"]
+        assert (gate.verdict == "failed") == (f"{gate.name}: {gate.found}" in report.invalid_reasons)
+
+
+def test_the_gate_of_the_gpus_time():
+    steady = [np.array([100, 101, 100, 99]), np.array([100, 100])]
+    assert gpu.gate("m", steady).verdict == "passed"
+    assert gpu.gate("m", [np.array([100, 130, 100])]).verdict == "failed"
+    assert gpu.gate("m", [np.array([0, 0])]).found == "0.0 %"
+    assert gpu.gate("m", steady).limit == "coefficient of variation at most 2.5 %"
+    assert gpu.summary([], SHORT, 1) is None
+
+
+@pytest.mark.parametrize(
+    ("layers", "precision", "wrong", "note"),
+    [
+        ({}, "int8", "", ""),
+        ({"products": 20, "int8 products": 0}, "fp16", "", ""),
+        ({"products": 20, "int8 products": 0}, "int8", "no convolution of the engine computes in INT8", ""),
+        ({"products": 20, "int8 products": 19}, "int8", "", ""),
+        ({"products": 20, "int8 products": 10}, "int8", "", "10 of the file's 20 INT8 layers are INT8 in the engine"),
+    ],
+)
+def test_an_int8_file_must_compute_in_int8(layers, precision, wrong, note):
+    assert gpu.doubts({"layers": layers, "int8_layers_of_file": 20}, precision) == (wrong, note)
+
+
+def test_an_engine_that_silently_runs_float_is_not_valid(jetson, tensorrt):
+    tensorrt().float_layers = True
+    report = run(jetson, files=["model.qdq.onnx"])
+    assert report.invalid_reasons == ("model.qdq.onnx: no convolution of the engine computes in INT8",)
+
+
+def test_a_file_for_the_processor_is_refused_on_the_gpu(jetson, tensorrt):
+    script = tensorrt()
+    with pytest.raises(UsageError, match=r"^model\.u8s8\.onnx: The model is not quantised for TensorRT"):
+        run(jetson, files=["model.u8s8.onnx"])
+    assert script.builds <= 1  # of the FP16 file beside it
+
+
+@pytest.mark.gpu
+def test_a_real_gpu_from_end_to_end(jetson, tmp_path, monkeypatch):
+    """The whole run with whatever TensorRT this machine has: ACC of every flavour, both passes, engines kept."""
+    pytest.importorskip("tensorrt")
+    monkeypatch.setenv("EDGEKD_ENGINES", str(tmp_path / "engines"))
+    for built, graph in ((True, False), (False, True)):
+        report = run(jetson, cuda_graph=graph)
+        assert [row.acc for row in report.rows] == [Rate(COUNT, COUNT)] * 4
+        for row in report.rows:
+            assert row.engine is not None
+            assert row.engine["built_now"] is built
+            assert (row.latency is None) == (row.gpu is None)
+
+
+def test_no_gpu(jetson, tensorrt, fake_cuda):
+    tensorrt()
+    fake_cuda.devices(0)
+    with pytest.raises(EnvironmentFault, match="no CUDA-capable device"):
+        run(jetson)
+
+
+def test_the_command_builds_and_says_so(jetson, tensorrt, engines_folder, capsys):
+    tensorrt()
+    assert main(["build", str(jetson)]) == 0
+    out, err = capsys.readouterr()
+    assert err == ""
+    lines = [line for line in out.splitlines() if not line.startswith(" ")]
+    assert [line.split(":")[0] for line in lines] == list(sorted(NAMES[:-1], key=lambda n: (n != "model.onnx", n)))
+    for line in lines:
+        assert "built in 0." in line
+        assert " MB, " in line
+        assert Path(line.split(", ")[-1]).parent == engines_folder
+        assert Path(line.split(", ")[-1]).is_file()
+    assert "    TensorRT 10.3.0, weakly typed, FP16 + INT8; layers: 1 in int8, 3 in fp16" in out
+    assert main(["build", str(jetson), "--file", "model.onnx"]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith("model.onnx: kept from before, when it took 0.")
+    assert main(["build", str(jetson), "--file", "model.u8s8.onnx"]) == 2
+    out, err = capsys.readouterr()
+    assert "edgekd-device: model.u8s8.onnx: The model is not quantised for TensorRT" in err
+    assert err.count("\n") == 1
+
+
+def test_the_command_runs_and_predicts(jetson, tensorrt, tmp_path, capsys):
+    tensorrt()
+    out_file = tmp_path / "report.json"
+    assert main(["run", str(jetson), "--cuda-graph", "--out", str(out_file)]) == 0
+    out = capsys.readouterr().out
+    assert "GPU alone p50 " in out
+    assert "model.qdq.onnx  int8  tensorrt  ACC 100.00%" in out
+    assert DeviceReport.from_json(files.read_json(out_file)).rows[0].gpu is not None
+    pixels = np.zeros((20, 30, 3), np.uint8)
+    pixels[..., 1] = 200
+    Image.fromarray(pixels).save(tmp_path / "green.png")
+    assert main(["predict", str(jetson), str(tmp_path / "green.png"), "--top", "1"]) == 0
+    assert capsys.readouterr().out.split()[-1] == "green"
+
+
+def test_a_bundle_that_was_spoilt_is_not_built(jetson, tensorrt, tmp_path, capsys):
+    script = tensorrt()
+    folder = write_bundle(tmp_path, {n: (jetson / n).read_bytes() for n in NAMES}, target=JETSON, references={})
+    (folder / "model.qdq.onnx").write_bytes(trt_models.model() + b"\0")
+    assert main(["build", str(folder)]) == 2
+    assert script.builds == 0
+    replace_file(folder, "model.qdq.onnx", b"not a model")  # one who can forge the whole bundle
+    assert main(["build", str(folder), "--file", "model.qdq.onnx"]) == 2
+    assert "model.qdq.onnx: The model" in capsys.readouterr().err
+
+
+def test_doctor_says_what_the_gpu_is_reached_by(tensorrt, fake_cuda, capsys, monkeypatch):
+    tensorrt()
+    monkeypatch.setattr(environment, "version_of", lambda package: "1" if package == "numpy" else None)
+    assert main(["doctor"]) == 0  # no onnxruntime, but TensorRT and a GPU
+    out = capsys.readouterr().out
+    assert "tensorrt             10.3.0" in out
+    assert "gpu                  Fake Orin, compute capability 8.7 (ctypes, CUDA 12.6)" in out
+    fake_cuda.devices(0)
+    assert main(["doctor"]) == 4
+    assert "gpu                  not available" in capsys.readouterr().out
