@@ -7,9 +7,11 @@ import torch
 from edgekd import models, targets
 from edgekd.checkpoints import onnx_check, onnx_sizes
 from edgekd.data import ImageSet
+from edgekd.errors import UsageError
 from edgekd.export.onnx import FLAVOURS, export
 from edgekd.quantize import PtqConfig, ptq
-from edgekd.types import InputSpec, ModelSpec
+from edgekd.types import InputSpec, ModelSpec, OnnxFile
+from edgekd_device import graph_facts
 
 SMALL = ("resnet8", "wrn-10-1", "smallvgg", "cnn3", "badnet-cnn")
 ALL = (
@@ -58,6 +60,20 @@ def hold(arch: str, flavour: str, exported) -> None:
         norms = [line for line in file.float_layers if "batch norm" in line]
         assert list(file.float_layers) == norms, "only norms without a layer in front of them stay float"
     assert spec.num_classes == 10
+    hold_for_tensorrt(flavour, data, file)
+
+
+def hold_for_tensorrt(flavour: str, data: bytes, file: OnnxFile) -> None:
+    """What the board reads of the same bytes before an engine is built."""
+    if flavour == "u8s8":
+        with pytest.raises(UsageError, match="UINT8 zero points"):
+            graph_facts.read(data)
+        return
+    found = graph_facts.read(data)
+    assert found.half == ("fp16" in flavour)
+    assert found.quantised == (FLAVOURS[flavour].precision == "int8")
+    if found.quantised:
+        assert found.int8_layers == found.layers == sum(file.nodes.get(kind, 0) for kind in graph_facts.LAYERS)
 
 
 @pytest.mark.parametrize("flavour", FLAVOURS)

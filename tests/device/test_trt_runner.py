@@ -254,6 +254,33 @@ def test_the_gpus_own_time(graph, tensorrt, fake_cuda):
     runner.close()
 
 
+@pytest.mark.parametrize("graph", [False, True])
+def test_throughput_has_two_batches_in_flight(graph, tensorrt, fake_cuda):
+    class Ticking:
+        now = 0
+
+        def __call__(self) -> int:
+            self.now += 10_000_000
+            return self.now
+
+    tensorrt()
+    runner = opened(cuda_graph=graph)
+    wanted = expected("model.qdq.onnx", IMAGES[:64])
+    for _ in range(2):  # buffers and events are made once
+        waits = fake_cuda.calls("cudaStreamSynchronize")
+        speed = runner.throughput(IMAGES[:64], 1.0, Ticking())
+        assert speed == pytest.approx(100 * 64 / 1.01)  # a batch every 10 ms, and one more that was on its way
+        assert fake_cuda.calls("cudaStreamSynchronize") - waits == 2  # before and after; none in between
+        for _, host_out in runner._session._host:
+            assert host_out.reshape(-1, 3) == pytest.approx(wanted, abs=1e-3)
+            host_out[:] = 0
+    assert fake_cuda.calls("cudaHostAlloc") == 4
+    assert (fake_cuda.calls("cudaGraphLaunch") > 190) == graph
+    assert runner.throughput(IMAGES[:65], 0.1, Ticking()) is None
+    assert runner.infer(IMAGES[:3]) == pytest.approx(wanted[:3], abs=1e-3)
+    runner.close()
+
+
 def test_timings_of_layers_are_handed_on(tensorrt, engines_folder):
     script = tensorrt()
     opened("model.onnx").close()

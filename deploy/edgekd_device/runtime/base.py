@@ -55,6 +55,9 @@ class Runner(Protocol):
     ) -> np.ndarray | None:
         """Nanoseconds of the GPU alone per inference [n], as `latency.timed_block`; None where there is no GPU."""
 
+    def throughput(self, images: np.ndarray, seconds: float, clock: Callable[[], int]) -> float | None:
+        """Samples per second with two batches in flight, as `latency.throughput`; None where one at a time is all there is."""
+
     def close(self) -> None:
         """Give memory and threads back."""
 
@@ -69,6 +72,9 @@ class OnProcessor:
     def gpu_block(
         self, inputs: Sequence[np.ndarray], seconds: float, samples: int, clock: Callable[[], int]
     ) -> np.ndarray | None:
+        return None
+
+    def throughput(self, images: np.ndarray, seconds: float, clock: Callable[[], int]) -> float | None:
         return None
 
 

@@ -58,6 +58,9 @@ class Cuda(Protocol):
     def record(self, event: Any) -> None:
         """Set the mark after what the stream was given so far."""
 
+    def reach(self, event: Any) -> None:
+        """Return when the stream has come to the mark; what was given to it afterwards may still run."""
+
     def elapsed_ms(self, start: Any, end: Any) -> float:
         """Milliseconds of the GPU's clock between two marks; waits for the second."""
 

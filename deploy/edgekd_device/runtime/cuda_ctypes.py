@@ -166,9 +166,12 @@ class Cudart:
     def record(self, event: Any) -> None:
         self._call("cudaEventRecord", event, self.stream)
 
+    def reach(self, event: Any) -> None:
+        self._call("cudaEventSynchronize", event)
+
     def elapsed_ms(self, start: Any, end: Any) -> float:
         milliseconds = c_float()
-        self._call("cudaEventSynchronize", end)
+        self.reach(end)
         self._call("cudaEventElapsedTime", byref(milliseconds), start, end)
         return milliseconds.value
 

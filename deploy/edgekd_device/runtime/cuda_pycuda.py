@@ -94,9 +94,13 @@ class PyCuda:
         with self._explained("record an event"):
             event.record(self._stream)
 
+    def reach(self, event: Any) -> None:
+        with self._explained("finish"):
+            event.synchronize()
+
     def elapsed_ms(self, start: Any, end: Any) -> float:
+        self.reach(end)
         with self._explained("read an event"):
-            end.synchronize()
             return float(start.time_till(end))
 
     def capture(self, work: Callable[[], None]) -> Any:

@@ -133,6 +133,9 @@ class TrtRunner:
     ) -> np.ndarray | None:
         return self._opened().gpu_block(inputs, seconds, samples, clock)
 
+    def throughput(self, images: np.ndarray, seconds: float, clock: Callable[[], int]) -> float | None:
+        return self._opened().throughput(images, seconds, clock)
+
     def _opened(self) -> TrtSession:
         if self._session is None:
             raise UsageError("No model is open.")
