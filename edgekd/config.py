@@ -9,10 +9,10 @@ from __future__ import annotations
 import difflib
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 from omegaconf import OmegaConf
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from .attacks.run import attack_class
 from .distill import METHODS
@@ -20,7 +20,7 @@ from .distill.run import method_class
 from .errors import UsageError
 from .quantize import PtqConfig
 from .repair.run import repair_class
-from .training import TrainConfig
+from .training import Fraction, TrainConfig
 from .yaml_files import read_yaml
 
 CONTROLS = ("scratch", "kd", "overhaul", "finetune")
@@ -86,12 +86,6 @@ class BenchSection(Section):
     threads: int | None = Field(None, ge=1, le=256, description="threads of the runtime; default: the target's")
 
 
-def fraction(value: object) -> object:
-    """``8/255`` as the number it is; anything else as it came."""
-    found = re.fullmatch(r"\s*(\d+(?:\.\d*)?)\s*/\s*(\d+)\s*", value) if isinstance(value, str) else None
-    return float(found[1]) / int(found[2]) if found and int(found[2]) else value
-
-
 class AuditSection(Section):
     """What is probed beside a known trigger."""
 
@@ -101,7 +95,7 @@ class AuditSection(Section):
     adversarial: Literal["smoke", "quick", "standard", "full"] | None = Field(
         None, description="attack by small changes of every pixel: smoke, quick, standard or full; default: not at all"
     )
-    eps: Annotated[float, BeforeValidator(fraction)] = Field(
+    eps: Fraction = Field(
         8 / 255, gt=0, le=1, description="largest change of a pixel in that attack, of 1: 8/255, 0.03"
     )
     adversarial_images: int | None = Field(None, ge=1, description="images that are attacked; default: the tier's")

@@ -208,6 +208,7 @@ class AuditReport:
     canaries: dict[str, Any] | None = None  # the canary battery's table, when it ran
     disagreement: dict[str, Any] | None = None
     warnings: tuple[str, ...] = ()
+    alarms: tuple[str, ...] | None = None  # triggers that work, by the rule of pipeline.audited; None: not judged
 
 
 @dataclass(frozen=True)
