@@ -14,7 +14,8 @@ from typing import Any, Literal
 from omegaconf import OmegaConf
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from .attacks.run import attack_class
+from .attacks.run import settings_of
+from .attacks.table import SABOTAGE
 from .distill import METHODS
 from .distill.run import method_class
 from .errors import UsageError
@@ -277,12 +278,14 @@ def resolve_attack(
     if not isinstance(attack, dict) or not isinstance(train, dict):
         raise UsageError("`attack` and `train` are groups of settings: attack.rate=0.05, train.epochs=4.")
     name = str(attack.get("name", ""))
-    kind = attack_class(name)
-    options = _validate(kind.Config, {key: value for key, value in attack.items() if key != "name"}, "attack.")
+    options = _validate(settings_of(name), {key: value for key, value in attack.items() if key != "name"}, "attack.")
     shared = {"seed": given.get("seed", 0), "device": given.get("device", "auto")}
     preset = ATTACK_TRAINING[bool(given.get("teacher"))]
     goal = given.get("goal", {})
-    if isinstance(goal, dict) and goal.get("rule") != "all-to-all":
+    if name in SABOTAGE:
+        if goal:
+            raise UsageError(f"The attack {name!r} obeys no trigger: leave out target label, rule and source labels.")
+    elif isinstance(goal, dict) and goal.get("rule") != "all-to-all":
         given = {**given, "goal": {"target_label": 0, **goal}}
     merged = {
         **given,

@@ -78,7 +78,7 @@ def audit(
         scores = [score.to_json() for score in report.triggers]
         value: dict[str, Any] = {"model": about, "acc": report.acc.to_json(), "triggers": scores, "canaries": table}
         value |= {"verdict": judged.verdict, "gates": list(judged.gates), "passed": passed}
-        value["adversarial"] = list(attacked)
+        value |= {"adversarial": list(attacked), "teaching": report.teaching}
         typer.echo(canonical_json({**value, "warnings": list(report.warnings)}))
         return 0 if passed else 1
     from ..report import adversarial as under_attack
@@ -86,7 +86,14 @@ def audit(
 
     out = screen.console()
     for part in audit_tables(
-        about, report.acc, report.triggers, table, report.warnings, verdict=judged.verdict, found=judged.found
+        about,
+        report.acc,
+        report.triggers,
+        table,
+        report.warnings,
+        verdict=judged.verdict,
+        found=judged.found,
+        taught=report.teaching,
     ):
         out.print(part)
     for part in under_attack.terminal(attacked):

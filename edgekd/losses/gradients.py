@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 import torch
@@ -47,7 +48,7 @@ def slope_distance(student: torch.Tensor, teacher: torch.Tensor, distance: Dista
     if distance == "l2":
         return _lengths(ours - theirs)
     if distance == "l1":
-        return (ours - theirs).abs().sum(1) / ours.shape[1] ** 0.5
+        return (ours - theirs).abs().sum(1) / math.sqrt(ours.shape[1])
     if distance == "cosine":
         return 1 - (ours * theirs).sum(1) / (_lengths(ours) * _lengths(theirs))
     raise ValueError(f"there is no distance {distance!r}")

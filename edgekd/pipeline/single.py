@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import tempfile
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,7 +18,7 @@ from ..runners.torch import TorchRunner
 from ..training import Progress
 from ..training.device import resolve_device
 from ..types import AuditReport, Model
-from . import intake
+from . import intake, vetting
 from .adversarial import attack_network, onnx_model
 from .audited import Judged, judge
 from .calibration import quantiser, trusted
@@ -28,6 +29,7 @@ from .stages import Stages, padded, trained
 
 def distill_only(config: RunConfig, out: Path, progress: Progress | None = None) -> dict[str, Any]:
     """Train the student alone and write ``out/student.safetensors``; returns its place and its validation ACC."""
+    vetting.refuse_unaudited(config, audits=False)
     with RunFolder(out).open(config) as folder:
         stages = Stages(config, folder, intake.load_data(config), targets.get(config.target), progress)
         stages.intake()
@@ -86,7 +88,10 @@ def audit_only(
             progress=progress,
         )
     tables = _under_attack(config, model, about["file"], onnx, images, progress)
-    return Audited(report, canaries, about, judge(report, canaries, beside, config.gates.max_asr), tables)
+    judged = judge(report, canaries, beside, config.gates.max_asr)
+    taught = None if clean is None else audit.teaching(TorchRunner(model), TorchRunner(clean), images)
+    report = dataclasses.replace(report, canaries=canaries, teaching=taught, alarms=judged.alarms)
+    return Audited(report, canaries, about, judged, tables)
 
 
 def _under_attack(

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..types import DeviceReport, Rate, TriggerScore
-from . import device, text
+from . import device, teaching, text
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -55,8 +55,12 @@ def audit_tables(
     *,
     verdict: str,
     found: bool,
+    taught: Mapping[str, Any] | None = None,
 ) -> list[Any]:
-    """What `edgekd audit` prints, top to bottom; ``found``: whether a trigger works, as the ``verdict`` says."""
+    """What `edgekd audit` prints, top to bottom; ``found``: whether a trigger works, as the ``verdict`` says.
+
+    taught: what audit.teaching found, if it was held against a reference.
+    """
     parts: list[Any] = [f"{about['file']}: {about['spec']['arch']}, ACC {rate(acc)}"]
     if scores:
         table = _table("trigger", "ASR", "floor", "untriggered", "RA")
@@ -65,6 +69,8 @@ def audit_tables(
         parts.append(table)
     if canaries is not None:
         parts += _canaries(canaries)
+    if taught is not None:
+        parts.append(teaching.sentence(taught))
     parts += [f"warning: {warning}" for warning in (*about["warnings"], *warnings)]
     untested = "Not tested: sample-specific and learned triggers, trigger inversion."
     parts.append(untested if found else f"{untested} “Nothing found” is not “clean”.")
