@@ -33,7 +33,7 @@ from edgekd.data import ImageSet
 from edgekd.training import TrainConfig
 from edgekd.types import Model, ModelSpec
 
-IMAGES, EPOCHS, STUDENT = 9000, 20, "resnet8"
+IMAGES, EPOCHS, STUDENT = 9000, 16, "resnet8"
 TIMED_STEPS, ROUNDS = 6, 3
 
 Row = tuple[str, dict[str, Any]]  # method and settings

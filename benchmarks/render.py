@@ -16,7 +16,16 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks import attacks_table, main_job_table, robustkd_table, robustness_table, transfer_table
+from benchmarks import (
+    attacks_table,
+    baselines_table,
+    kdiga_table,
+    main_job_table,
+    nasty_table,
+    robustkd_table,
+    robustness_table,
+    transfer_table,
+)
 from edgekd import files
 from edgekd.errors import EnvironmentFault, UsageError
 from edgekd.report import text
@@ -62,6 +71,9 @@ RENDERERS: dict[str, tuple[str, Callable[[Sequence[Record]], str]]] = {
     "attacks": ("attacks", attacks_table.tables),
     "transfer": ("transfer", transfer_table.tables),
     "robustkd": ("robustkd", robustkd_table.tables),
+    "kdiga": ("kdiga", kdiga_table.tables),
+    "baselines": ("baselines", baselines_table.tables),
+    "nasty": ("nasty", nasty_table.tables),
     "demo": (
         "demo",
         columns(
