@@ -80,6 +80,13 @@ def test_when_public_triggers_are_tried(method: str, given: dict[str, object], k
     assert vetting.runs_battery(config, known) is runs
 
 
+def test_a_forecast_takes_a_few_steps_from_any_teacher() -> None:
+    config = resolve(None, {"teacher": "t.pt", "data": "d.npz", "distill.method": "kdiga"})
+    assert vetting.trusting(config, "kdiga") == {**config.options("kdiga"), "trust_teacher": True}
+    assert vetting.trusting(config, "kd") == config.options("kd")
+    vetting.refuse_unaudited(config, audits=True)
+
+
 def scratch(world: World, folder: Path) -> Path:
     """A clean network, trained through the command line."""
     quick = ("-o", "train.epochs=6", "-o", "train.batch_size=32", "--student", "resnet8-w8", "--quiet")
