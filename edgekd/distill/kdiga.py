@@ -60,8 +60,8 @@ class KDIGA(Distiller):
     Gradients of the weights are clipped at 5. The weight is halved after an epoch in which the student's slopes fell
     below a twentieth of the first epoch's and its accuracy fell too.
 
-    It costs two to three times Hinton KD. What it gains is the teacher's only beyond what ``teacher_slopes=zero`` gains:
-    otherwise it is a gradient penalty. It refuses a teacher that was not audited (see vetting).
+    It costs two to three times Hinton KD. What it gains is the teacher's only beyond what ``teacher_slopes`` zero and
+    shuffled gain, which on small data is little or nothing: otherwise it is a gradient penalty. It refuses a teacher that was not audited (see vetting).
     """
 
     Config: ClassVar[type[Settings]] = KDIGASettings
