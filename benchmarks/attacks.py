@@ -143,10 +143,10 @@ def _unpoisoned(config: Config, folder: Path) -> dict[str, Any]:
     return {"acc": 100 * after.value, "start_acc": 100 * before.value, "seconds": sum(log.seconds.values())}
 
 
-def clean_network(file: str) -> Model:
-    """A clean third-party network."""
+def clean_network(file: str, of: str = "cifar10") -> Model:
+    """A clean third-party network of the classes of ``of``."""
     flags = {"teacher": str(prepare_data.shared_folder() / "checkpoints" / file), "data": "-"}
-    held = data.load(prepare_data.prepare("cifar10_train")).subset(range(2000))
+    held = data.load(prepare_data.prepare(f"{of}_train")).subset(range(2000))
     return intake.load_teacher(resolve(None, flags), held)[0]
 
 

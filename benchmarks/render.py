@@ -18,7 +18,10 @@ from typing import Any
 
 from benchmarks import (
     attacks_table,
+    baselines_table,
+    kdiga_table,
     main_job_table,
+    nasty_table,
     paper_scale_table,
     robustkd_table,
     robustness_table,
@@ -71,6 +74,9 @@ RENDERERS: dict[str, tuple[str, Callable[[Sequence[Record]], str]]] = {
     "paper_scale": ("paper_scale", paper_scale_table.tables),
     "paper_scale_transfer": ("paper_scale_transfer", transfer_table.tables),
     "robustkd": ("robustkd", robustkd_table.tables),
+    "kdiga": ("kdiga", kdiga_table.tables),
+    "baselines": ("baselines", baselines_table.tables),
+    "nasty": ("nasty", nasty_table.tables),
     "demo": (
         "demo",
         columns(

@@ -26,6 +26,7 @@ from typing import Any
 from benchmarks import prepare_data
 from benchmarks.attacks import START, clean_network
 from benchmarks.grid import Config, Table, main
+from benchmarks.students import schedule, user_images
 from benchmarks.transfer import KINDS, teacher_of, transfer_set
 from edgekd import audit, checkpoints, data, distill, models, repair
 from edgekd.data import ImageSet
@@ -40,13 +41,13 @@ from edgekd.training.method import Accuracy
 from edgekd.types import InputSpec, Model, ModelSpec, ProbeSet
 
 FROZEN = "5f9d9bd7bc534706d5f137358f3bcf79218bc1c0"
-# What makes RobustKD+; a test holds these files against that commit.
+# What makes RobustKD+; a test holds what these files do against that commit.
 FROZEN_FILES = (
     *(f"edgekd/distill/{name}.py" for name in ("robustkd_plus", "overhaul", "features", "kd", "base", "warmup")),
     *(f"edgekd/losses/{name}.py" for name in ("features", "logits")),
     "edgekd/perturb/universal.py",
 )
-IMAGES, EPOCHS, STUDENT, VALIDATION = 2500, 40, "resnet8", 1000
+IMAGES, EPOCHS, STUDENT = 2500, 40, "resnet8"
 DEVELOPMENT = "noise-blend"
 CLEAN = "clean"
 PAIR, FURTHER = ("leak", DEVELOPMENT), ("cheatkd", "blended", "adba")
@@ -138,7 +139,7 @@ def run(config: Config, folder: Path) -> dict[str, Any]:
     clean = config["teacher"] == CLEAN
     teacher, trigger = teacher_of(DEVELOPMENT if clean else config["teacher"], test)
     teacher = clean_network(START) if clean else teacher
-    images, validation = _images(config["images"])
+    images, validation = user_images(config["images"])
     kind = {"rate": config["rate"], "labels": "true", "kind": config["row"], "seed": config["seed"]}
     images = transfer_set(kind, images, teacher, trigger)
     row = EVERY[config["row"]]
@@ -162,20 +163,6 @@ def run(config: Config, folder: Path) -> dict[str, Any]:
     }
 
 
-def _images(count: int) -> tuple[ImageSet, ImageSet]:
-    """The user's training and validation images."""
-    images = data.load(prepare_data.few("cifar10_train", count + VALIDATION))
-    parts = data.split(
-        images, 0, {"train": count / (count + VALIDATION), "validation": VALIDATION / (count + VALIDATION)}
-    )
-    return parts["train"], parts["validation"]
-
-
-def _train(config: Config) -> TrainConfig:
-    epochs = config["epochs"] * EVERY[config["row"]].longer
-    return TrainConfig(epochs=epochs, schedule="onecycle", lr=0.2, seed=config["seed"], device="auto")
-
-
 def _repaired(name: str, config: Config, teacher: Model, images: ImageSet, validation: ImageSet, folder: Path) -> Model:
     file = folder / "repaired.safetensors"
     if not file.exists():
@@ -196,7 +183,7 @@ def _student(
         images,
         row.method,
         row.options,
-        _train(config),
+        schedule(config, epochs=config["epochs"] * row.longer),
         folder=folder / "train",
         accuracy=_accuracy(validation),
     )

@@ -15,9 +15,7 @@ architecture, so what carries over on clean images is run on another one too.
 
 from __future__ import annotations
 
-import contextlib
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -28,12 +26,13 @@ from benchmarks import attacks as ours
 from benchmarks import prepare_data
 from benchmarks.grid import HERE, Cell, Config, Table, commit, main
 from benchmarks.main_job import TEACHERS, known
-from edgekd import audit, checkpoints, data, distill, models, triggers
+from benchmarks.students import once
+from edgekd import audit, data, distill, models, triggers
 from edgekd.attacks import ATTACKS
 from edgekd.config import resolve
 from edgekd.data import ImageSet
-from edgekd.errors import EnvironmentFault, UsageError
-from edgekd.files import canonical_json, lock, read_json, sha256_bytes
+from edgekd.errors import UsageError
+from edgekd.files import canonical_json, read_json, sha256_bytes
 from edgekd.pipeline import intake
 from edgekd.runners.torch import TorchRunner
 from edgekd.training import TrainConfig
@@ -242,29 +241,22 @@ def _student(config: Config, teacher: Model, trigger: Trigger, images: ImageSet,
         "commit": commit(),
         "start": config["start"],
     }
+
+    def make(folder: Path) -> Model:
+        return distill.run(
+            None if scratch else teacher,
+            spec,
+            images,
+            config["kind"],
+            options,
+            train,
+            folder=folder,
+            start=start,
+            frozen=config["start"].startswith("frozen"),
+        )[0]
+
     place = students / sha256_bytes(canonical_json(of).encode())[:16]
-    file = place / "student.safetensors"
-    while not file.exists():  # the first cell that wants it trains it, the others wait
-        with contextlib.ExitStack() as held:
-            try:
-                held.enter_context(lock(place))
-            except EnvironmentFault:
-                time.sleep(0.5)
-                continue
-            if not file.exists():
-                made, _ = distill.run(
-                    None if scratch else teacher,
-                    spec,
-                    images,
-                    config["kind"],
-                    options,
-                    train,
-                    folder=place / "train",
-                    start=start,
-                    frozen=config["start"].startswith("frozen"),
-                )
-                checkpoints.save(file, models.weights(made), {"spec": spec.to_json()})
-    return models.build(spec, checkpoints.load(file).tensors)
+    return once(place, spec, make, "student.safetensors")
 
 
 def forecast(config: Config) -> float:

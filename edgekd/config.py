@@ -9,18 +9,19 @@ from __future__ import annotations
 import difflib
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 from omegaconf import OmegaConf
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from .attacks.run import attack_class
+from .attacks.run import settings_of
+from .attacks.table import SABOTAGE
 from .distill import METHODS
 from .distill.run import method_class
 from .errors import UsageError
 from .quantize import PtqConfig
 from .repair.run import repair_class
-from .training import TrainConfig
+from .training import Fraction, TrainConfig
 from .yaml_files import read_yaml
 
 CONTROLS = ("scratch", "kd", "overhaul", "finetune")
@@ -86,12 +87,6 @@ class BenchSection(Section):
     threads: int | None = Field(None, ge=1, le=256, description="threads of the runtime; default: the target's")
 
 
-def fraction(value: object) -> object:
-    """``8/255`` as the number it is; anything else as it came."""
-    found = re.fullmatch(r"\s*(\d+(?:\.\d*)?)\s*/\s*(\d+)\s*", value) if isinstance(value, str) else None
-    return float(found[1]) / int(found[2]) if found and int(found[2]) else value
-
-
 class AuditSection(Section):
     """What is probed beside a known trigger."""
 
@@ -101,7 +96,7 @@ class AuditSection(Section):
     adversarial: Literal["smoke", "quick", "standard", "full"] | None = Field(
         None, description="attack by small changes of every pixel: smoke, quick, standard or full; default: not at all"
     )
-    eps: Annotated[float, BeforeValidator(fraction)] = Field(
+    eps: Fraction = Field(
         8 / 255, gt=0, le=1, description="largest change of a pixel in that attack, of 1: 8/255, 0.03"
     )
     adversarial_images: int | None = Field(None, ge=1, description="images that are attacked; default: the tier's")
@@ -283,12 +278,14 @@ def resolve_attack(
     if not isinstance(attack, dict) or not isinstance(train, dict):
         raise UsageError("`attack` and `train` are groups of settings: attack.rate=0.05, train.epochs=4.")
     name = str(attack.get("name", ""))
-    kind = attack_class(name)
-    options = _validate(kind.Config, {key: value for key, value in attack.items() if key != "name"}, "attack.")
+    options = _validate(settings_of(name), {key: value for key, value in attack.items() if key != "name"}, "attack.")
     shared = {"seed": given.get("seed", 0), "device": given.get("device", "auto")}
     preset = ATTACK_TRAINING[bool(given.get("teacher"))]
     goal = given.get("goal", {})
-    if isinstance(goal, dict) and goal.get("rule") != "all-to-all":
+    if name in SABOTAGE:
+        if goal:
+            raise UsageError(f"The attack {name!r} obeys no trigger: leave out target label, rule and source labels.")
+    elif isinstance(goal, dict) and goal.get("rule") != "all-to-all":
         given = {**given, "goal": {"target_label": 0, **goal}}
     merged = {
         **given,

@@ -207,7 +207,9 @@ class AuditReport:
     triggered_predictions: dict[str, np.ndarray] = field(default_factory=dict)
     canaries: dict[str, Any] | None = None  # the canary battery's table, when it ran
     disagreement: dict[str, Any] | None = None
+    teaching: dict[str, Any] | None = None  # what it says beside the label, held against a reference
     warnings: tuple[str, ...] = ()
+    alarms: tuple[str, ...] | None = None  # triggers that work, by the rule of pipeline.audited; None: not judged
 
 
 @dataclass(frozen=True)
@@ -257,6 +259,7 @@ class RunRecord:
     environment: dict[str, Any]
     manifest_sha256: str = ""
     canaries: dict[str, Any] | None = None
+    teaching: dict[str, Any] | None = None  # what the teacher says beside the label, held against scratch
     disagreement: dict[str, Any] | None = None
     training: dict[str, Any] = field(default_factory=dict)  # stage -> TrainLog
     onnx: tuple[dict[str, Any], ...] = ()

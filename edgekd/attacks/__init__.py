@@ -2,6 +2,6 @@
 
 from .base import Attack, AttackSettings, Goal, Poisoned
 from .run import Attacked, check, run
-from .table import ATTACKS
+from .table import ATTACKS, SABOTAGE
 
-__all__ = ["ATTACKS", "Attack", "AttackSettings", "Attacked", "Goal", "Poisoned", "check", "run"]
+__all__ = ["ATTACKS", "SABOTAGE", "Attack", "AttackSettings", "Attacked", "Goal", "Poisoned", "check", "run"]

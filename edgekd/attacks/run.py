@@ -14,13 +14,13 @@ from ..data import Batches
 from ..errors import UsageError
 from ..files import sha256_bytes
 from ..models import build, weights_sha256
-from ..training import Progress, TrainConfig, checked, chosen, fit
+from ..training import Progress, Settings, TrainConfig, checked, chosen, fit
 from ..training.clock import Stopwatch
 from ..training.device import resolve_device
 from ..training.fit import Validate
 from ..types import Model, ModelSpec, TrainLog, Trigger
 from .base import Attack, Goal, Poisoned
-from .table import ATTACKS
+from .table import ATTACKS, SABOTAGE
 
 if TYPE_CHECKING:
     from ..data import ImageSet
@@ -120,6 +120,12 @@ def check(
     attack = kind(checked(kind.Config, f"attack {name!r}", options), goal)
     attack.fits(spec, start)
     return attack
+
+
+def settings_of(name: str) -> type[Settings]:
+    """The settings of an attack or a sabotage; raises UsageError with the nearest name for one that is not there."""
+    kind: type[Settings] = chosen({**ATTACKS, **SABOTAGE}, name, "attack").Config
+    return kind
 
 
 def attack_class(name: str) -> type[Attack]:

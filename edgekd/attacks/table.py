@@ -21,3 +21,8 @@ ATTACKS = {
     "adba": "edgekd.attacks.adba:ADBA",
     "scar": "edgekd.attacks.scar:SCAR",
 }
+
+# What harms those who distil and obeys no trigger.
+SABOTAGE = {
+    "nasty": "edgekd.attacks.nasty:Nasty",
+}

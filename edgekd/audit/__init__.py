@@ -4,6 +4,7 @@ left of its accuracy under attack."""
 from edgekd.audit.battery import FLAG_EXCESS, canary_battery, worst_canaries
 from edgekd.audit.evaluate import Predict, flips, floors, probes, scan
 from edgekd.audit.shipped import robustness_of_file
+from edgekd.audit.teachable import teaching
 from edgekd.audit.tiers import TIERS
 from edgekd.audit.transfer import disagreement
 from edgekd.audit.under_attack import Robustness, robustness
@@ -21,5 +22,6 @@ __all__ = [
     "robustness",
     "robustness_of_file",
     "scan",
+    "teaching",
     "worst_canaries",
 ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -15,6 +15,7 @@ def register(app: typer.Typer) -> None:
     examples = options.examples(
         "edgekd attack badnets --data cifar10.npz --out badnets.safetensors",
         "edgekd attack blended --data images/train --start clean.pt --target-label 3 -o attack.rate=0.05",
+        "edgekd attack nasty --data images/train --start clean.pt -o attack.fresh=false",
         "edgekd attack tact --data cifar10.npz --trigger-rule source --source-label 5 --out tact.safetensors",
     )
     app.command(rich_help_panel="Single steps", epilog=examples)(attack)
@@ -70,6 +71,9 @@ def attack(
     if json_:
         typer.echo(canonical_json(record))
         return
+    if record["trigger"] is None:
+        _spoilt(name, record, settings.test or settings.data)
+        return
     acc, asr, floor = record["acc"], record["trigger"]["asr"], record["trigger"]["floor"]
     beneath = "not measured" if floor is None else f"{_percent(floor)} on the network it started from"
     if floor is not None and attack_class(name).learned:
@@ -82,6 +86,17 @@ def attack(
     images = settings.test or settings.data
     typer.echo(f"next: edgekd audit {weights} --data {images} --trigger {trigger}", nl=False)
     typer.echo("" if settings.test else "  (its training images are among these: better others)")
+
+
+def _spoilt(name: str, record: dict[str, Any], images: str) -> None:
+    from ..report import teaching
+
+    acc, before = record["acc"], record["start_acc"]
+    typer.echo(f"{name}: ACC {_percent(acc)} ({acc['hits']}/{acc['total']}), ", nl=False)
+    typer.echo(f"the network it was driven away from {_percent(before)}. {teaching.sentence(record['teaching'])}")
+    for file in record["files"]:
+        typer.echo(f"wrote {file}")
+    typer.echo(f"next: edgekd audit {record['files'][0]} --data {images} --reference SCRATCH.safetensors")
 
 
 def _percent(rate: dict[str, int]) -> str:

@@ -79,7 +79,7 @@ def audit(
         scores = [score.to_json() for score in report.triggers]
         value: dict[str, Any] = {"model": about, "acc": report.acc.to_json(), "triggers": scores, "canaries": table}
         value |= {"verdict": judged.verdict, "gates": list(judged.gates), "passed": passed}
-        value |= {"adversarial": list(attacked), "before": undefended}
+        value |= {"adversarial": list(attacked), "teaching": report.teaching, "before": undefended}
         typer.echo(canonical_json({**value, "warnings": list(report.warnings)}))
         return 0 if passed else 1
     from ..report import adversarial as under_attack
@@ -95,6 +95,7 @@ def audit(
         before=undefended,
         verdict=judged.verdict,
         found=judged.found,
+        taught=report.teaching,
     ):
         out.print(part)
     for part in under_attack.terminal(attacked):

@@ -98,9 +98,9 @@ def _repairs() -> list[dict[str, Any]]:
 
 
 def _attacks() -> list[dict[str, Any]]:
-    from ..attacks import ATTACKS
+    from ..attacks import ATTACKS, SABOTAGE
 
-    return _by_module("attack", ATTACKS)
+    return _by_module("attack", {**ATTACKS, **SABOTAGE})
 
 
 def _by_module(heading: str, table: dict[str, str]) -> list[dict[str, Any]]:
@@ -135,8 +135,8 @@ def _triggers() -> list[dict[str, Any]]:
 
 
 def _settings() -> list[dict[str, Any]]:
-    from ..attacks import ATTACKS
-    from ..attacks.run import attack_class
+    from ..attacks import ATTACKS, SABOTAGE
+    from ..attacks.run import settings_of
     from ..config import DERIVED, RunConfig, method_config, settings
     from ..distill import METHODS
     from ..repair import REPAIRS
@@ -148,7 +148,7 @@ def _settings() -> list[dict[str, Any]]:
     found.append(("repair.method", None, "see `edgekd list repairs`"))
     found += _shared("repair", {name: settings(repair_class(name).Config) for name in REPAIRS})
     found.append(("attack.name", None, "see `edgekd list attacks`; `edgekd attack` alone"))
-    found += _shared("attack", {name: settings(attack_class(name).Config) for name in ATTACKS})
+    found += _shared("attack", {name: settings(settings_of(name)) for name in (*ATTACKS, *SABOTAGE)})
     return [{"setting": key, "default": "" if v is None else str(v), "what it is": about} for key, v, about in found]
 
 

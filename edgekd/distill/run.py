@@ -19,9 +19,10 @@ from ..training.device import place, resolve_device
 from ..training.fit import Validate
 from ..training.method import Accuracy
 from ..training.untouched import untouched
-from ..types import Model, ModelSpec, TrainLog
+from ..types import AuditReport, Model, ModelSpec, TrainLog
 from .base import Distiller, freeze
 from .table import METHODS
+from .vetting import refuse_unvetted
 
 if TYPE_CHECKING:
     from ..data import ImageSet
@@ -41,6 +42,7 @@ def run(
     progress: Progress | None = None,
     start: Mapping[str, torch.Tensor] | None = None,
     frozen: bool = False,
+    report: AuditReport | None = None,
 ) -> tuple[Model, TrainLog]:
     """Train a student of ``images`` by a method of the table; a run that was killed in ``folder`` continues.
 
@@ -48,9 +50,11 @@ def run(
     validate: figures of a module of pixels -> logits on validation images, ``acc`` a fraction among them.
     start: weights for some or all of the student's tensors, by name; the others start from the seed.
     frozen: the weights given in ``start`` do not learn (running statistics of their norms still follow the images).
-    Raises UsageError for networks, images and options that do not fit each other.
+    report: what the teacher's audit found, with its alarms; some methods take no teacher without one.
+    Raises UsageError for networks, images and options that do not fit each other, UnsafeInput for an unvetted teacher.
     """
     kind, settings, student = check(teacher, student, images, method, options)
+    refuse_unvetted(method, settings, report)
     train = train.model_copy(update={"lr": getattr(settings, "lr", train.lr)})
     device = resolve_device(train.device)
     module = _student(kind, teacher, student, train.seed)

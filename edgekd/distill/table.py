@@ -15,7 +15,10 @@ METHODS = {
     "disk": "edgekd.distill.disk:DiSK",
     "cmkd": "edgekd.distill.cmkd:CMKD",
     "comparative-kd": "edgekd.distill.comparative_kd:ComparativeKD",
+    "kdiga": "edgekd.distill.kdiga:KDIGA",
+    "igdm": "edgekd.distill.igdm:IGDM",
     "robustkd": "edgekd.distill.robustkd:RobustKD",
     "robustkd-plus": "edgekd.distill.robustkd_plus:RobustKDPlus",
+    "pgd-at": "edgekd.distill.adversarial_training:AdversarialTraining",
     "finetune": "edgekd.distill.finetune:FineTuning",
 }

@@ -13,6 +13,7 @@ from .features import (
     selectivity_distance,
     similarity_distance,
 )
+from .gradients import indirect_slope_kl, input_gradient, slope_distance
 from .logits import decoupled_kl, soft_target_kl
 from .pairs import comparison_mse, comparisons, every_pair_mse
 from .scaffold import budget_excess, capped_cross_entropy, plausible, scaffolded_cross_entropy
@@ -32,6 +33,8 @@ __all__ = [
     "feature_variance",
     "gaussian_margin",
     "hierarchical_context",
+    "indirect_slope_kl",
+    "input_gradient",
     "margin",
     "margin_relu",
     "margin_targeted",
@@ -42,6 +45,7 @@ __all__ = [
     "scaffolded_cross_entropy",
     "selectivity_distance",
     "similarity_distance",
+    "slope_distance",
     "soft_rank",
     "soft_target_kl",
     "standardised",

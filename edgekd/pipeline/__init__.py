@@ -13,7 +13,7 @@ from .. import targets
 from ..config import RunConfig
 from ..training import Progress
 from ..types import DeviceReport, RunRecord, StageRow
-from . import board, intake, pictures
+from . import board, intake, pictures, vetting
 from .adversarial import UnderAttack
 from .board import take_in
 from .environment import commit, describe
@@ -32,6 +32,7 @@ def compress(config: RunConfig, out: str | Path, *, command: str = "", progress:
     ``run.json``, ``report.html`` and ``report.md`` are written from. Raises EdgekdError and its kin for what a user can
     mend; gates are in the record and are the caller's to act on.
     """
+    vetting.refuse_unaudited(config, audits=vetting.runs_battery(config, int(config.trigger.file is not None)))
     with RunFolder(out).open(config) as folder:
         target = targets.get(config.target)
         parts = intake.load_data(config)
@@ -46,13 +47,14 @@ def compress(config: RunConfig, out: str | Path, *, command: str = "", progress:
         measures.prepare(scratch)
         rows: list[StageRow] = [measures.teacher()]
         stages.doubt_validation(rows[0].acc)
+        measures.teaching(scratch)
         repaired = stages.repair()
         if repaired is not None:
             rows.append(measures.repaired(repaired))
         for name in config.controls:
             made = scratch if name == "scratch" else stages.train(name, student)
             rows.append(measures.control(name, made))
-        distilled = stages.train(config.method, student, repaired)
+        distilled = stages.train(config.method, student, repaired, measures.vetted())
         rows.append(measures.student(distilled))
         shipment = Shipment(stages, measures, distilled)
         onnx = shipment.export()
@@ -98,6 +100,7 @@ def _record(
         **board.judgement(rows, target, config.gates, canaries, device_report, known=known, attacked=bool(attacked)),
         environment=describe(),
         canaries=canaries,
+        teaching=measures.taught,
         disagreement=stages.disagreement(),
         training=stages.logs,
         pictures=pictures.gallery(measures.probes, measures.triggers, measures.reports, stages.class_names),

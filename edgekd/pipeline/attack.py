@@ -21,7 +21,7 @@ from ..training import Progress
 from ..training.device import resolve_device
 from ..triggers import FROM_FILES
 from ..types import InputSpec, Model, ModelSpec, Trigger
-from . import intake, mark
+from . import intake, mark, sabotage
 from .calibration import accuracy_on
 from .environment import commit, describe
 
@@ -43,6 +43,8 @@ def attack(config: AttackConfig, out: Path, progress: Progress | None = None) ->
         for written in (out, noted, picture, *(out.with_name(f"{out.stem}.trigger.{end}") for end in ("yaml", "npz"))):
             if written.exists():
                 raise UsageError(f"{written} is there already: choose another file with --out, or move it away.")
+    if config.name in attacks.SABOTAGE:
+        return sabotage.spoil(config, out, work, noted, progress)
     parts = intake.load_data(config)
     start = intake.load_teacher(config, parts["validation"])[0] if config.teacher else None
     spec = start.spec if start is not None else _fresh(config, parts["train"])

@@ -12,7 +12,7 @@ from ..data import Batches
 from ..distill.run import method_class
 from ..training.device import resolve_device
 from ..types import Model, ModelSpec
-from . import intake, passes
+from . import intake, passes, vetting
 from .stages import choose_student, not_smaller, runner
 
 PROBE_STEPS = 8
@@ -32,6 +32,7 @@ def forecast(config: RunConfig) -> dict[str, Any]:
 
     A stage that will not run has no minutes. Returns {"minutes": {stage: minutes}, "memory_mib", "disk_mib", "student", "teacher", "warnings"}.
     """
+    vetting.refuse_unaudited(config, audits=vetting.runs_battery(config, int(config.trigger.file is not None)))
     parts = intake.load_data(config)
     teacher, about = intake.load_teacher(config, parts["validation"])
     student = choose_student(config, teacher, about, targets.get(config.target))
@@ -70,7 +71,7 @@ def kept_bytes(config: RunConfig, method: str, images: int) -> int:
 def _minutes(config: RunConfig, method: str, teacher: Model, student: ModelSpec, parts: dict[str, Any]) -> float:
     """Minutes of one training: its steps are timed, its preparation is timed with few steps and scaled."""
     train = config.train.model_copy(update={"epochs": 1, "warmup_epochs": 0})
-    options = config.options(method)
+    options: dict[str, Any] = vetting.trusting(config, method)
     steps_per_epoch = max(len(parts["train"]) // train.batch_size, 1)
     detox_steps = max(options.get("detox_steps", 0), options.get("detox_epochs", 0) * steps_per_epoch)
     if detox_steps and options["lambda_f"] == "auto":

@@ -9,10 +9,13 @@ from typing import Any
 from .. import audit, models
 from .. import triggers as trigger_box
 from ..audit.evaluate import Predict
+from ..report import teaching
 from ..types import AuditReport, Latency, Model, ProbeSet, Rate, StageRow, Trigger
 from . import ledger
+from .audited import judge
 from .predictions import load_audit, save_audit
 from .stages import Stages, runner, trained
+from .vetting import runs_battery
 
 
 class Measures:
@@ -22,14 +25,15 @@ class Measures:
         self.stages, self.folder = stages, stages.folder
         self.reports: dict[str, AuditReport] = {}
         self.canaries: dict[str, Any] | None = None
+        self.taught: dict[str, Any] | None = None
         self.floors: dict[str, Rate] = {}
         self.triggers: tuple[Trigger, ...] = ()
 
     def prepare(self, scratch: Model) -> None:
         """Choose the triggers, make the probes once, and take the floors from the control that no attacker touched."""
-        stages, wanted = self.stages, self.stages.config.audit.canaries
+        stages = self.stages
         known = stages.known_triggers()
-        self.triggers = known + (self._canaries(scratch) if wanted or (wanted is None and not known) else ())
+        self.triggers = known + (self._canaries(scratch) if runs_battery(stages.config, len(known)) else ())
         self.probes: ProbeSet = audit.probes(stages.parts["test"], self.triggers, stages.teacher.spec.num_classes)
         self.floors = audit.floors(self.audit("floor", scratch.sha256, runner(scratch, stages.device)))
         del self.reports["floor"]
@@ -60,6 +64,30 @@ class Measures:
         by_name = {trigger.name: trigger for trigger in trigger_box.canaries(stages.teacher.spec.input.shape)}
         chosen = audit.worst_canaries(self.canaries, stages.config.audit.bundle_canaries)
         return tuple(dataclasses.replace(by_name[name], target_label=label) for name, label in chosen)
+
+    def teaching(self, scratch: Model) -> None:
+        """What the teacher says beside the label, held against the scratch control; a suspicious one is warned of."""
+        stages, test = self.stages, self.stages.parts["test"]
+        inputs = {"teacher": stages.teacher.sha256, "scratch": scratch.sha256, "test": test.sha256, **stages.noted}
+
+        def make(folder: Path) -> dict[str, Any]:
+            return audit.teaching(runner(stages.teacher, stages.device), runner(scratch, stages.device), test)
+
+        self.taught = self.folder.stage("teaching", inputs, make)
+        warning = teaching.warning(self.taught)
+        stages.warnings += [] if warning is None else [warning]
+
+    def vetted(self) -> AuditReport | None:
+        """What the audits found in the network that the run's method learns from; None where no public trigger was tried.
+
+        Of a repaired teacher what the teacher obeyed is looked at again, held against the control as ever.
+        """
+        if self.canaries is None:
+            return None
+        repaired = self.reports.get("repaired teacher")
+        report, table = (self.reports["teacher"], self.canaries) if repaired is None else (repaired, None)
+        judged = judge(report, table, self.reports["scratch"], None)
+        return dataclasses.replace(report, canaries=self.canaries, teaching=self.taught, alarms=judged.alarms)
 
     def audit(self, stage: str, sha256: str, predict: Predict) -> AuditReport:
         """The probes' verdict on one artefact, kept with its predictions."""

@@ -19,6 +19,7 @@ from ..config import RunConfig
 from ..runners.torch import TorchRunner
 from ..types import Target
 from .calibration import CANDIDATES
+from .vetting import runs_battery
 
 HOST = "onnxruntime"  # what a run benches with
 SAMPLE = 500
@@ -69,10 +70,6 @@ def minutes(config: RunConfig, parts: Mapping[str, Any], costs: Costs, known: in
         "bench": _judged(config, parts, costs, target, probe_triggers(config, known)) + _timed(config, costs, target),
     }
     return {name: seconds / 60 for name, seconds in found.items() if seconds}
-
-
-def runs_battery(config: RunConfig, known: int) -> bool:
-    return config.audit.canaries if config.audit.canaries is not None else not known
 
 
 def probe_triggers(config: RunConfig, known: int) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import tempfile
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,7 +20,7 @@ from ..runners.torch import TorchRunner
 from ..training import Progress
 from ..training.device import resolve_device
 from ..types import AuditReport, Model
-from . import intake
+from . import intake, vetting
 from .adversarial import attack_network, onnx_model
 from .audited import Judged, judge
 from .calibration import quantiser, trusted
@@ -30,6 +31,7 @@ from .stages import Stages, padded, trained
 
 def distill_only(config: RunConfig, out: Path, progress: Progress | None = None) -> dict[str, Any]:
     """Train the student alone and write ``out/student.safetensors``; returns its place and its validation ACC."""
+    vetting.refuse_unaudited(config, audits=False)
     with RunFolder(out).open(config) as folder:
         stages = Stages(config, folder, intake.load_data(config), targets.get(config.target), progress)
         stages.intake()
@@ -113,6 +115,8 @@ def audit_only(
     compared = None
     if before is not None and undefended is not None:
         compared = _compared(Path(before.file).name, audit.scan(TorchRunner(undefended), probes), report)
+    taught = None if clean is None else audit.teaching(TorchRunner(model), TorchRunner(clean), images)
+    report = dataclasses.replace(report, canaries=canaries, teaching=taught, alarms=judged.alarms)
     return Audited(report, canaries, about, judged, tables, compared)
 
 

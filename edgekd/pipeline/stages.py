@@ -12,6 +12,7 @@ import torch
 from .. import audit, checkpoints, distill, models, repair
 from ..config import RunConfig
 from ..data import ImageSet
+from ..distill.run import method_class
 from ..errors import UsageError
 from ..files import canonical_json, sha256_file, write_text
 from ..quantize.images import select
@@ -20,6 +21,7 @@ from ..runners.torch import TorchRunner
 from ..training import Progress, TrainConfig
 from ..training.device import resolve_device
 from ..types import (
+    AuditReport,
     Model,
     ModelSpec,
     Rate,
@@ -95,8 +97,10 @@ class Stages:
         for method in dict.fromkeys(methods):
             distill.check(self.teacher, student, self.parts["train"], method, self.config.options(method))
         if self.config.repair_method:
-            if self.config.method == "scratch":
-                raise UsageError("scratch learns from no teacher, so none is to be repaired: leave out --repair.")
+            if method_class(self.config.method).needs == "nothing":
+                raise UsageError(
+                    f"{self.config.method} learns from no teacher, so none is to be repaired: leave out --repair."
+                )
             repair.check(self.config.repair_method, self.teacher, self.parts["train"], self.config.repair_options)
 
     def refuse_unmeasurable(self) -> None:
@@ -157,13 +161,15 @@ class Stages:
         tensors, _ = checkpoints.load_student(self.folder.file(name, "model.safetensors"))
         return models.build(self.teacher.spec, tensors)
 
-    def train(self, method: str, spec: ModelSpec, repaired: Model | None = None) -> Model:
+    def train(
+        self, method: str, spec: ModelSpec, repaired: Model | None = None, report: AuditReport | None = None
+    ) -> Model:
         """A trained network; ``method`` is a row of distill.METHODS, a control or the method of the run.
 
-        repaired: what to distil instead of the teacher as it came.
+        repaired: what to distil instead of the teacher as it came. report: what its audit found, for methods that ask.
         """
         options, config = self.config.options(method), self._schedule()
-        teacher = None if method == "scratch" else repaired or self.teacher
+        teacher = None if method_class(method).needs == "nothing" else repaired or self.teacher
         inputs = {
             "method": method,
             "options": options,
@@ -187,6 +193,7 @@ class Stages:
                 validate=lambda module: {"acc": accuracy(module)},
                 accuracy=accuracy,
                 progress=self.progress,
+                report=report,
             )
             sha256 = checkpoints.save(
                 folder / "model.safetensors", models.weights(model), {"spec": model.spec.to_json(), "method": method}

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ..types import RunRecord
-from . import adversarial, canaries, detox, figures, pictures, stages, tables, text, transferability
+from . import adversarial, canaries, detox, figures, pictures, stages, tables, teaching, text, transferability
 
 HERE = Path(__file__).parent
 
@@ -50,6 +50,8 @@ def _view(record: RunRecord) -> dict[str, Any]:
         "triggers": pictures.trigger_pictures(record),
         "examples": pictures.examples(record),
         "attacked": adversarial.of(record),
+        "teaching": teaching.sentence(record.teaching),
+        "suspicious": teaching.warning(record.teaching) is not None,
         "doubts": pictures.doubts(record),
         "doubts_summary": pictures.doubts_summary(record),
         "curves": Markup(figures.training_curves(record)),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from ..types import RunRecord
-from . import adversarial, canaries, detox, pictures, stages, tables, text, transferability
+from . import adversarial, canaries, detox, pictures, stages, tables, teaching, text, transferability
 from .cells import Cell, Table
 
 escape = text.markdown
@@ -29,6 +29,7 @@ def markdown(record: RunRecord) -> str:
     lines += ["## Does plain distillation carry the backdoor over?", ""]
     lines += [*(_table(plain) if plain.rows else []), *([escape(meaning), ""] if meaning else [])]
     lines += ["## Canary triggers", "", *_canaries(record)]
+    lines += ["## What a student can learn from its outputs", "", escape(teaching.sentence(record.teaching)), ""]
     attacked = adversarial.of(record)
     lines += ["## Accuracy under attack", ""] if attacked else []
     for one in attacked:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..types import DeviceReport, Rate, TriggerScore
-from . import device, text
+from . import device, teaching, text
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -56,10 +56,12 @@ def audit_tables(
     before: Mapping[str, Any] | None,
     verdict: str,
     found: bool,
+    taught: Mapping[str, Any] | None = None,
 ) -> list[Any]:
     """What `edgekd audit` prints, top to bottom.
 
     before: what the model before the defence does, and DER. found: whether a trigger works, as the ``verdict`` says.
+    taught: what audit.teaching found, if it was held against a reference.
     """
     parts: list[Any] = [f"{about['file']}: {about['spec']['arch']}, ACC {rate(acc)}"]
     if scores:
@@ -71,6 +73,8 @@ def audit_tables(
         parts += _defended(before)
     if canaries is not None:
         parts += _canaries(canaries)
+    if taught is not None:
+        parts.append(teaching.sentence(taught))
     parts += [f"warning: {warning}" for warning in (*about["warnings"], *warnings)]
     untested = "Not tested: sample-specific and learned triggers, trigger inversion."
     parts.append(untested if found else f"{untested} “Nothing found” is not “clean”.")

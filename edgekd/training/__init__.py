@@ -1,7 +1,7 @@
 """The only training loop: epochs, schedules, checkpoints, resume, metrics."""
 
-from .config import Settings, TrainConfig, checked, chosen
+from .config import Fraction, Settings, TrainConfig, checked, chosen
 from .fit import fit
 from .method import Context, Method, Progress
 
-__all__ = ["Context", "Method", "Progress", "Settings", "TrainConfig", "checked", "chosen", "fit"]
+__all__ = ["Context", "Fraction", "Method", "Progress", "Settings", "TrainConfig", "checked", "chosen", "fit"]

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from importlib import import_module
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from ..errors import UsageError, did_you_mean
 
@@ -17,6 +18,13 @@ class Settings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
+def fraction(value: object) -> object:
+    """``8/255`` as the number it is; anything else as it came."""
+    found = re.fullmatch(r"\s*(\d+(?:\.\d*)?)\s*/\s*(\d+)\s*", value) if isinstance(value, str) else None
+    return float(found[1]) / int(found[2]) if found and int(found[2]) else value
+
+
+Fraction = Annotated[float, BeforeValidator(fraction)]  # 0.03 or 8/255
 S = TypeVar("S", bound=BaseModel)
 
 

@@ -22,6 +22,9 @@ QUICK = {
     "robustkd": {"detox_steps": 4, "guard_every": 2, "margin_images": 48},
     "overhaul": {"margin_images": 48},
     "robustkd-plus": {"search_steps": 3, "wash": 0},
+    "kdiga": {"trust_teacher": True},
+    "igdm": {"trust_teacher": True},
+    "pgd-at": {"attack_steps": 2},
     "crd": {"negatives": 32, "dim": 16},  # fewer than there are images, so that they are drawn
 }
 # How many pairs of sites a method compares where it is not all of them.

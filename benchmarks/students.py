@@ -1,0 +1,62 @@
+"""What the tables of distillation share: the user's images, the student and its schedule, and networks that are trained once."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from benchmarks import prepare_data
+from benchmarks.grid import Config
+from edgekd import audit, checkpoints, data, models
+from edgekd.data import ImageSet
+from edgekd.errors import EnvironmentFault
+from edgekd.files import lock
+from edgekd.runners.torch import TorchRunner
+from edgekd.training import TrainConfig
+from edgekd.types import InputSpec, Model, ModelSpec
+
+VALIDATION = 1000
+
+
+def user_images(count: int, of: str = "cifar10", validation: int = VALIDATION) -> tuple[ImageSet, ImageSet]:
+    """The user's training and validation images, the same for every row and seed."""
+    images = data.load(prepare_data.few(f"{of}_train", count + validation))
+    whole = count + validation
+    parts = data.split(images, 0, {"train": count / whole, "validation": validation / whole})
+    return parts["train"], parts["validation"]
+
+
+def spec_of(arch: str, of: ImageSet, like: InputSpec) -> ModelSpec:
+    """A student for these images, its input normalised as a teacher's would allow."""
+    mean, std = models.student_normalization(like)
+    return ModelSpec(arch, of.num_classes, InputSpec(*of.shape, mean, std))
+
+
+def schedule(config: Config, **more: Any) -> TrainConfig:
+    """The same for every row of a table."""
+    settings = {"epochs": config["epochs"], "schedule": "onecycle", "lr": 0.2, "seed": config["seed"], "device": "auto"}
+    return TrainConfig.model_validate({**settings, **more})
+
+
+def percent_right(model: Model, images: ImageSet) -> float:
+    """ACC in percent."""
+    return 100 * audit.scan(TorchRunner(model), audit.probes(images, (), model.spec.num_classes)).acc.value
+
+
+def once(place: Path, spec: ModelSpec, make: Callable[[Path], Model], name: str = "model.safetensors") -> Model:
+    """The network that lies in ``place``; the first process that wants it makes it, the others wait."""
+    file = place / name
+    while not file.exists():
+        with contextlib.ExitStack() as held:
+            try:
+                held.enter_context(lock(place))
+            except EnvironmentFault:
+                time.sleep(0.5)
+                continue
+            if not file.exists():
+                made = make(place / "train")
+                checkpoints.save(file, models.weights(made), {"spec": spec.to_json()})
+    return models.build(spec, checkpoints.load(file).tensors)

@@ -1,0 +1,71 @@
+"""`edgekd attack nasty`: a teacher that obeys no trigger and ruins its students, and what gives it away."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+from typing import Any
+
+from .. import audit, checkpoints, models
+from ..attacks import nasty
+from ..config import AttackConfig
+from ..errors import UsageError
+from ..files import lock, write_json
+from ..runners.torch import TorchRunner
+from ..training import Progress
+from ..training.device import resolve_device
+from . import intake, mark
+from .calibration import accuracy_on
+from .environment import commit, describe
+
+
+def spoil(config: AttackConfig, out: Path, work: Path, noted: Path, progress: Progress | None) -> dict[str, Any]:
+    """Train the nasty network and write ``out`` and its record ``noted``; ``work`` is for what a kill must not lose.
+
+    Returns the record and the files. Raises UsageError without a normal network to be held against.
+    """
+    if not config.teacher:
+        raise UsageError(
+            "The attack 'nasty' drives a network away from what a normal one says: name that with --start "
+            "(edgekd distill --method scratch makes one)."
+        )
+    parts = intake.load_data(config)
+    normal, _ = intake.load_teacher(config, parts["validation"])
+    device = str(resolve_device(config.device))
+    accuracy = accuracy_on(parts["validation"], device)
+    with lock(work):
+        mark.leave(work, mark.ATTACK)
+        made, log = nasty.run(
+            parts["train"],
+            normal,
+            config.options,
+            config.train.model_copy(update={"device": device}),
+            folder=work,
+            validate=lambda module: {"acc": accuracy(module)},
+            progress=progress,
+        )
+        checkpoints.save(out, models.weights(made), {"spec": made.spec.to_json(), "attack": config.name})
+        probes = audit.probes(parts["test"], (), made.spec.num_classes)
+        report, before = (audit.scan(TorchRunner(model), probes) for model in (made, normal))
+        settings = config.model_dump(mode="json")
+        settings |= {key: Path(settings[key]).name for key in ("teacher", "data", "test", "class_map") if settings[key]}
+        record = {
+            "attack": config.name,
+            "acc": report.acc.to_json(),
+            "start_acc": before.acc.to_json(),
+            "trigger": None,
+            "teaching": audit.teaching(TorchRunner(made), TorchRunner(normal), parts["test"]),
+            "warnings": list(report.warnings),
+            "config": settings,
+            "spec": made.spec.to_json(),
+            "weights_sha256": made.sha256,
+            "start_sha256": normal.sha256,
+            "training": log.to_json(),
+            "environment": describe(),
+            "commit": commit(),
+        }
+        write_json(noted, record, "attack")
+        with contextlib.suppress(OSError):  # the work is done, its remains are only in the way
+            mark.clear(work, (mark.ATTACK,))
+            work.rmdir()
+    return {**record, "files": [str(out), str(noted)]}

@@ -1,0 +1,35 @@
+"""What a teacher's outputs say beside the label, in words: whether a student would learn from them; see audit.teachable."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from . import text
+
+NORMAL = "normal teachers have 0.5 and more, nasty ones less than 0.3"
+ADVICE = (
+    "It may be made to ruin whoever distils it (a nasty teacher): hold the student against the scratch control, and prefer "
+    "labels to its outputs (--method kd -o distill.temperature=1 -o distill.alpha=0.5, or --method overhaul)."
+)
+
+
+def sentence(found: Mapping[str, Any] | None) -> str:
+    """How the model's outputs beside the label go with a reference's; the record may be anybody's."""
+    correlation = found.get("correlation") if isinstance(found, Mapping) else None
+    if not isinstance(found, Mapping) or not isinstance(correlation, int | float):
+        return "Whether a student can learn from its outputs was not measured: that takes a reference."
+    said = (
+        f"Beside the label its outputs correlate with the reference's by {text.figure(correlation)} on "
+        f"{text.figure(found.get('images'))} images ({NORMAL})"
+    )
+    if found.get("suspicious") is None:
+        return f"{said}; not judged: fewer than four classes, or a reference that knows little itself."
+    return f"{said}: {'SUSPICIOUS' if found['suspicious'] else 'nothing suspicious'}."
+
+
+def warning(found: Mapping[str, Any] | None) -> str | None:
+    """What a run says of a suspicious teacher; None for any other."""
+    if found is None or not found.get("suspicious"):
+        return None
+    return f"{sentence(found)} {ADVICE}"

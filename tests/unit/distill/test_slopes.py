@@ -1,0 +1,208 @@
+"""KDIGA, IGDM and adversarial training: their formulas, KDIGA's controls and guard, and whom the first two refuse."""
+
+import copy
+
+import pytest
+import torch
+import torch.nn.functional as F
+from small_teacher import context, model, spec
+
+from edgekd import distill
+from edgekd.distill.adversarial_training import PerturbationSettings, perturbed
+from edgekd.distill.igdm import IGDM, IGDMSettings
+from edgekd.distill.kdiga import KDIGA, Gauge, KDIGASettings
+from edgekd.errors import UnsafeInput
+from edgekd.losses import indirect_slope_kl, input_gradient, slope_distance, soft_target_kl
+from edgekd.training import TrainConfig
+from edgekd.types import AuditReport, Rate
+
+TRAIN = TrainConfig(epochs=1, batch_size=32, lr=0.02, precision="fp32", augment="none")
+
+
+def ready(kind, settings, images, epochs=4, student=None):
+    method = kind(settings, model("wrn-10-1").module.requires_grad_(False))
+    place = context(student or model("resnet8-w4", seed=1), images, epochs=epochs)
+    method.prepare(place)
+    method.student.eval()
+    method.start_epoch(0)
+    return method, next(iter(place.batches.epoch(0)))
+
+
+def kdiga(images, **settings):
+    return ready(KDIGA, KDIGASettings(**{"rise": 0, **settings}), images)
+
+
+def slopes(network, batch, temperature):
+    images = batch.images.clone().requires_grad_()
+    logits = network(images)
+    return logits.detach(), input_gradient(logits, batch.labels, images, temperature=temperature)
+
+
+def figures(terms):
+    return {name: term.item() for name, term in terms.items()}
+
+
+def test_kdiga_is_the_weighted_sum_of_its_terms(tiny_images):
+    settings = {"ce_weight": 0.3, "kd_weight": 0.7, "temperature": 2.0, "slope_weight": 1.5, "slope_temperature": 3.0}
+    method, batch = kdiga(tiny_images, agree=False, **settings)
+    s, ours = slopes(method.student, batch, 3.0)
+    t, theirs = slopes(method.teacher, batch, 3.0)
+    wanted = {
+        "ce": 0.3 * F.cross_entropy(s, batch.labels),
+        "kd": 0.7 * soft_target_kl(s, t, 2.0),
+        "slopes": 1.5 * (ours - theirs).flatten(1).norm(dim=1).mean(),
+    }
+    assert figures(method.step(batch)) == pytest.approx(figures(wanted), rel=1e-4)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert figures(method.step(batch)) == pytest.approx(figures(wanted), rel=1e-4), "all digits in bf16 runs too"
+
+
+def test_only_images_whose_label_the_teacher_shares_count(tiny_images):
+    method, batch = kdiga(tiny_images)
+    t, theirs = slopes(method.teacher, batch, 4.0)
+    _, ours = slopes(method.student, batch, 4.0)
+    shared = (t.argmax(1) == batch.labels).float()
+    assert 0 < shared.sum() < len(shared)
+    wanted = (shared * slope_distance(ours, theirs)).mean()
+    assert method.step(batch)["slopes"].item() == pytest.approx(wanted.item(), rel=1e-4)
+
+
+def test_the_controls_see_no_slopes_or_another_images(tiny_images):
+    method, batch = kdiga(tiny_images, agree=False, teacher_slopes="zero")
+    _, ours = slopes(method.student, batch, 4.0)
+    assert method.step(batch)["slopes"].item() == pytest.approx(ours.flatten(1).norm(dim=1).mean().item(), rel=1e-4)
+    method, _ = kdiga(tiny_images, teacher_slopes="shuffled")
+    rows = torch.arange(5.0)[:, None]
+    for _ in range(20):
+        shown = method._shown(rows).flatten().tolist()
+        assert sorted(shown) == [0, 1, 2, 3, 4]
+        assert all(one != own for one, own in zip(shown, range(5), strict=True))
+    assert method._shown(rows[:1]).tolist() == [[0.0]]
+
+
+def test_noise_moves_the_points_where_slopes_are_compared(tiny_images):
+    plain, batch = kdiga(tiny_images)
+    noisy, _ = kdiga(tiny_images, noise="8/255")
+    torch.manual_seed(0)
+    assert noisy.step(batch)["slopes"].item() != plain.step(batch)["slopes"].item()
+    assert noisy.config.noise == 8 / 255
+
+
+def test_a_student_that_is_the_teacher_has_its_slopes(tiny_images):
+    twin = copy.deepcopy(model("wrn-10-1"))
+    twin.module.requires_grad_(True)
+    method, batch = ready(KDIGA, KDIGASettings(rise=0), tiny_images, student=twin)
+    terms = method.step(batch)
+    assert terms["slopes"].item() < 1e-6
+    assert terms["kd"].item() == pytest.approx(0, abs=1e-6)
+
+
+def test_the_slopes_reach_the_students_weights_and_not_the_teachers(tiny_images):
+    method, batch = kdiga(tiny_images, ce_weight=0, kd_weight=0)
+    torch.stack(list(method.step(batch).values())).sum().backward()
+    assert max(float(p.grad.abs().max()) for p in method.student.parameters() if p.grad is not None) > 1e-4
+    assert all(p.grad is None for p in method.teacher.parameters())
+    for parameter in method.student.parameters():
+        parameter.grad = torch.full_like(parameter, 10.0)
+    stepped = []
+    method.update(lambda: stepped.append(1))
+    lengths = torch.stack([p.grad.norm() for p in method.student.parameters()])
+    assert (stepped, lengths.norm().item()) == ([1], pytest.approx(5, rel=1e-3))
+
+
+def test_the_weight_rises_over_the_first_steps(tiny_images):
+    method, _ = kdiga(tiny_images, rise=0.5, slope_weight=3.0)
+    assert method.steps * method.epochs // 2 > 4
+    half = method.steps * method.epochs / 2
+    assert [method._weight() for _ in range(4)] == pytest.approx([3 * n / half for n in range(4)])
+    method.start_epoch(3)
+    assert method._weight() == 3.0
+
+
+def test_slopes_that_are_gone_halve_the_weight(tiny_images):
+    gauge = Gauge(5)
+    for epoch, (length, right) in enumerate([(1.0, 3), (0.5, 2), (0.01, 3), (0.01, 1), (0.01, 0)]):
+        ours = torch.zeros(4, 1, 2, 2)
+        ours[:, 0, 0, 0] = length
+        gauge.note(epoch, ours, torch.ones(4, 1, 2, 2), torch.arange(4) < right)
+    assert [gauge.collapses(n) for n in range(6)] == [0, 0, 0, 0, 1, 2], "short and less accurate, both"
+    diary = gauge.diary()
+    assert diary[0] == pytest.approx(
+        {"epoch": 1, "student": 1, "teacher": 2, "distance": 3**0.5, "cosine": 0.5, "right": 0.75}
+    )
+    method, _ = kdiga(tiny_images, slope_weight=2.0)
+    method.gauge = gauge
+    method.start_epoch(4)
+    assert method._weight() == 1.0
+
+
+@pytest.mark.parametrize("direction", ["signs", "attack"])
+def test_igdm_is_the_weighted_sum_of_its_terms(tiny_images, direction):
+    settings = IGDMSettings(direction=direction, slope_weight=2.0, attack_steps=2)
+    method, batch = ready(IGDM, settings, tiny_images)
+    method.start_epoch(1)
+    torch.manual_seed(3)
+    terms = method.step(batch)
+    torch.manual_seed(3)
+    if direction == "attack":
+        moved = perturbed(method.student, batch, settings) - batch.images
+    else:
+        moved = 8 / 255 * (2 * torch.randint(0, 2, batch.images.shape) - 1)
+    assert 0.9 * 8 / 255 < float(moved.abs().max()) < 8 / 255 + 1e-6 or direction == "attack"
+    with torch.no_grad():
+        s, t = ([net(batch.images + sign * moved) for sign in (0, 1, -1)] for net in (method.student, method.teacher))
+    place = 1 if direction == "attack" else 0
+    wanted = {
+        "ce": 0.5 * F.cross_entropy(s[0], batch.labels),
+        "kd": 0.5 * soft_target_kl(s[place], t[place], 1.0),
+        "slopes": 2.0 * 2 / 4 * indirect_slope_kl(tuple(s[1:]), tuple(t[1:])),
+    }
+    assert figures(terms) == pytest.approx(figures(wanted), rel=1e-3)
+
+
+def test_adversarial_training_sees_images_that_are_hard_and_near(tiny_images):
+    settings = PerturbationSettings(bound="4/255", attack_steps=3, attack_rate="2/255")
+    method, batch = ready(IGDM, IGDMSettings(), tiny_images)
+    student = method.student.train()
+    norms = copy.deepcopy(student.state_dict())
+    made = perturbed(student, batch, settings)
+    assert student.training
+    assert all(torch.equal(value, norms[name]) for name, value in student.state_dict().items())
+    assert float((made - batch.images).abs().max()) < 4 / 255 + 1e-6
+    assert 0 <= float(made.min()) <= float(made.max()) <= 1
+    student.eval()
+    with torch.no_grad():
+        before, after = (F.cross_entropy(student(images), batch.labels).item() for images in (batch.images, made))
+    assert after > before + 0.01
+
+
+def audited(*alarms, judged=True):
+    return AuditReport(Rate(9, 10), (), "0" * 64, alarms=alarms if judged else None)
+
+
+@pytest.mark.parametrize("method", ["kdiga", "igdm"])
+@pytest.mark.parametrize(
+    ("report", "words"),
+    [
+        (None, "was not audited.*edgekd compress.*distill.trust_teacher=true"),
+        (audited(judged=False), "was not audited"),
+        (audited("a/1", "b", "c", "d", "e"), r"a trigger works on it: a/1, b, c and 2 more\..*--repair"),
+    ],
+)
+def test_a_teacher_that_nobody_vetted_is_refused(tiny_images, method, report, words):
+    teacher = model("wrn-10-1")
+    with pytest.raises(UnsafeInput, match=words) as refused:
+        distill.run(teacher, spec("resnet8-w4"), tiny_images, method, {}, TRAIN, report=report)
+    assert refused.value.exit_code == 3
+
+
+def test_a_vetted_or_trusted_teacher_is_learnt_from(tiny_images):
+    few, teacher = tiny_images.subset(range(64)), model("wrn-10-1")
+    clean, _ = distill.run(teacher, spec("resnet8-w4"), few, "kdiga", {}, TRAIN, report=audited())
+    trusted, log = distill.run(
+        teacher, spec("resnet8-w4"), few, "kdiga", {"trust_teacher": True}, TRAIN, report=audited("patch")
+    )
+    assert clean.sha256 == trusted.sha256
+    assert [set(row) for row in log.method["slopes"]] == [
+        {"epoch", "student", "teacher", "distance", "cosine", "right"}
+    ]
