@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 export OMP_WAIT_POLICY = PASSIVE
 export GOMP_SPINCOUNT = 10000
 
-.PHONY: setup demo test lint slow coverage tables clean
+.PHONY: setup demo test lint slow trt coverage tables clean
 
 setup: $(VENV)/.done
 
@@ -31,6 +31,11 @@ test: setup lint
 
 slow: setup
 	$(BIN)/pytest -q -m slow
+
+# NVIDIA's own ONNX parser and builder on the CPU; fetched once into .cache/
+trt: setup
+	$(BIN)/python tests/trt/fetch_parser.py
+	$(BIN)/pytest -q -m trt
 
 tables: setup
 	$(BIN)/python benchmarks/render.py
