@@ -49,19 +49,17 @@ def run(config: Config, folder: Path) -> dict[str, Any]:
         shutil.rmtree(bundle, ignore_errors=True)
         make_bundle(config, bundle)
     place, python = (_arm if config["machine"] == "aarch64" else _native)(config, folder)
-    for each in {folder, place}:
-        shutil.copy2(LOGITS, each)
+    ours = here(folder)
     if place != folder:
         shutil.copytree(bundle, place / "bundle")
-    here = _logits(lambda *words, python=(): _plain(sys.executable, folder, *python, *words), folder, "here")
+        shutil.copy2(LOGITS, place)
     there = _logits(python, place, "there")
     info = python("bundle/edgekd-device.pyz", "info", "bundle", python=("-S", "-I"))
     ran = python("bundle/edgekd-device.pyz", "run", "bundle", "--level", "smoke", "--out", "report.json")
     report = json.loads((place / "report.json").read_text("utf-8")) if ran.returncode in (0, 1) else {"rows": ()}
-    files = {name: apart(here[name], there[name]) for name in here}
-    labels = {name: there[name].argmax(1) for name in there}
+    files = {name: apart(ours[name], there[name]) for name in ours}
     counted = {row["stage"]: row["acc"]["hits"] for row in report["rows"]}
-    wanted = {name: int((labels[name] == _labels(bundle)).sum()) for name in labels}
+    wanted = right(there, bundle)
     return {
         "platform": (place / "there.txt").read_text("utf-8").strip(),
         "files": files,
@@ -102,10 +100,17 @@ def apart(here: np.ndarray, there: np.ndarray) -> dict[str, Any]:
     }
 
 
-def _labels(bundle: Path) -> np.ndarray:
+def right(logits: dict[str, np.ndarray], bundle: Path) -> dict[str, int]:
+    """How many clean probe images each model file names rightly."""
     with np.load(bundle / "probe.npz", allow_pickle=False) as probes:
-        labels: np.ndarray = probes["labels"]
-    return labels
+        labels = probes["labels"]
+    return {name: int((found.argmax(1) == labels).sum()) for name, found in logits.items()}
+
+
+def here(folder: Path) -> dict[str, np.ndarray]:
+    """This machine's logits of the model files in ``folder``/bundle, by the bundle's own package."""
+    shutil.copy2(LOGITS, folder)
+    return _logits(lambda *words: _plain(sys.executable, folder, *words), folder, "here")
 
 
 def _logits(python: Run, place: Path, name: str) -> dict[str, np.ndarray]:
