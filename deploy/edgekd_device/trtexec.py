@@ -115,7 +115,7 @@ def beside(ours: Mapping[str, Any], theirs: Summary) -> dict[str, Any]:
     """
     gpu = theirs.times["GPU Compute Time"]
     difference, allowed = ours["p50_ms"] - gpu["median"], max(SHARE * gpu["median"], MICROSECONDS / 1000)
-    pairs = {"p50": (ours["p50_ms"], gpu["median"])}
+    pairs: dict[str, tuple[Any, Any]] = {"p50": (ours["p50_ms"], gpu["median"])}
     pairs.update({name: (ours.get(name + "_ms"), gpu.get(name)) for name in ("p90", "p99")})
     return {
         "ms": {name: {"ours": here, "trtexec": there} for name, (here, there) in pairs.items()},
