@@ -28,7 +28,7 @@ from edgekd.export.onnx import FLAVOURS, export
 from edgekd.export.symmetric import refuse_asymmetric
 from edgekd.models.registry import resolve, usual_input
 from edgekd.quantize import PtqConfig, ptq
-from edgekd.types import ModelSpec
+from edgekd.types import Model, ModelSpec
 
 FOR_TENSORRT = ("fp32", "fp16", "s8", "s8-fp16")
 STUDENTS = sorted(
@@ -61,6 +61,18 @@ def build() -> Callable[..., dict[str, dict[str, Any]]]:
     return run
 
 
+def settled(model: Model, pixels: np.ndarray) -> Model:
+    """The network with the statistics of its norms taken from the pictures: without, a deep one leaves FP16's range."""
+    for module in model.module.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.momentum = None  # the mean over all batches seen, of which there is one
+    model.module.train()
+    with torch.no_grad():
+        model.module(torch.from_numpy(pixels).float() / 255)
+    model.module.eval()
+    return model
+
+
 @pytest.fixture
 def export_all(tmp_path: Path) -> Callable[..., Iterator[dict[str, Path]]]:
     """A context with the files of an untrained network, quantised on made-up pictures: flavour -> file."""
@@ -72,7 +84,7 @@ def export_all(tmp_path: Path) -> Callable[..., Iterator[dict[str, Path]]]:
         smooth = torch.nn.functional.interpolate(noise, size=(inputs.height, inputs.width), mode="bicubic").clamp(0, 1)
         pixels = (smooth * 255).round().to(torch.uint8).numpy()
         pictures = ImageSet(pixels, np.arange(32, dtype=np.int64) % 10, tuple("0123456789"), "made up")
-        twins = {"": models.build(ModelSpec(arch, 10, inputs))}
+        twins = {"": settled(models.build(ModelSpec(arch, 10, inputs)), pixels)}
         files = {}
         for flavour in flavours:
             row = FLAVOURS[flavour]
