@@ -138,6 +138,19 @@ RENDERERS: dict[str, tuple[str, Callable[[Sequence[Record]], str]]] = {
             met="passed",
         ),
     ),
+    "platforms": (
+        "platforms",
+        columns(
+            machine="machine",
+            Python="python",
+            images="images",
+            labels_differ_FP32="files.model.onnx.labels_differ",
+            labels_differ_INT8="files.model.u8s8.onnx.labels_differ",
+            largest_difference_FP32="files.model.onnx.largest_difference",
+            largest_difference_INT8="files.model.u8s8.onnx.largest_difference",
+            met="passed",
+        ),
+    ),
 }
 
 _BLOCK = re.compile(r"^<!-- table:(?P<name>[\w-]+) -->\n.*?^<!-- /table:(?P=name) -->$", re.S | re.M)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from edgekd_device.metrics import Rate
 from edgekd_device.records import (
@@ -33,6 +33,7 @@ __all__ = [
     "Checkpoint",
     "DeviceReport",
     "InputSpec",
+    "JetPack",
     "Latency",
     "Model",
     "ModelSpec",
@@ -122,6 +123,15 @@ class Checkpoint:
     warnings: tuple[str, ...] = ()
 
 
+class JetPack(NamedTuple):
+    """What a release of a Jetson's system brings; the board itself has the last word."""
+
+    version: str
+    tensorrt: str
+    cuda: str
+    python: str
+
+
 @dataclass(frozen=True)
 class Target:
     """A deployment target as a value: code asks for its fields, never for its name."""
@@ -134,6 +144,9 @@ class Target:
     default_students: tuple[str, ...]  # preferred architectures, largest first
     threads: int = 1
     description: str = ""
+    jetpacks: tuple[JetPack, ...] = ()  # the releases whose TensorRT builds our files, oldest first
+    dla: int = 0  # cores of the largest module; files with Q/DQ run on the GPU all the same
+    power_modes: tuple[str, ...] = ()  # by name, since a mode's number means another mode on another board
 
 
 @dataclass(frozen=True)

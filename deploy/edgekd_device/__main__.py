@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import json
 import os
+import shlex
 import sys
 import traceback
 from typing import Any, Mapping, Sequence
@@ -95,6 +96,15 @@ def _parser() -> argparse.ArgumentParser:
     predict.add_argument("--top", type=int, default=5, metavar="N", help="how many classes (default: 5)")
     predict.add_argument("--json", action="store_true", help="print the classes for machines")
     runtime(predict)
+    text = (
+        "Print trtexec's command line for a model file, or hold its log against our report; exit 1 where they differ."
+    )
+    trtexec = command("trtexec", _trtexec, text)
+    trtexec.add_argument("--file", metavar="NAME", help="the model file (default: the one that ships)")
+    trtexec.add_argument("--cuda-graph", action="store_true", help="as `run --cuda-graph`")
+    trtexec.add_argument("--tensorrt", metavar="VERSION", help="whose flags (default: the one installed here)")
+    trtexec.add_argument("--log", metavar="FILE", help="what trtexec printed")
+    trtexec.add_argument("--report", metavar="FILE", help=f"ours (default: BUNDLE/{bundle.REPORT})")
     doctor = command("doctor", _doctor, "Say what this machine offers and what is missing.", bundled=False)
     doctor.add_argument("--json", action="store_true", help="print it for machines")
     return parser
@@ -273,6 +283,32 @@ def _accelerator() -> dict[str, str | None]:
     with contextlib.suppress(EnvironmentFault), contextlib.closing(cuda.start()) as gpu:
         found["gpu"] = f"{gpu.device.name}, compute capability {gpu.device.compute_capability} ({gpu.name})"
     return found
+
+
+def _trtexec(arguments: argparse.Namespace) -> int:
+    from . import environment, trtexec
+
+    contents = bundle.read(arguments.bundle)
+    name = arguments.file or contents.manifest.model
+    if arguments.log is None:
+        version = arguments.tensorrt or environment.version_of("tensorrt")
+        if version is None:
+            raise EnvironmentFault(
+                "TensorRT is not installed here: say whose flags are wanted, as in --tensorrt 10.3.0."
+            )
+        model, shape = os.path.join(arguments.bundle, name), contents.manifest.input_shape
+        print(shlex.join(trtexec.command(model, version, shape, cuda_graph=arguments.cuda_graph)))
+        return 0
+    ours = arguments.report or os.path.join(arguments.bundle, bundle.REPORT)
+    report = DeviceReport.from_json(files.read_json(ours))
+    found = trtexec.beside(trtexec.gpu_time(report, name), trtexec.read(arguments.log))
+    for statistic, pair in found["ms"].items():
+        here, there = ("n/a" if value is None else f"{value:.4f} ms" for value in pair.values())
+        print(f"GPU {statistic}  ours {here}  trtexec {there}")
+    print("difference of the medians {difference_ms:+.4f} ms, allowed {allowed_ms:.4f} ms".format(**found))
+    for warning in found["warnings"]:
+        print(f"trtexec: {warning}")
+    return 0 if found["agrees"] else 1
 
 
 def _doctor(arguments: argparse.Namespace) -> int:

@@ -15,6 +15,8 @@ from . import __version__
 
 PACKAGES = ("numpy", "onnxruntime")
 BUSY = 0.5  # load average per core above which something else is running
+# A container is not shown the first place; this is where NVIDIA's own container scripts put the name.
+BOARD_IN_A_CONTAINER = "tmp/nv_jetson_model"
 # Zones that hold a placeholder of the board instead of a temperature.
 PLACEHOLDERS = ("pmic",)
 
@@ -46,7 +48,7 @@ def collect(root: str = "/") -> dict[str, Any]:
         "cpu_khz": number(read(root, "sys/devices/system/cpu/cpu0/cpufreq/scaling_cur_freq")),
         "cpu_khz_max": number(read(root, "sys/devices/system/cpu/cpu0/cpufreq/scaling_max_freq")),
         "temperature_c": temperature(root),
-        "board": read(root, "proc/device-tree/model"),
+        "board": read(root, "proc/device-tree/model") or read(root, BOARD_IN_A_CONTAINER),
         "l4t": _match(root, "etc/nv_tegra_release", r"^# (R\d+ \(release\), REVISION: [\d.]+)"),
         "power_mode": _match(root, "var/lib/nvpmodel/status", r"pmode:(\d+)"),
     }

@@ -55,8 +55,10 @@ def listing(
             out.print(f"\n{about}", style="dim")
             out.print(_table([{key: row[key] for key in ("model", "images", "parameters", "macs")} for row in members]))
         return
-    out.print(_table(rows))
-    if kind is Kind.targets:
+    if kind is not Kind.targets:
+        out.print(_table(rows))
+    else:
+        _print_targets(out, rows)
         out.print(
             "\nFiles for tensorrt are measured where there is an NVIDIA GPU: `edgekd bench BUNDLE`; elsewhere `edgekd bench "
             "BUNDLE --runtime onnxruntime` gives their ACC and ASR.",
@@ -115,9 +117,40 @@ def _targets() -> list[dict[str, Any]]:
     from ..targets import TARGETS
 
     return [
-        {"target": name, "runtime": target.runtime, "ships": target.ships, "about": target.description}
+        {
+            "target": name,
+            "runtime": target.runtime,
+            "precision": target.precision,
+            "ships": target.ships,
+            "files": list(target.files),
+            "JetPack": [system._asdict() for system in target.jetpacks],
+            "DLA": target.dla,
+            "power modes": list(target.power_modes),
+            "about": target.description,
+        }
         for name, target in TARGETS.items()
     ]
+
+
+def _print_targets(out: Any, rows: list[dict[str, Any]]) -> None:
+    """What is made for each target, then what there is to know of the boards and of the systems they run."""
+    out.print(_table([{key: row[key] for key in ("target", "runtime", "precision", "ships", "about")} for row in rows]))
+    boards = [row for row in rows if row["power modes"]]
+    systems = {system["version"]: system for row in boards for system in row["JetPack"]}
+    facts = [
+        {
+            "board": row["target"],
+            "JetPack": " or ".join(system["version"] for system in row["JetPack"]),
+            "DLA": row["DLA"] or "none",
+            "power modes": ", ".join(row["power modes"]),
+        }
+        for row in boards
+    ]
+    headings = ("JetPack", "TensorRT", "CUDA", "Python")
+    brought = [dict(zip(headings, systems[version].values(), strict=True)) for version in sorted(systems)]
+    for table in (facts, brought):
+        out.print()
+        out.print(_table(table))
 
 
 def _models() -> list[dict[str, Any]]:

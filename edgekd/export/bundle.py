@@ -19,8 +19,10 @@ from ..errors import UsageError
 from ..files import sha256_bytes, sha256_file, write_bytes, write_json, write_with
 from ..types import BundleFile, BundleManifest, ModelSpec, OnnxFile, ProbeSet, Rate, StageRow, Target
 from .onnx import FLAVOURS
+from .symmetric import refuse_asymmetric
 
 ENTRY = "from edgekd_device.__main__ import main\n\nraise SystemExit(main())\n"
+SYMMETRIC = frozenset(row.file for row in FLAVOURS.values() if row.quantizer == "s8")  # what TensorRT builds from
 _EPOCH = (1980, 1, 1, 0, 0, 0)
 
 
@@ -41,7 +43,7 @@ def write(
 
     references: model file name -> what the host measured on it, stored without its timings. A folder cut short by a
     kill is refused by the reader, because its files are not those of its manifest, and is written again.
-    Raises UsageError when files that the target asks for are missing.
+    Raises UsageError when files that the target asks for are missing, or one for TensorRT holds what it misreads.
     """
     folder = Path(folder)
     models = {Path(file.path).name: file for file in onnx}
@@ -54,7 +56,7 @@ def write(
             stale.unlink()
     write_bytes(folder / reader.PACKAGE, package(), "bundle-package")  # first: `unfinished` knows the folder by it
     for name, file in models.items():
-        _copy(file, folder / name)
+        _copy(file, folder / name, symmetric=name in SYMMETRIC or (target.runtime, target.ships) == ("tensorrt", name))
     write_with(folder / reader.PROBES, lambda path: _fill_probes(path, probes), "bundle-probes")
     manifest = BundleManifest(
         edgekd_version=edgekd_device.__version__,
@@ -124,11 +126,13 @@ def _fill_probes(path: Path, probes: ProbeSet) -> None:
                 np.lib.format.write_array(stream, np.ascontiguousarray(array, kind), version=(1, 0), allow_pickle=False)
 
 
-def _copy(file: OnnxFile, destination: Path) -> None:
-    """Put an exported graph in place; it must be the one that was checked at its export."""
+def _copy(file: OnnxFile, destination: Path, symmetric: bool) -> None:
+    """Put an exported graph in place; it must be the one that was checked at its export, and fit for its runtime."""
     data = Path(file.path).read_bytes()
     if sha256_bytes(data) != file.sha256:
         raise UsageError(f"{file.path} changed after its export. Run the same command again to export it anew.")
+    if symmetric:
+        refuse_asymmetric(data, destination.name)
     write_bytes(destination, data, "bundle-model")
 
 

@@ -351,6 +351,12 @@ def test_list(kind: str) -> None:
     assert ("where there is an NVIDIA GPU" in shown.out) == (kind == "targets")
 
 
+def test_the_list_of_targets_says_what_a_board_brings() -> None:
+    shown = call("list", "targets").out
+    for fact in ("jetson-orin-nano-super", "MAXN_SUPER", "10.16", "3.12", "cpu-arm64"):
+        assert fact in shown
+
+
 def test_every_listed_setting_can_be_set(world: World, tmp_path: Path) -> None:
     """A wrong value of each is refused by its own name, so the name is known."""
     for row in call("list", "settings", "--json").json:

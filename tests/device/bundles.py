@@ -37,7 +37,7 @@ def graph(
     nodes, source = [], "input"
     constants = {"weights": weights}
     if quantised:
-        constants.update({"step": np.float32(1 / 255), "zero": np.uint8(0)})
+        constants.update({"step": np.float32(1 / 127), "zero": np.int8(0)})  # symmetric: TensorRT takes no other
         nodes += [
             helper.make_node("QuantizeLinear", ["input", "step", "zero"], ["q"]),
             helper.make_node("DequantizeLinear", ["q", "step", "zero"], ["d"]),

@@ -49,6 +49,15 @@ def ina(chip: int, channel: int, label: str, millivolts: str, milliamperes: str)
     }
 
 
+def test_a_board_is_known_in_a_container_too(tmp_path):
+    hidden = {name: text for name, text in JETSON.items() if not name.startswith("proc")}
+    assert environment.collect(plant(tmp_path, hidden))["board"] is None
+    plant(tmp_path, {"tmp/nv_jetson_model": "NVIDIA Jetson AGX Orin\0"})
+    assert environment.collect(str(tmp_path))["board"] == "NVIDIA Jetson AGX Orin"
+    plant(tmp_path, JETSON)
+    assert environment.collect(str(tmp_path))["board"] == "NVIDIA Jetson Orin Nano Developer Kit"
+
+
 def test_a_pc(tmp_path):
     found = environment.collect(plant(tmp_path, PC))
     assert found["cpu"] == "Some CPU 9000"

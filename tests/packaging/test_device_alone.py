@@ -92,6 +92,22 @@ def test_run_from_the_bundles_own_package(bundle_folder, tmp_path):
     assert _run(sys.executable, str(ROOT / "deploy"), "check", str(bundle_folder)).returncode == 0
 
 
+def test_onnxruntime_leaves_nothing_in_the_home_folder(bundle_folder, tmp_path):
+    """It would report its use over the network; the identifier that goes with it is what can be seen here."""
+    home = tmp_path / "home"
+    home.mkdir()
+    package, model = bundle_folder / "edgekd-device.pyz", bundle_folder / "model.onnx"
+    code = (
+        f"import sys; sys.path.insert(0, {str(package)!r}); from edgekd_device.runtime import base; "
+        f"runner = base.make('onnxruntime'); runner.open(open({str(model)!r}, 'rb').read(), 1); print(runner.version)"
+    )
+    around = {"PATH": os.environ["PATH"], "HOME": str(home), "TMPDIR": str(home)}
+    done = subprocess.run([sys.executable, "-c", code], env=around, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout
+    assert list(home.rglob("*")) == []
+
+
 def test_info_and_check_on_python_38_with_numpy_alone(bundle_folder, old_python_with_numpy, tmp_path):
     for entry in (str(bundle_folder / "edgekd-device.pyz"), str(ROOT / "deploy")):
         for command in ("info", "check"):

@@ -6,28 +6,11 @@ It is of the TensorRT 11 family; that 10.x builds the same files rests on its bi
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import bindings
 import pytest
 
 pytestmark = pytest.mark.trt
-LINKS = {
-    "libnvinfer.so.11": "libtensorrt_rtx.so.1.7.1",
-    "libtensorrt_rtx.so.1": "libtensorrt_rtx.so.1.7.1",
-    "libnvonnxparser.so.11": "libtensorrt_onnxparser_rtx.so.1.7.1",
-    "libtensorrt_onnxparser_rtx.so.1": "libtensorrt_onnxparser_rtx.so.1.7.1",
-}
-
-
-@pytest.fixture(scope="module")
-def libraries(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """RTX's libraries under the names that the bindings ask for."""
-    home = bindings.wheel("rtx") / "onnxruntime_ep_nv_tensorrt_rtx"
-    folder = bindings.stubs(tmp_path_factory.mktemp("rtx"), "11", "nvinfer_plugin")
-    for name, target in LINKS.items():
-        (folder / name).symlink_to(home / target)
-    return folder
 
 
 def test_every_flavour_is_built_by_the_real_builder(libraries, tmp_path):

@@ -1,0 +1,97 @@
+"""Other people's post-training quantisers on the same file and images: onnxruntime's static one and NVIDIA's ModelOpt."""
+
+from __future__ import annotations
+
+import logging
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.grid import HERE
+from benchmarks.int8_speed import Reader
+from edgekd.errors import EnvironmentFault
+
+# onnxruntime's names for calibrators; all but MinMax keep every activation of every image in memory
+METHODS = {"max": "MinMax", "percentile": "Percentile", "entropy": "Entropy"}
+# ModelOpt's own list would replace onnxruntime by the GPU's; these it needs, and takes what is installed for the rest
+MODELOPT = (
+    *("nvidia-modelopt==0.47.0", "onnx-graphsurgeon==0.6.1", "onnxconverter-common==1.16.0", "polygraphy==0.53.6"),
+    *("lief==1.0.0", "cppimport==26.4.17", "pybind11==3.1.0", "mako==1.4.3", "ml_dtypes==0.6.0", "tqdm==4.70.1"),
+    *("nvidia-ml-py", "requests", "huggingface_hub", "scipy", "pulp", "regex"),
+)
+CHILD = """
+import sys
+import numpy as np
+from modelopt.onnx.quantization import quantize
+
+source, destination, images, method = sys.argv[1:]
+pixels = np.load(images).astype(np.float32) / 255
+quantize(source, quantize_mode="int8", calibration_data=pixels, calibration_method=method, calibration_eps=["cpu"],
+         high_precision_dtype="fp32", output_path=destination)
+"""
+
+
+def onnxruntime(source: Path, destination: Path, images: np.ndarray, flavour: str, calibrator: str) -> None:
+    """onnxruntime's static quantiser in QDQ form, weights per channel as ours; flavour: u8s8, or s8 as TensorRT takes it."""
+    from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    prepared = destination.with_suffix(".prepared.onnx")
+    symmetric: dict[str, Any] = {"ActivationSymmetric": True, "WeightSymmetric": True, "QuantizeBias": False}
+    logging.disable(logging.WARNING)
+    try:
+        quant_pre_process(str(source), str(prepared))
+        quantize_static(
+            str(prepared),
+            str(destination),
+            Reader(images),
+            quant_format=QuantFormat.QDQ,
+            per_channel=True,
+            activation_type=QuantType.QInt8 if flavour == "s8" else QuantType.QUInt8,
+            weight_type=QuantType.QInt8,
+            calibrate_method=getattr(CalibrationMethod, METHODS[calibrator]),
+            extra_options=symmetric if flavour == "s8" else {},
+        )
+    finally:
+        logging.disable(logging.NOTSET)
+        prepared.unlink(missing_ok=True)
+
+
+def modelopt(source: Path, destination: Path, images: np.ndarray, calibrator: str) -> None:
+    """NVIDIA's ModelOpt on the ONNX file, symmetric INT8 with the rest in FP32; raises EnvironmentFault where it fails."""
+    pixels = destination.with_suffix(".npy")
+    np.save(pixels, images)
+    around = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join([*filter(None, [os.environ.get("PYTHONPATH")]), str(_fetched())]),
+    }
+    words = [sys.executable, "-c", CHILD, str(source), str(destination), str(pixels), calibrator]
+    done = subprocess.run(words, env=around, capture_output=True, text=True, check=False)
+    pixels.unlink()
+    if done.returncode or not destination.exists():
+        raise EnvironmentFault(f"ModelOpt did not quantise {source.name}: {done.stderr[-2000:]}")
+
+
+def _fetched() -> Path:
+    folder = HERE.parent / ".cache" / "modelopt"
+    if not (folder / "ready").exists():
+        pip = [
+            sys.executable,
+            "-m",
+            "pip",
+            "install",
+            "-q",
+            "--no-deps",
+            "--upgrade",
+            "--target",
+            str(folder),
+            *MODELOPT,
+        ]
+        if subprocess.run(pip, check=False).returncode:
+            raise EnvironmentFault("ModelOpt does not install here.")
+        (folder / "ready").touch()
+    return folder
