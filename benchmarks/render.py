@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks import attacks_table, main_job_table, robustkd_table, robustness_table, transfer_table
+from benchmarks import attacks_table, int8_table, main_job_table, robustkd_table, robustness_table, transfer_table
 from edgekd import files
 from edgekd.errors import EnvironmentFault, UsageError
 from edgekd.report import text
@@ -133,6 +133,32 @@ RENDERERS: dict[str, tuple[str, Callable[[Sequence[Record]], str]]] = {
             labels_differ_INT8="files.model.u8s8.onnx.labels_differ",
             largest_difference_FP32="files.model.onnx.largest_difference",
             largest_difference_INT8="files.model.u8s8.onnx.largest_difference",
+            met="passed",
+        ),
+    ),
+    "images": (
+        "images",
+        columns(
+            file="file",
+            machine="machine",
+            Python="python",
+            MB="image_mb",
+            user="user",
+            build_s="build_seconds",
+            met="passed",
+        ),
+    ),
+    "int8": ("int8", int8_table.tables),
+    "loadgen": (
+        "loadgen",
+        columns(
+            network="arch",
+            p50_ms_ours="ms.p50.ours",
+            p50_ms_LoadGen="ms.p50.loadgen",
+            p90_ms_ours="ms.p90.ours",
+            p90_ms_LoadGen="ms.p90.loadgen",
+            p99_ms_ours="ms.p99.ours",
+            p99_ms_LoadGen="ms.p99.loadgen",
             met="passed",
         ),
     ),
