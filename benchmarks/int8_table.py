@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from benchmarks import main_job_table
@@ -11,7 +11,7 @@ from edgekd.report import text
 HEAD = ("network", "quantiser", "integers", "calibrator", "ACC", "points lost", "label flips", "SQNR dB")
 
 
-def tables(found: Sequence[Mapping[str, Any]]) -> str:
+def tables(found: Sequence[dict[str, Any]]) -> str:
     """Markdown of the records: every file of every network, and the judgement per kind of integers."""
     lines = [_line(HEAD), "|" + " --- |" * len(HEAD)]
     for record in found:

@@ -9,7 +9,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-import bindings  # noqa: E402
+import bindings
 
 LINKS = {
     "libnvinfer.so.11": "libtensorrt_rtx.so.1.7.1",

@@ -25,7 +25,7 @@ from edgekd.export.onnx import FLAVOURS, export
 from edgekd.export.symmetric import refuse_asymmetric
 from edgekd.models.registry import resolve, usual_input
 from edgekd.quantize import PtqConfig, ptq
-from edgekd.types import Model, ModelSpec
+from edgekd.types import ModelSpec
 
 FOR_TENSORRT = ("fp32", "fp16", "s8", "s8-fp16")
 STUDENTS = sorted(
@@ -95,6 +95,7 @@ def test_every_tensorrt_file_of_a_small_student_is_built(build, export_all):
 
 
 @pytest.mark.trt
+@pytest.mark.slow
 @pytest.mark.parametrize("arch", STUDENTS)
 def test_every_tensorrt_file_of_every_student_is_built(arch, build, export_all):
     hold(arch, build, export_all)
