@@ -29,6 +29,7 @@ from edgekd import audit, data, distill
 from edgekd.data import ImageSet
 from edgekd.files import canonical_json, sha256_bytes
 from edgekd.runners.torch import TorchRunner
+from edgekd.training.device import resolve_device
 from edgekd.types import Model, Trigger
 
 BOUND = 8 / 255
@@ -108,9 +109,11 @@ def run(config: Config, folder: Path) -> dict[str, Any]:
         probes = audit.probes(test, (trigger,), teacher.spec.num_classes)
         reports = {name: audit.scan(TorchRunner(model), probes) for name, model in (("", student), ("teacher_", teacher))}  # fmt: skip
         return result | {f"{name}asr": 100 * report.triggers[0].asr.value for name, report in reports.items()}
-    how: dict[str, Any] = {"name": config["row"], "seed": 0, "device": "cpu"}
-    chosen = audit.robustness(student.module, validation, "smoke", BOUND, **how)
-    found = audit.robustness(student.module, test, config["tier"], BOUND, count=config["attacked"], **how)
+    device = str(resolve_device("auto"))
+    how: dict[str, Any] = {"name": config["row"], "seed": 0, "device": device}
+    attacked = student.module.to(device).requires_grad_(False)
+    chosen = audit.robustness(attacked, validation, "smoke", BOUND, **how)
+    found = audit.robustness(attacked, test, config["tier"], BOUND, count=config["attacked"], **how)
     return {
         **result,
         "teacher_acc": percent_right(teacher, test),
