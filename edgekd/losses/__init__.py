@@ -16,15 +16,28 @@ from .features import (
 from .logits import decoupled_kl, soft_target_kl
 from .pairs import comparison_mse, comparisons, every_pair_mse
 from .scaffold import budget_excess, capped_cross_entropy, plausible, scaffolded_cross_entropy
+from .synthesis import (
+    class_balance,
+    disagreement,
+    kl_each,
+    log_distance,
+    lower_tail,
+    matched_pairs,
+    statistics_distance,
+    suspicious,
+    vaccine_term,
+)
 
 __all__ = [
     "attention_distance",
     "budget_excess",
     "capped_cross_entropy",
+    "class_balance",
     "comparison_mse",
     "comparisons",
     "cross_entropy_each",
     "decoupled_kl",
+    "disagreement",
     "dlr",
     "dlr_targeted",
     "entropy_share",
@@ -32,9 +45,13 @@ __all__ = [
     "feature_variance",
     "gaussian_margin",
     "hierarchical_context",
+    "kl_each",
+    "log_distance",
+    "lower_tail",
     "margin",
     "margin_relu",
     "margin_targeted",
+    "matched_pairs",
     "noise_contrastive",
     "partial_l2",
     "pearson",
@@ -45,4 +62,7 @@ __all__ = [
     "soft_rank",
     "soft_target_kl",
     "standardised",
+    "statistics_distance",
+    "suspicious",
+    "vaccine_term",
 ]
