@@ -88,6 +88,7 @@ class Source:
     Config: ClassVar[type[Settings]] = Settings
     needs: ClassVar[Needs] = "logits"  # of the teacher
     fixed: ClassVar[bool] = False
+    presets: ClassVar[dict[str, Any]] = {"fast": {}, "full": {}}  # by profile: train, source, and a method's options
 
     view: View
     steps: int  # an epoch
@@ -103,6 +104,23 @@ class Source:
     @property
     def num_classes(self) -> int:
         return self.spec.num_classes
+
+    def open(self, view: View) -> None:
+        raise NotImplementedError
+
+    def epoch(self, number: int, /) -> Iterator[Batch]:
+        raise NotImplementedError
+
+    def modules(self) -> tuple[nn.Module, ...]:
+        raise NotImplementedError
+
+    def collect(self, count: int, seed: int) -> np.ndarray:
+        raise NotImplementedError
+
+    @property
+    def report(self) -> dict[str, Any]:
+        """What the source measured about itself; ``classes``: how many images the teacher takes for each."""
+        raise NotImplementedError
 
     @property
     def labels(self) -> torch.Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import count, islice
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -16,12 +16,14 @@ from ..data import Batch, Batches, ImageSet
 from ..data.streams import shuffled
 from ..losses import disagreement, matched_pairs, statistics_distance
 from ..training import Settings
-from .base import Source, View, histogram, pixels
 from .bank import Bank, Head, Watched
+from .base import Source, View, histogram, pixels
 from .generator import Generator, refill, views
 
 BETAS = (0.5, 0.999)
 SEARCH_AFTER = 2  # rounds whose finished images the vaccine is searched on
+SCHEDULE = {"schedule": "cosine", "lr": 0.1, "weight_decay": 1e-4}
+TAUGHT = {"alpha": 1.0, "temperature": 20.0}
 STREAM = 10_000  # orders of the pool that an epoch may need
 
 
@@ -58,6 +60,10 @@ class ContrastiveInversion(Source):
 
     Config = InversionSettings
     needs = "statistics"
+    presets: ClassVar[dict[str, Any]] = {
+        "fast": {"train": {"epochs": 20, **SCHEDULE}, "kd": TAUGHT},
+        "full": {"train": {"epochs": 200, **SCHEDULE}, "kd": TAUGHT},
+    }
 
     def open(self, view: View) -> None:
         fresh = not hasattr(self, "kept")
@@ -181,6 +187,6 @@ class ContrastiveInversion(Source):
     @property
     def report(self) -> dict[str, Any]:
         with torch.no_grad():
-            parts = [self.view.teacher.teacher(part.float().div(255)) for part in self.pool.split(500)]
+            parts = [self.view.teacher.teacher(part.float().div(255)) for part in torch.split(self.pool, 500)]
         found: dict[str, Any] = {"images": len(self.pool), "classes": histogram(torch.cat(parts))}
         return found if self.vaccine is None else {**found, "vaccine": self.vaccine.report}

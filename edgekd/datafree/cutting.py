@@ -41,7 +41,9 @@ def read(path: str | Path) -> list[np.ndarray]:
         )
     size = sum(width * height for width, height, _ in map(pictures.header, found))
     if size > MOST_PIXELS:
-        raise UsageError(f"The pictures in {place} have {size:,} pixels, more than {MOST_PIXELS:,}: give fewer of them.")
+        raise UsageError(
+            f"The pictures in {place} have {size:,} pixels, more than {MOST_PIXELS:,}: give fewer of them."
+        )
     return [pictures.pixels(pictures.decode_opaque(file).convert("RGB")) for file in found]
 
 
@@ -101,12 +103,16 @@ def _recoloured(images: np.ndarray, random: np.random.Generator) -> np.ndarray:
     grey = x @ np.array([0.299, 0.587, 0.114], np.float32)
     chroma = (x - grey[..., None]) * saturation
     turn = 2 * np.pi * HUE * (2 * draw[:, 3, ..., 0] - 1)
-    first, second = chroma @ np.array([2, -1, -1], np.float32) / 6**0.5, chroma @ np.array([0, 1, -1], np.float32) / 2**0.5
+    first, second = (
+        chroma @ np.array([2, -1, -1], np.float32) / 6**0.5,
+        chroma @ np.array([0, 1, -1], np.float32) / 2**0.5,
+    )
     along = (first * np.cos(turn) - second * np.sin(turn))[..., None] * np.array([2, -1, -1], np.float32) / 6**0.5
     across = (first * np.sin(turn) + second * np.cos(turn))[..., None] * np.array([0, 1, -1], np.float32) / 2**0.5
     level = (chroma.mean(3, keepdims=True) + grey[..., None]).astype(np.float32)
     made = np.clip((level + along + across) * 255, 0, 255).round().astype(np.uint8)
-    return np.where(draw[:, 4] < 0.5, made, images)
+    found: np.ndarray = np.where(draw[:, 4] < 0.5, made, images)
+    return found
 
 
 def cutmix(images: np.ndarray, seed: int) -> np.ndarray:
@@ -119,7 +125,7 @@ def cutmix(images: np.ndarray, seed: int) -> np.ndarray:
     share = np.sqrt(1 - random.beta(*CUT, count))
     middle = random.random((count, 2)) * (height, width)
     partner = random.permutation(count)
-    out = images.copy()
+    out: np.ndarray = images.copy()
     for number in range(count):
         (row, column), half = middle[number], share[number] / 2
         rows = slice(max(0, round(row - half * height)), max(0, round(row + half * height)))

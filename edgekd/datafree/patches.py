@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -21,12 +21,14 @@ from . import cutting, textures
 from .base import Source, View, histogram
 from .vaccine import doubt
 
-TEXTURES = 12  # drawn pictures
+TEXTURES = 8  # drawn pictures
+HELD_OUT = 2**31  # added to a seed, beyond all seeds of runs
 CANDIDATES = 2  # patches cut for one that is kept, where classes are balanced
 MOST_OF_A_CLASS = 2.0  # times its even share
 AT_ONCE = 500
 LEAST_IMAGES = 2  # that a batch norm can take the statistics of
 POOL = "pool.npz"
+TAUGHT = {"alpha": 1.0, "temperature": 4.0}
 
 
 class PatchSettings(Settings):
@@ -52,6 +54,14 @@ class Patches(Source):
 
     Config = PatchSettings
     fixed = True
+    presets: ClassVar[dict[str, Any]] = {
+        "fast": {"train": {"epochs": 30, "schedule": "onecycle", "lr": 0.2, "augment": "none"}, "kd": TAUGHT},
+        "full": {
+            "train": {"epochs": 100, "schedule": "cosine", "lr": 0.1, "augment": "none"},
+            "kd": TAUGHT,
+            "source": {"images": 100_000},
+        },
+    }
 
     pool: Pool
 
@@ -98,7 +108,10 @@ class Patches(Source):
             return
         count, others = int((~suspect).sum()), int(suspect.sum())
         mean = count + max(self.weight, 0.0) * others
-        for mask, weight in ((~suspect, count / mean), (suspect, self.weight * (others / mean if self.weight > 0 else 1))):
+        for mask, weight in (
+            (~suspect, count / mean),
+            (suspect, self.weight * (others / mean if self.weight > 0 else 1)),
+        ):
             if int(mask.sum()) >= LEAST_IMAGES:
                 part = Batch(*(values[mask] for values in batch))
                 self.view.teacher.tell(part.images, self.logits[part.index])
@@ -109,7 +122,8 @@ class Patches(Source):
 
     def collect(self, count: int, seed: int) -> np.ndarray:
         free = np.flatnonzero(~self.suspects)
-        return self.pool.images[free[shuffled(len(free), seed, "collect")[:count]]]
+        found: np.ndarray = self.pool.images[free[shuffled(len(free), seed, "collect")[:count]]]
+        return found
 
     def identity(self) -> dict[str, Any]:
         found = super().identity()
@@ -141,7 +155,8 @@ class Patches(Source):
 
     def collected(self, count: int) -> np.ndarray:
         """Some of the pool, suspicious or not."""
-        return self.pool.images[shuffled(len(self.pool.images), self.train.seed, "vaccine pool")[:count]]
+        found: np.ndarray = self.pool.images[shuffled(len(self.pool.images), self.train.seed, "vaccine pool")[:count]]
+        return found
 
     # ---- the pool -----------------------------------------------------------------------------------------------------
 
@@ -197,6 +212,14 @@ class Patches(Source):
             return Pool(found["images"], found["logits"]) if str(found["key"]) == self._key() else None
         except (EdgekdError, KeyError, OSError):
             return None
+
+
+def held_out(image: str | None, shape: tuple[int, int, int], count: int, seed: int) -> np.ndarray:
+    """Patches uint8 [count, C, H, W] that no pool of this seed holds, as they were cut; image: as in the settings."""
+    channels, height, width = shape
+    pictures = textures.pictures(TEXTURES, seed) if image is None else cutting.read(image)
+    images = cutting.cut(pictures, count, max(height, width), HELD_OUT + seed)[:, :, :height, :width]
+    return np.ascontiguousarray(images if channels == 3 else cutting.grey(images))
 
 
 def balanced(labels: np.ndarray, count: int, classes: int) -> np.ndarray:

@@ -6,14 +6,14 @@ import numpy as np
 
 from ..data.streams import stream
 
-SIDE, LEAVES, LEAST, LARGEST = 384, 1200, 4.0, 140.0
+SIDE, LEAVES, LEAST, LARGEST = 384, 800, 6.0, 140.0
 PERIODS = (3.0, 24.0)  # of a leaf's stripes, in pixels
 
 
 def pictures(count: int, seed: int, side: int = SIDE) -> list[np.ndarray]:
     """``count`` pictures uint8 [side, side, 3] of dead leaves: shapes of all sizes that hide one another.
 
-    Radii follow r^-3 between 4 and 140 pixels, as in the dead leaves model of natural images (Lee, Mumford and Huang 2001);
+    Radii follow r^-3 between 6 and 140 pixels, as in the dead leaves model of natural images (Lee, Mumford and Huang 2001);
     each leaf has a colour, a shading, stripes and grain of its own.
     """
     return [_leaves(stream(seed, "texture", number), side) for number in range(count)]
@@ -27,7 +27,8 @@ def _leaves(random: np.random.Generator, side: int) -> np.ndarray:
         _paint(picture, random, radius)
     for radius in radii:
         _paint(picture, random, min(radius, LARGEST / 3))
-    return np.clip(picture * 255, 0, 255).round().astype(np.uint8)
+    found: np.ndarray = np.clip(picture * 255, 0, 255).round().astype(np.uint8)
+    return found
 
 
 def _radii(random: np.random.Generator, count: int) -> np.ndarray:

@@ -12,7 +12,7 @@ from pydantic import Field
 from torch import nn
 
 from ..data.streams import shuffled as permutation
-from ..losses import log_distance, lower_tail, suspicious, vaccine_term
+from ..losses import TailRule, log_distance, lower_tail, suspicious, vaccine_term
 from ..training import Settings
 
 BATCH = 500
@@ -71,7 +71,7 @@ class Vaccine(nn.Module):
         logits = _batched(lambda part: plain(teacher, part), images)
         for trial in range(self.config.trials):
             other = _batched(lambda part, trial=trial: self._logits(teacher, part, trial), images)  # type: ignore[misc]
-            rule = "mean" if self.config.accept == "mean" else "mad"
+            rule: TailRule = "mean" if self.config.accept == "mean" else "mad"
             share = lower_tail(log_distance(logits, other), rule, self.config.deviations)
             self.tails[trial] = share
             if self.config.accept == "always" or share > self.config.tail:
@@ -94,7 +94,7 @@ class Vaccine(nn.Module):
         """Which images are suspicious, bool [N]; none where there is no vaccine."""
         if not self.on:
             return torch.zeros(len(images), dtype=torch.bool, device=images.device)
-        found = [suspicious(plain(teacher, part), self(teacher, part)) for part in images.split(BATCH)]
+        found = [suspicious(plain(teacher, part), self(teacher, part)) for part in torch.split(images, BATCH)]
         return torch.cat(found)
 
     def _logits(self, teacher: nn.Module, images: torch.Tensor, trial: int) -> torch.Tensor:
@@ -145,7 +145,7 @@ def _shuffled(orders: list[tuple[nn.Conv2d, torch.Tensor]]) -> Iterator[None]:
 
 @torch.no_grad()
 def _batched(predict: Callable[[torch.Tensor], torch.Tensor], images: torch.Tensor) -> torch.Tensor:
-    return torch.cat([predict(part) for part in images.split(BATCH)])
+    return torch.cat([predict(part) for part in torch.split(images, BATCH)])
 
 
 def doubt(flagged: np.ndarray | torch.Tensor) -> str | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -19,6 +19,8 @@ from .base import Source, View, pixels
 from .generator import Generator
 
 LOPSIDED = 0.6  # share of one class among the images from which on the generator is told to balance them
+SCHEDULE = {"schedule": "cosine", "augment": "none"}
+TAUGHT = {"alpha": 1.0, "temperature": 1.0}
 CLIP = 5.0  # of the gradient's length
 
 
@@ -44,6 +46,10 @@ class AdversarialGenerator(Source):
 
     Config = AdversarialSettings
     needs = "gradients"
+    presets: ClassVar[dict[str, Any]] = {
+        "fast": {"train": {"epochs": 40, **SCHEDULE}, "kd": TAUGHT},
+        "full": {"train": {"epochs": 1600, **SCHEDULE}, "kd": TAUGHT},
+    }
 
     generator: Generator
 

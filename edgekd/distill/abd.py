@@ -68,7 +68,12 @@ def distill_defended(
         return made, log
     settings = abd.retrospect
     shorter = train.model_copy(
-        update={"epochs": math.ceil(settings.steps / CHUNK), "lr": settings.lr, "schedule": "cosine", "warmup_epochs": 0}
+        update={
+            "epochs": math.ceil(settings.steps / CHUNK),
+            "lr": settings.lr,
+            "schedule": "cosine",
+            "warmup_epochs": 0,
+        }
     )
 
     def wrap(inner: Method) -> Method:
@@ -89,7 +94,10 @@ def distill_defended(
 def _joined(first: TrainLog, second: TrainLog, found: dict[str, Any]) -> TrainLog:
     """One log of both trainings: epochs go on counting."""
     further = tuple({**entry, "epoch": entry["epoch"] + first.epochs} for entry in second.history)
-    seconds = {part: first.seconds.get(part, 0.0) + second.seconds.get(part, 0.0) for part in {**first.seconds, **second.seconds}}
+    seconds = {
+        part: first.seconds.get(part, 0.0) + second.seconds.get(part, 0.0)
+        for part in {**first.seconds, **second.seconds}
+    }
     return dataclasses.replace(
         first,
         epochs=first.epochs + second.epochs,

@@ -63,7 +63,9 @@ class SelfRetrospection(Method):
     say: x + δ is cut to [0, 1], the map's rate is held below 1 over the curvature at an epoch's start.
     """
 
-    def __init__(self, method: Method, config: RetrospectionSettings, teacher: nn.Module, std: tuple[float, ...]) -> None:
+    def __init__(
+        self, method: Method, config: RetrospectionSettings, teacher: nn.Module, std: tuple[float, ...]
+    ) -> None:
         self.method, self.config, self.teacher = method, config, teacher
         self.scale = torch.tensor(std).view(1, -1, 1, 1)
 

@@ -17,6 +17,7 @@ from .logits import decoupled_kl, soft_target_kl
 from .pairs import comparison_mse, comparisons, every_pair_mse
 from .scaffold import budget_excess, capped_cross_entropy, plausible, scaffolded_cross_entropy
 from .synthesis import (
+    TailRule,
     class_balance,
     disagreement,
     kl_each,
@@ -29,6 +30,7 @@ from .synthesis import (
 )
 
 __all__ = [
+    "TailRule",
     "attention_distance",
     "budget_excess",
     "capped_cross_entropy",

@@ -35,7 +35,9 @@ def class_balance(logits: torch.Tensor) -> torch.Tensor:
     return (mean * mean.clamp_min(LEAST).log()).sum()
 
 
-def statistics_distance(features: Sequence[torch.Tensor], running: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> torch.Tensor:
+def statistics_distance(
+    features: Sequence[torch.Tensor], running: Sequence[tuple[torch.Tensor, torch.Tensor]]
+) -> torch.Tensor:
     """Σ over batch norms of ‖μ_batch − μ_run‖₂ + ‖σ²_batch − σ²_run‖₂, a scalar.
 
     features: what each norm was given, [N, C, ...]; running: its mean and variance [C]. The batch's variance is the biased
