@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks import attacks_table, main_job_table, robustkd_table, robustness_table, transfer_table
+from benchmarks import attacks_table, datafree_table, main_job_table, robustkd_table, robustness_table, transfer_table
 from edgekd import files
 from edgekd.errors import EnvironmentFault, UsageError
 from edgekd.report import text
@@ -62,6 +62,7 @@ RENDERERS: dict[str, tuple[str, Callable[[Sequence[Record]], str]]] = {
     "attacks": ("attacks", attacks_table.tables),
     "transfer": ("transfer", transfer_table.tables),
     "robustkd": ("robustkd", robustkd_table.tables),
+    "datafree": ("datafree", datafree_table.tables),
     "demo": (
         "demo",
         columns(

@@ -135,6 +135,11 @@ class Source:
     def optimizer(self, parameters: list[nn.Parameter], config: TrainConfig) -> torch.optim.Optimizer | None:
         return None
 
+    def shortened(self, steps: int) -> tuple[dict[str, Any], float, int]:
+        """For forecasts: options for about ``steps`` steps an epoch, how much less preparation they ask for, and the
+        real steps of an epoch."""
+        raise NotImplementedError
+
     def own_optimizers(self) -> tuple[torch.optim.Optimizer, ...]:
         return ()
 

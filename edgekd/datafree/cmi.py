@@ -84,6 +84,11 @@ class ContrastiveInversion(Source):
         if fresh:
             self.adam = torch.optim.Adam(self.head.parameters(), lr=self.config.lr)
 
+    def shortened(self, steps: int) -> tuple[dict[str, Any], float, int]:
+        share = min(1.0, steps / self.config.student_steps)
+        few = {name: max(1, round(share * getattr(self.config, name))) for name in ("student_steps", "inversion_steps")}
+        return few, 1.0, self.config.student_steps
+
     def modules(self) -> tuple[nn.Module, ...]:
         parts: tuple[nn.Module, ...] = (self.kept, self.bank, self.head)
         return parts if self.vaccine is None else (*parts, self.vaccine)
@@ -126,7 +131,6 @@ class ContrastiveInversion(Source):
         config, size, device = self.config, self.config.images, self.view.device
         draws = torch.Generator().manual_seed(int(shuffled(2**20, self.train.seed, "cmi", number)[0]))
         refill(self.generator, draws)
-        self.generator.train()
         noise = torch.randn(size, config.latent, generator=draws).to(device).requires_grad_(True)
         classes = torch.randint(self.spec.num_classes, (size,), generator=draws).sort().values.to(device)
         adam = torch.optim.Adam([*self.generator.parameters(), noise], lr=config.lr, betas=BETAS)

@@ -16,7 +16,7 @@ class Generator(nn.Module):
 
     noise [N, latent] -> images [N, C, H, W]. Of 32 x 32 images in ZSKT's form (latent 100, width 128) 1.05 M parameters,
     in CMI's (latent 256, ``plain``: no bias and no last norm) 2.33 M. Micaelli and Storkey 2019 end at the norm, in the
-    teacher's normalised space; a sigmoid, as in CMI, keeps pixels in their range.
+    teacher's normalised space; a sigmoid, as in CMI, keeps pixels in their range. Norms always go by the batch.
     """
 
     def __init__(self, shape: tuple[int, int, int], latent: int, width: int, *, plain: bool = False) -> None:
@@ -28,7 +28,7 @@ class Generator(nn.Module):
         self.coarse = tuple(math.ceil(side / 2**doublings) for side in shape[1:])
         self.start = width
         self.dense = nn.Linear(latent, width * self.coarse[0] * self.coarse[1])
-        self.norm = nn.BatchNorm2d(width)
+        self.norm = nn.BatchNorm2d(width, track_running_stats=False)
         blocks, now = [], width
         for number in range(doublings):
             then = now if number == 0 else max(LEAST_WIDTH, now // 2)
@@ -36,14 +36,14 @@ class Generator(nn.Module):
                 nn.Sequential(
                     nn.Upsample(scale_factor=2),
                     nn.Conv2d(now, then, 3, padding=1, bias=not plain),
-                    nn.BatchNorm2d(then),
+                    nn.BatchNorm2d(then, track_running_stats=False),
                     nn.LeakyReLU(0.2),
                 )
             )
             now = then
         self.blocks = nn.ModuleList(blocks)
         self.last = nn.Conv2d(now, channels, 3, padding=1)
-        self.level = nn.Identity() if plain else nn.BatchNorm2d(channels)
+        self.level = nn.Identity() if plain else nn.BatchNorm2d(channels, track_running_stats=False)
 
     def forward(self, noise: torch.Tensor) -> torch.Tensor:
         x = self.norm(self.dense(noise).view(-1, self.start, *self.coarse))
@@ -56,10 +56,8 @@ class Generator(nn.Module):
 
 @torch.no_grad()
 def refill(generator: nn.Module, draws: torch.Generator) -> None:
-    """Fresh weights as CMI draws them each round: N(0, 0.02), norms around 1, biases 0; running statistics anew."""
+    """Fresh weights as CMI draws them each round: N(0, 0.02), norms around 1, biases 0."""
     for part in generator.modules():
-        if isinstance(part, nn.BatchNorm2d):
-            part.reset_running_stats()
         if isinstance(part, nn.Conv2d | nn.Linear | nn.BatchNorm2d):
             middle = 1.0 if isinstance(part, nn.BatchNorm2d) else 0.0
             device = part.weight.device

@@ -25,7 +25,7 @@ TEXTURES = 8  # drawn pictures
 HELD_OUT = 2**31  # added to a seed, beyond all seeds of runs
 CANDIDATES = 2  # patches cut for one that is kept, where classes are balanced
 MOST_OF_A_CLASS = 2.0  # times its even share
-AT_ONCE = 500
+AT_ONCE, LEAST_POOL = 500, 64
 LEAST_IMAGES = 2  # that a batch norm can take the statistics of
 POOL = "pool.npz"
 TAUGHT = {"alpha": 1.0, "temperature": 4.0}
@@ -33,7 +33,7 @@ TAUGHT = {"alpha": 1.0, "temperature": 4.0}
 
 class PatchSettings(Settings):
     image: str | None = Field(None, description="a picture, or a folder of them; default: drawn textures")
-    images: int = Field(20_000, ge=64, le=1_000_000, description="patches in the pool")
+    images: int = Field(20_000, ge=LEAST_POOL, le=1_000_000, description="patches in the pool")
     cutmix: bool = Field(True, description="cut a box of another patch into each")
     balance: bool = Field(True, description="keep at most twice the even share of what the teacher takes for one class")
     mirrored: bool = Field(True, description="show each patch both ways round, as two images")
@@ -100,6 +100,11 @@ class Patches(Source):
         for batch in batches:
             self.view.teacher.tell(batch.images, self.logits[batch.index])
             yield batch
+
+    def shortened(self, steps: int) -> tuple[dict[str, Any], float, int]:
+        size = self.train.batch_size
+        few = min(self.config.images, max(LEAST_POOL, steps * size))
+        return {"images": few}, self.config.images / few, max(self.config.images // size, 1)
 
     def parts(self, batch: Batch) -> Iterator[tuple[float, Batch]]:
         suspect = self.suspect[batch.index]

@@ -58,13 +58,19 @@ class AdversarialGenerator(Source):
         self.view = view
         self.steps = self.config.rounds * self.config.student_steps
         if fresh:
-            self.generator = Generator(self.spec.input.shape, self.config.latent, self.config.width)
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(self.train.seed)
+                self.generator = Generator(self.spec.input.shape, self.config.latent, self.config.width)
             self.seen = nn.Module()
             self.seen.register_buffer("classes", torch.zeros(self.spec.num_classes, dtype=torch.int64))
         for part in self.modules():
             part.to(view.device)
         if fresh:
             self.adam = torch.optim.Adam(self.generator.parameters(), lr=self.config.generator_lr)
+
+    def shortened(self, steps: int) -> tuple[dict[str, Any], float, int]:
+        rounds = min(self.config.rounds, max(1, steps // self.config.student_steps))
+        return {"rounds": rounds}, 1.0, self.config.rounds * self.config.student_steps
 
     def modules(self) -> tuple[nn.Module, ...]:
         parts: tuple[nn.Module, ...] = (self.generator, self.seen)
@@ -95,7 +101,6 @@ class AdversarialGenerator(Source):
         student, teacher = self.view.student, self.view.teacher.teacher
         mode = student.training
         student.eval()
-        self.generator.train()
         images = self.generator(noise).contiguous(memory_format=torch.channels_last)
         with self.bf16():
             taught, learned = teacher(images), student(images)
@@ -118,23 +123,20 @@ class AdversarialGenerator(Source):
 
     @torch.no_grad()
     def _images(self, noise: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Images and the teacher's logits; the generator normalises by the batch, as it always does."""
-        self.generator.train()
+        """Images and the teacher's logits."""
         images = self.generator(noise).contiguous(memory_format=torch.channels_last)
         with self.bf16():
             logits = self.view.teacher.teacher(images).float()
-        self.seen.get_buffer("classes").add_(torch.bincount(logits.argmax(1), minlength=logits.shape[1]))
+        if not self.still:
+            self.seen.get_buffer("classes").add_(torch.bincount(logits.argmax(1), minlength=logits.shape[1]))
         return images, logits
 
     @torch.no_grad()
     def _some(self, count: int, *names: str | int) -> torch.Tensor:
-        """``count`` images of the generator as it is; its running statistics stay."""
-        kept = {name: tensor.clone() for name, tensor in self.generator.state_dict().items()}
-        self.generator.train()
+        """``count`` images of the generator as it is."""
         size, made = self.train.batch_size, []
         for index in range(-(-count // size)):
             made.append(self.generator(self.noise((size, self.config.latent), *names, index)))
-        self.generator.load_state_dict(kept)
         return torch.cat(made)[:count]
 
     def collect(self, count: int, seed: int) -> np.ndarray:
