@@ -64,6 +64,7 @@ class Patches(Source):
     }
 
     pool: Pool
+    doubt: str | None = None
 
     def open(self, view: View) -> None:
         self.view = view
@@ -143,7 +144,7 @@ class Patches(Source):
             "classes": histogram(torch.from_numpy(self.pool.logits)),
         }
         if self.vaccine is not None:
-            found |= {"vaccine": self.vaccine.report, "doubt": doubt(self.suspects)}
+            found |= {"vaccine": self.vaccine.report, "doubt": self.doubt}
         return found
 
     def _suspects(self) -> np.ndarray:
@@ -155,6 +156,7 @@ class Patches(Source):
             self.vaccine.search(teacher, self._float(self.collected(self.vaccine.config.pool)))
         parts = [self.vaccine.flagged(teacher, self._float(part)) for part in _parts(images)]
         found: np.ndarray = torch.cat(parts).cpu().numpy()
+        self.doubt = doubt(found)
         # a mask that takes almost everything would leave nothing to learn from, and is worth nothing
         return found if found.mean() < 1 - self.train.batch_size / len(found) else np.zeros_like(found)
 
