@@ -68,20 +68,18 @@ LENGTHS: dict[str, dict[str, Any]] = {
     "data": {"epochs": 20, "options": {"images": 10_000}},
 }
 MINUTES = {"patches": 18.0, "zskt": 50.0, "cmi": 3.0, "data": 6.0}
-FURTHER = {PLAIN: 1.0, SV: 1.0, SR: 0.4, ABD: 0.4, WITH_DATA: 1.0}  # what a row adds to the one that it goes on from
+RETROSPECTION = 7.0  # minutes
 
 
 def cells() -> Iterator[Config]:
     """In the order of value."""
     backdoored = (GRID, WATERMARK, SQUARE)
     yield from _cells("patches", backdoored, (PLAIN, WITH_DATA, SV, SR, ABD), (0,))
-    yield from _cells("patches", (CLEAN,), (PLAIN, ABD, SV, SR, WITH_DATA), (0,))
+    yield from _cells("patches", (CLEAN,), (PLAIN, SV, ABD, SR, WITH_DATA), (0,))
     yield from _cells("zskt", (GRID, WATERMARK), (PLAIN, ABD), (0,))
     yield from _cells("cmi", (GRID,), (PLAIN, ABD), (0,))
-    yield from _cells("patches", backdoored, (PLAIN, ABD, SV, SR, WITH_DATA), (1, 2))
-    yield from _cells("zskt", (SQUARE,), (PLAIN, ABD), (0,))
-    yield from _cells("patches", (CLEAN,), (PLAIN, ABD), (1, 2))
-    yield from _cells("zskt", (GRID, WATERMARK), (SV, SR), (0,))
+    yield from _cells("patches", backdoored, (PLAIN, SV, ABD, SR, WITH_DATA), (1, 2))
+    yield from _cells("patches", (CLEAN,), (PLAIN, SV, ABD), (1, 2))
 
 
 def _cells(source: str, teachers: Iterable[str], rows: Iterable[str], seeds: Iterable[int]) -> Iterator[Config]:
@@ -186,9 +184,11 @@ def _figures(predict: Any, probes: ProbeSet) -> dict[str, float]:
 
 
 def forecast(config: Config) -> float:
-    source = "data" if config["row"] == WITH_DATA else config["source"]
-    whole = MINUTES[source] * config["epochs"] / LENGTHS[source]["epochs"]
-    return float(FURTHER[config["row"]] * whole)
+    """What a row adds to the one that it goes on from, which is listed before it, where it is listed at all."""
+    source, row = config["source"], config["row"]
+    whole = MINUTES["data" if row == WITH_DATA else source]
+    goes_on = row == SR or (row == ABD and source == "patches")
+    return float(whole * (not goes_on) + RETROSPECTION * (row in (SR, ABD)))
 
 
 TABLE = Table("datafree", cells, run, forecast, resumable=True)

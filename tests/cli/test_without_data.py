@@ -73,7 +73,18 @@ def test_without_any_labelled_image(words, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_with_a_test_set_and_a_control_and_after_a_kill(world: worlds.World, words, tmp_path: Path) -> None:
-    more = ("--test", world.test, "--trigger", world.trigger, "--target-label", "0", "--max-asr", "2", "--controls", "kd")
+    more = (
+        "--test",
+        world.test,
+        "--trigger",
+        world.trigger,
+        "--target-label",
+        "0",
+        "--max-asr",
+        "2",
+        "--controls",
+        "kd",
+    )
     whole = call(*words("--out", tmp_path / "whole", *more))
     assert whole.code == 1, whole.err
     record = json.loads((tmp_path / "whole" / "run.json").read_text())

@@ -213,7 +213,7 @@ def test_teachers_that_lack_what_a_source_needs_are_refused_by_name(teacher):
 
     bare = Model(spec("onnx"), Network(torch.nn.Sequential(torch.nn.Flatten()), spec().input))
     for name in ("zskt", "cmi"):
-        with pytest.raises(UsageError, match="needs gradients.*patches"):
+        with pytest.raises(UsageError, match=r"needs gradients.*patches"):
             datafree.make(name, {}, bare, TRAIN)
     datafree.make("patches", {}, bare, TRAIN)
     with pytest.raises(UsageError, match=r"abd.vaccine=false"):

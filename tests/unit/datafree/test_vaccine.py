@@ -35,7 +35,9 @@ def test_gathered_inputs_equal_permuted_weights(teacher, images):
     logits = []
     for number in range(2):
         twin = copy.deepcopy(teacher)
-        for part, order in zip(last_convolutions(twin, 5), [o for _, o in vaccine.orders(teacher, 3, number)], strict=True):
+        for part, order in zip(
+            last_convolutions(twin, 5), [o for _, o in vaccine.orders(teacher, 3, number)], strict=True
+        ):
             part.weight.data = part.weight[:, torch.argsort(order)]  # conv(W[:, argsort(o)], x) = conv(W, x[:, o])
         logits.append(twin(images))
     torch.testing.assert_close(vaccine(teacher, images), torch.stack(logits).mean(0), atol=1e-5, rtol=1e-5)

@@ -99,7 +99,7 @@ def test_noise_has_a_slope_where_zero_has_none_and_the_search_raises_the_loss(re
 
 
 def test_the_authors_variants(ready):
-    method, student, batch = ready(start="zero", by="teacher", search="batch", share=0.02, norms="moving", bound=None)
+    method, _, batch = ready(start="zero", by="teacher", search="batch", share=0.02, norms="moving", bound=None)
     terms = method.step(batch)
     assert terms.keys() == {"ce", "kd", "retrospection", "lead"}
     assert all(bool(torch.isfinite(term)) for term in terms.values())
