@@ -63,12 +63,12 @@ ROWS = {
 # How long each source is run, and with what beside its defaults; clean images as often as a source's would take too long.
 LENGTHS: dict[str, dict[str, Any]] = {
     "patches": {"epochs": 30, "options": {"images": 24_000}},
-    "zskt": {"epochs": 20, "options": {}},
+    "zskt": {"epochs": 15, "options": {}},
     "cmi": {"epochs": 3, "options": {"images": 64, "inversion_steps": 20, "student_steps": 40, "width": 32}},
     "data": {"epochs": 20, "options": {"images": 10_000}},
 }
-MINUTES = {"patches": 18.0, "zskt": 50.0, "cmi": 3.0, "data": 6.0}
-RETROSPECTION = 7.0  # minutes
+MINUTES = {"patches": 18.0, "zskt": 38.0, "cmi": 3.0, "data": 6.0}
+RETROSPECTION = 11.0  # minutes
 
 
 def cells() -> Iterator[Config]:

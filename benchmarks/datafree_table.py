@@ -29,7 +29,8 @@ def tables(records: Sequence[Record]) -> str:
         rows = found.setdefault((config["source"], config["teacher"], epochs), {})
         rows.setdefault(config["row"], {})[config["seed"]] = record["result"]
     beside_them = {key[:2]: rows for key, rows in found.items() if not key[2]}
-    parts, carried = [], {}
+    parts: list[str] = []
+    carried: dict[str, set[str]] = {}
     for source, teacher, epochs in sorted(key for key in found if key[2]):
         rows = {**found[source, teacher, epochs], **beside_them.get((source, teacher), {})}
         parts.append(_part(source, teacher, epochs, rows))

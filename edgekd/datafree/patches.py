@@ -64,13 +64,14 @@ class Patches(Source):
     }
 
     pool: Pool
+    suspects: np.ndarray  # bool [N]
     doubt: str | None = None
 
     def open(self, view: View) -> None:
         self.view = view
-        if not hasattr(self, "pool"):
+        if not hasattr(self, "pool"):  # opened again, it has both already
             self.pool = self._kept() or self._made()
-        self.suspects = self._suspects()
+            self.suspects = self._suspects()
         weight = 0.0 if self.vaccine is None else self.vaccine.config.suspect_weight
         shown = np.flatnonzero(~self.suspects) if weight == 0 else np.arange(len(self.suspects))
         images = ImageSet(
