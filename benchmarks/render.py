@@ -19,6 +19,7 @@ from typing import Any
 from benchmarks import (
     attacks_table,
     baselines_table,
+    datafree_table,
     int8_table,
     kdiga_table,
     main_job_table,
@@ -78,6 +79,7 @@ RENDERERS: dict[str, tuple[str, Callable[[Sequence[Record]], str]]] = {
     "kdiga": ("kdiga", kdiga_table.tables),
     "baselines": ("baselines", baselines_table.tables),
     "nasty": ("nasty", nasty_table.tables),
+    "datafree": ("datafree", datafree_table.tables),
     "demo": (
         "demo",
         columns(

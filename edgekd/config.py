@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from omegaconf import OmegaConf
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 from .attacks.run import settings_of
 from .attacks.table import SABOTAGE
-from .distill import METHODS
+from .datafree.run import source_class
+from .distill import METHODS, AbdSettings
 from .distill.run import method_class
 from .errors import UsageError
 from .quantize import PtqConfig
@@ -25,6 +26,8 @@ from .training import Fraction, TrainConfig
 from .yaml_files import read_yaml
 
 CONTROLS = ("scratch", "kd", "overhaul", "finetune")
+NO_DATA = "none"
+NEEDS_NO_DATA = ("kd", "overhaul")  # controls that learn from the teacher alone
 
 PROFILES: dict[str, dict[str, Any]] = {
     # CIFAR-10 on two cores within 15 minutes, with a known trigger.
@@ -106,7 +109,7 @@ class RunConfig(Section):
     """Everything that decides what a run does; stored whole in the run folder and in the record."""
 
     teacher: str = Field(description="teacher file")
-    data: str = Field(description="training images")
+    data: str = Field(description="training images; none: they come from `source`")
     test: str | None = Field(None, description="test images; without them a seeded split 80/10/10 of the data")
     arch: str | None = Field(None, description="teacher's architecture where the file does not tell it")
     normalize: str = Field("auto", description="teacher's input normalisation: auto, a preset, or mean/std")
@@ -126,6 +129,8 @@ class RunConfig(Section):
     train: TrainConfig
     repair: dict[str, Any] = Field({}, description="of the teacher, before it is distilled; empty: none")
     distill: dict[str, Any] = Field(description="method, and the method's own settings")
+    source: dict[str, Any] = Field({}, description="of images, without data; empty: the data")
+    abd: dict[str, Any] = Field({}, description="defence of a distillation without data")
     quantize: PtqConfig = PtqConfig()
     bench: BenchSection = BenchSection()
     audit: AuditSection = AuditSection()
@@ -133,7 +138,12 @@ class RunConfig(Section):
 
     @field_validator("controls")
     @classmethod
-    def _scratch_gives_the_floor(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+    def _scratch_gives_the_floor(cls, value: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        if info.data.get("data") == NO_DATA:  # nobody knows a label that is not the teacher's
+            wrong = [name for name in value if name not in NEEDS_NO_DATA]
+            if wrong and value != ("scratch",):
+                raise ValueError(f"{wrong[0]} needs labelled images; without data there are {', '.join(NEEDS_NO_DATA)}")
+            return tuple(name for name in value if name in NEEDS_NO_DATA)
         return value if "scratch" in value else ("scratch", *value)
 
     @property
@@ -144,6 +154,20 @@ class RunConfig(Section):
     def repair_method(self) -> str | None:
         """How the teacher is repaired before the run's method distils it; controls have it as it is."""
         return self.repair.get("method")
+
+    @property
+    def data_free(self) -> bool:
+        """Whether images come from a source."""
+        return self.data == NO_DATA
+
+    @property
+    def source_options(self) -> dict[str, Any]:
+        return {key: value for key, value in self.source.items() if key != "name"}
+
+    @property
+    def defence(self) -> AbdSettings:
+        """How a distillation without data is defended."""
+        return AbdSettings.model_validate(self.abd)
 
     @property
     def repair_options(self) -> dict[str, Any]:
@@ -223,13 +247,13 @@ def resolve(file: str | Path | None, flags: dict[str, Any], overrides: list[str]
     profile = given.get("profile", "fast")
     if not isinstance(profile, str) or profile not in PROFILES:
         raise UsageError(f"There is no profile {shortened(profile)}{suggest(str(profile), PROFILES)}: fast or full.")
-    preset = PROFILES[profile]
+    preset, source, abd = _without_data(given, profile)
     distill = given.get("distill", {})
     if isinstance(distill, str):
         distill = {"method": distill}
     if not isinstance(distill, dict):
         raise UsageError("`distill` is a group of settings: distill.method=robustkd, distill.temperature=4.")
-    method = str(distill.get("method", "robustkd"))
+    method = str(distill.get("method", "kd" if source else "robustkd"))
     config = method_config(method)
     options = _validate(
         config, {**preset.get(method, {}), **{k: v for k, v in distill.items() if k != "method"}}, "distill."
@@ -247,10 +271,50 @@ def resolve(file: str | Path | None, flags: dict[str, Any], overrides: list[str]
         if not merged.get(key):
             raise UsageError(f"No {key} was given: name it on the command line, or as `{key}:` in the file of -c.")
     merged["distill"] = {"method": method, **options.model_dump(mode="json")}
-    merged["repair"] = repair
+    merged |= {"repair": repair, "source": source, "abd": abd}
+    if source:
+        merged.setdefault("controls", ())
     value = _validate(RunConfig, merged, "")
     assert isinstance(value, RunConfig)
     return value
+
+
+def _without_data(given: dict[str, Any], profile: str) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+    """The profile's presets, the source and the defence; the last two are empty where there is data."""
+    source, preset = named_source(given.get("source", {})), PROFILES[profile]
+    if given.get("data") != NO_DATA:
+        for key in ("source", "abd"):
+            if given.get(key):
+                raise UsageError(
+                    f"`{key}` is for a teacher without training images: give --data none with it, or leave it out."
+                )
+        return preset, {}, {}
+    name = str(source.get("name", "patches"))
+    kind = source_class(name)
+    if "image" in source and "image" not in kind.Config.model_fields:
+        raise UsageError(f"Only patches are cut from a picture: --source patches:{shortened(source['image'])[1:-1]}.")
+    own = kind.presets[profile]
+    options = {**own.get("source", {}), **{key: value for key, value in source.items() if key != "name"}}
+    abd = given.get("abd") or {}
+    if not isinstance(abd, dict):
+        raise UsageError("`abd` is a group of settings: abd.vaccine=false, abd.retrospect.steps=200.")
+    return (
+        {**preset, **own},
+        {"name": name, **_validate(kind.Config, options, "source.").model_dump(mode="json")},
+        _validate(AbdSettings, abd, "abd.").model_dump(mode="json"),
+    )
+
+
+def named_source(given: Any) -> dict[str, Any]:
+    """``source`` as a group of settings; a name alone, or NAME:IMAGE, will do."""
+    if given is None or given == {}:
+        return {}
+    if isinstance(given, str):
+        name, colon, image = given.partition(":")
+        return {"name": name, **({"image": image} if colon else {})}
+    if not isinstance(given, dict):
+        raise UsageError("`source` is a group of settings: source.name=patches, source.image=photo.jpg.")
+    return {**given, **(named_source(given["name"]) if ":" in str(given.get("name", "")) else {})}
 
 
 def _repair(given: Any) -> dict[str, Any]:
@@ -419,6 +483,8 @@ def _merge(base: dict[str, Any], more: dict[str, Any]) -> dict[str, Any]:
         old = merged.get(key)
         if key in ("distill", "repair") and isinstance(old, str):
             old = {"method": old}
+        if key == "source" and isinstance(old, str):
+            old = named_source(old)
         merged[key] = _merge(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
     return merged
 

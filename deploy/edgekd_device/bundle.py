@@ -197,8 +197,9 @@ FIELDS: dict[str, Callable[[Any], bool]] = {
     "floors": _rates,
     "references": _rows,
     "threads": _count,
+    "labelled": lambda v: type(v) is bool,
 }
-OPTIONAL = ("triggers", "floors", "references", "threads")
+OPTIONAL = ("triggers", "floors", "references", "threads", "labelled")
 
 
 def _manifest(path: Path) -> BundleManifest:

@@ -184,10 +184,14 @@ class BundleManifest:
     )  # trigger -> Rate of the scratch control
     references: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)  # model file -> host's StageRow
     threads: int = 1  # of the runtime on the target
+    labelled: bool = True  # false: the probes' labels are the teacher's answers, and measure no ACC
     schema: int = SCHEMA
 
     def to_json(self) -> dict[str, Any]:
-        return dataclasses.asdict(self)
+        value = dataclasses.asdict(self)
+        if self.labelled:  # as it was before there was another kind, which readers of then would refuse
+            del value["labelled"]
+        return value
 
     @staticmethod
     def from_json(value: Any) -> BundleManifest:

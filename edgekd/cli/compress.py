@@ -21,6 +21,7 @@ EXAMPLES = (
     "edgekd compress teacher.pt --data images/train --test images/test",
     "edgekd compress teacher.pt --data cifar10.npz --trigger patch.npz --target-label 0 --max-asr 2",
     "edgekd compress teacher.pt --data cifar10.npz --target jetson --dry-run",
+    "edgekd compress teacher.pt --data none --source patches:street.jpg --normalize cifar10",
     "edgekd compress -c run.yaml -o train.epochs=20 --out runs/longer",
 )
 
@@ -32,7 +33,8 @@ def register(app: typer.Typer) -> None:
 def compress(
     context: typer.Context,
     teacher: options.Teacher = None,
-    data: options.Data = None,
+    data: options.DataOrNone = None,
+    source: options.Source = None,
     test: options.Test = None,
     target: options.Target = None,
     student: options.Student = None,
@@ -76,7 +78,7 @@ def compress(
         CONTROLS if controls == "all" else tuple(name.strip() for name in controls.split(",")) if controls else None
     )
     flags: dict[str, Any] = {
-        "teacher": teacher, "data": data, "test": test, "target": target, "student": student, "distill.method": method,
+        "teacher": teacher, "data": data, "source": source, "test": test, "target": target, "student": student, "distill.method": method,
         "repair.method": repair, "controls": wanted, "profile": profile, "bench.level": bench, "gates.max_asr": max_asr,
         "gates.max_acc_drop": max_acc_drop, "gates.max_latency_ms": max_latency_ms, "arch": arch, "normalize": normalize,
         "num_classes": num_classes, "class_map": class_map, "image_size": image_size, "channels": channels,

@@ -13,6 +13,7 @@ from . import options, screen
 
 class Kind(str, Enum):
     methods = "methods"
+    sources = "sources"
     repairs = "repairs"
     attacks = "attacks"
     targets = "targets"
@@ -28,15 +29,19 @@ def register(app: typer.Typer) -> None:
 
 def listing(
     kind: Annotated[
-        Kind, typer.Argument(metavar="KIND", help="methods, repairs, attacks, targets, models, triggers or settings.")
+        Kind,
+        typer.Argument(
+            metavar="KIND", help="methods, sources, repairs, attacks, targets, models, triggers or settings."
+        ),
     ],
     json_: options.Json = False,
 ) -> None:
-    """List distillation methods, repairs of a teacher, attacks, deployment targets, networks, trigger families, or every setting of -c and -o."""
+    """List distillation methods, sources of images without data, repairs of a teacher, attacks, deployment targets, networks, trigger families, or every setting of -c and -o."""
     from ..files import canonical_json
 
     makers = {
         "methods": _methods,
+        "sources": _sources,
         "repairs": _repairs,
         "attacks": _attacks,
         "targets": _targets,
@@ -91,6 +96,12 @@ def _methods() -> list[dict[str, Any]]:
     from ..distill import METHODS
 
     return _by_module("method", METHODS)
+
+
+def _sources() -> list[dict[str, Any]]:
+    from ..datafree import SOURCES
+
+    return _by_module("source", SOURCES)
 
 
 def _repairs() -> list[dict[str, Any]]:
@@ -171,13 +182,19 @@ def _settings() -> list[dict[str, Any]]:
     from ..attacks import ATTACKS, SABOTAGE
     from ..attacks.run import settings_of
     from ..config import DERIVED, RunConfig, method_config, settings
-    from ..distill import METHODS
+    from ..datafree import SOURCES
+    from ..datafree.run import source_class
+    from ..distill import METHODS, AbdSettings
     from ..repair import REPAIRS
     from ..repair.run import repair_class
 
-    found = [entry for entry in settings(RunConfig) if entry[0] not in ("distill", "repair", *DERIVED)]
+    groups = ("distill", "source", "abd", "repair", *DERIVED)
+    found = [entry for entry in settings(RunConfig) if entry[0] not in groups]
     found.append(("distill.method", "robustkd", "see `edgekd list methods`"))
     found += _shared("distill", {name: settings(method_config(name)) for name in METHODS})
+    found.append(("source.name", None, "see `edgekd list sources`; with --data none alone"))
+    found += _shared("source", {name: settings(source_class(name).Config) for name in SOURCES})
+    found += settings(AbdSettings, "abd.")
     found.append(("repair.method", None, "see `edgekd list repairs`"))
     found += _shared("repair", {name: settings(repair_class(name).Config) for name in REPAIRS})
     found.append(("attack.name", None, "see `edgekd list attacks`; `edgekd attack` alone"))

@@ -24,6 +24,23 @@ Data = Annotated[
         help="Training images: a folder with one sub-folder per class, .npz, or the CIFAR release.",
     ),
 ]
+DataOrNone = Annotated[
+    str | None,
+    typer.Option(
+        "--data",
+        metavar="PATH",
+        help="Training images: a folder with one sub-folder per class, .npz, or the CIFAR release; none: see --source.",
+    ),
+]
+Source = Annotated[
+    str | None,
+    typer.Option(
+        "--source",
+        metavar="NAME",
+        help="With --data none, where images come from: patches (default) or patches:IMAGE, a picture or a folder of "
+        "them; zskt, cmi. `edgekd list sources`.",
+    ),
+]
 Test = Annotated[
     str | None,
     typer.Option("--test", metavar="PATH", help="Test images; without them a seeded split 80/10/10 of --data is used."),

@@ -28,6 +28,7 @@ class AdversarialTraining(Distiller):
     """
 
     Config: ClassVar[type[Settings]] = PerturbationSettings
+    true_labels = True
 
     def step(self, batch: Batch) -> dict[str, torch.Tensor]:
         return {"ce": cross_entropy(self.student(perturbed(self.student, batch, self.config)), batch.labels)}

@@ -23,6 +23,8 @@ class Distiller(Method):
 
     Config: ClassVar[type[Settings]] = Settings
     needs: ClassVar[Needs] = "nothing"
+    true_labels: ClassVar[bool] = False  # whether the teacher's own answers cannot stand in for the labels
+    every_image: ClassVar[bool] = False  # whether it asks for all images, or counts them, before it begins
 
     student: Any  # models.wrap.Network or any network of pixels -> logits
 

@@ -52,6 +52,7 @@ class ComparativeKD(Distiller):
 
     Config: ClassVar[type[Settings]] = ComparativeKDSettings
     needs: ClassVar[Needs] = "logits"
+    every_image = True
 
     said: torch.Tensor  # [N, K] by index, as the teacher said it
 

@@ -43,6 +43,7 @@ class ContrastiveDistillation(FeatureDistiller):
     """
 
     Config: ClassVar[type[Settings]] = ContrastiveDistillationSettings
+    every_image = True
 
     memory: Memory
 

@@ -66,6 +66,7 @@ class DiSK(Distiller):
 
     Config: ClassVar[type[Settings]] = DiSKSettings
     needs = "sites"
+    true_labels = True
 
     helper: Helper
     batch = 0  # of the epoch that runs

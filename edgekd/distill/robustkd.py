@@ -52,6 +52,7 @@ class RobustKD(Overhaul):
     """
 
     Config: ClassVar[type[Settings]] = RobustKDSettings
+    true_labels = True
 
     detox: Detox
 

@@ -76,6 +76,8 @@ class RobustKDPlus(Overhaul):
     """
 
     Config: ClassVar[type[Settings]] = RobustKDPlusSettings
+    true_labels = True
+    every_image = True
 
     perturbations: torch.Tensor  # [K, C, H, W], or of length 0
     counted: torch.Tensor  # images [N, C, H, W]

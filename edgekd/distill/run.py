@@ -4,34 +4,43 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 
-from ..data import Batches
+from ..data import Batches, ImageSet
+from ..datafree import ImageSource
+from ..datafree.told import Told
 from ..errors import UsageError
 from ..models import build, weights_sha256
 from ..training import Progress, Settings, TrainConfig, checked, chosen, fit
+from ..training.chunks import Chunks
 from ..training.device import place, resolve_device
 from ..training.fit import Validate
-from ..training.method import Accuracy
+from ..training.method import Accuracy, BatchSource, Method
 from ..training.untouched import untouched
 from ..types import AuditReport, Model, ModelSpec, TrainLog
 from .base import Distiller, freeze
+from .from_source import FromSource
 from .table import METHODS
 from .vetting import refuse_unvetted
 
-if TYPE_CHECKING:
-    from ..data import ImageSet
+
+class Around(NamedTuple):
+    """What is put around a method: how, in epochs of how many steps, and what tells it from another (plain JSON)."""
+
+    wrap: Callable[[Method], Method]
+    chunk: int
+    identity: dict[str, Any]
 
 
 def run(
     teacher: Model | None,
     student: ModelSpec,
-    images: ImageSet,
+    images: ImageSet | ImageSource,
     method: str,
     options: Mapping[str, Any],
     train: TrainConfig,
@@ -43,6 +52,7 @@ def run(
     start: Mapping[str, torch.Tensor] | None = None,
     frozen: bool = False,
     report: AuditReport | None = None,
+    around: Around | None = None,
 ) -> tuple[Model, TrainLog]:
     """Train a student of ``images`` by a method of the table; a run that was killed in ``folder`` continues.
 
@@ -51,6 +61,7 @@ def run(
     start: weights for some or all of the student's tensors, by name; the others start from the seed.
     frozen: the weights given in ``start`` do not learn (running statistics of their norms still follow the images).
     report: what the teacher's audit found, with its alarms; some methods take no teacher without one.
+    images: a set with labels, or a source that makes them; around: what goes with the method, a source then stands still.
     Raises UsageError for networks, images and options that do not fit each other, UnsafeInput for an unvetted teacher.
     """
     kind, settings, student = check(teacher, student, images, method, options)
@@ -62,21 +73,27 @@ def run(
         _put(start, module.net)
         for name, parameter in module.net.named_parameters():
             parameter.requires_grad_(not (frozen and name in start))
-    batches = Batches(images, train.batch_size, seed=train.seed, augment=train.augment, device=device)
     watched = teacher.module if teacher is not None and kind.needs != "nothing" else None
+    sha256 = "" if teacher is None or watched is None else teacher.sha256 or weights_sha256(watched.state_dict())
+    made, batches = _on_images(kind, settings, watched, images, train, device, sha256)
     identity = {
         "method": method,
         "options": settings.model_dump(mode="json"),
         "student": student.to_json(),
-        "images": images.sha256,
-        "teacher": "" if teacher is None or watched is None else teacher.sha256 or weights_sha256(watched.state_dict()),
+        "images": images.sha256 if isinstance(images, ImageSet) else images.identity(),
+        "teacher": sha256,
     }
+    if around is not None:
+        made, batches = around.wrap(made), Chunks(batches, around.chunk)
+        identity |= around.identity
+    if not isinstance(images, ImageSet):
+        images.still = around is not None
     if start is not None:
         identity["start"] = [weights_sha256(start), "frozen" if frozen else "free"]
     with _lent(watched, device, method):
         log = fit(
             module,
-            kind(settings, watched),
+            made,
             batches,
             train,
             folder=folder,
@@ -90,8 +107,25 @@ def run(
     return Model(student, module, weights_sha256(module.net.state_dict())), log
 
 
+def _on_images(
+    kind: type[Distiller],
+    settings: Settings,
+    teacher: Any,
+    images: ImageSet | ImageSource,
+    train: TrainConfig,
+    device: torch.device,
+    sha256: str,
+) -> tuple[Method, BatchSource]:
+    """The method, and the batches it learns from."""
+    if isinstance(images, ImageSet):
+        batches = Batches(images, train.batch_size, seed=train.seed, augment=train.augment, device=device)
+        return kind(settings, teacher), batches
+    told = Told(teacher)
+    return FromSource(kind(settings, told), images, told, sha256), images
+
+
 def check(
-    teacher: Model | None, student: ModelSpec, images: ImageSet, method: str, options: Mapping[str, Any]
+    teacher: Model | None, student: ModelSpec, images: ImageSet | ImageSource, method: str, options: Mapping[str, Any]
 ) -> tuple[type[Distiller], Settings, ModelSpec]:
     """The method, its settings and the student's spec; raises the UsageErrors of ``run`` without training."""
     kind = method_class(method)
@@ -125,8 +159,10 @@ def method_class(name: str) -> type[Distiller]:
 
 
 def _refuse_misfits(
-    kind: type[Distiller], method: str, teacher: Model | None, student: ModelSpec, images: ImageSet
+    kind: type[Distiller], method: str, teacher: Model | None, student: ModelSpec, images: ImageSet | ImageSource
 ) -> None:
+    if not isinstance(images, ImageSet):
+        _refuse_without_data(kind, method, images)
     if images.num_classes > student.num_classes or images.shape != student.input.shape:
         raise UsageError(
             f"The images are {_shape(images.shape)} of {images.num_classes} classes, the student {student.arch} takes "
@@ -153,6 +189,20 @@ def _refuse_misfits(
         raise UsageError(
             f"The method {method!r} needs the teacher's {lacking}, and this teacher ({teacher.spec.arch}) offers "
             f"logits only. Methods that work with it: {works}."
+        )
+
+
+def _refuse_without_data(kind: type[Distiller], method: str, source: ImageSource) -> None:
+    if kind.true_labels:
+        works = ", ".join(name for name in METHODS if not method_class(name).true_labels)
+        raise UsageError(
+            f"The method {method!r} needs images with labels of their own, and without data there are only the teacher's. "
+            f"Give --data, or another --method: {works}."
+        )
+    if kind.every_image and not source.fixed:
+        raise UsageError(
+            f"The method {method!r} keeps something of every image, and this source makes new ones all the time. Choose "
+            "--source patches, or --method kd."
         )
 
 

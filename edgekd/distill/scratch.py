@@ -15,5 +15,7 @@ if TYPE_CHECKING:
 class Scratch(Distiller):
     """Cross-entropy on the labels; gives the accuracy without a teacher and the floor of every ASR."""
 
+    true_labels = True
+
     def step(self, batch: Batch) -> dict[str, torch.Tensor]:
         return {"ce": cross_entropy(self.student(batch.images), batch.labels)}

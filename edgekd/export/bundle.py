@@ -38,10 +38,12 @@ def write(
     teacher_sha256: str,
     student_sha256: str,
     references: Mapping[str, StageRow | dict[str, Any]],
+    labelled: bool = True,
 ) -> tuple[Path, str]:
     """Write the bundle into ``folder`` and read it back; returns the manifest's path and SHA-256.
 
-    references: model file name -> what the host measured on it, stored without its timings. A folder cut short by a
+    references: model file name -> what the host measured on it, stored without its timings. labelled: false where the
+    probes' labels are the teacher's answers, which measure no ACC. A folder cut short by a
     kill is refused by the reader, because its files are not those of its manifest, and is written again.
     Raises UsageError when files that the target asks for are missing, or one for TensorRT holds what it misreads.
     """
@@ -74,6 +76,7 @@ def write(
         floors={t.trigger: floors[t.trigger].to_json() for t in probes.triggered if t.trigger in floors},
         references={name: _untimed(references[name]) for name in sorted(models) if name in references},
         threads=target.threads,
+        labelled=labelled,
     )
     path = write_json(folder / reader.MANIFEST, manifest.to_json(), "bundle-manifest")
     return path, reader.read(folder).manifest_sha256

@@ -17,15 +17,30 @@ from .gradients import indirect_slope_kl, input_gradient, slope_distance
 from .logits import decoupled_kl, soft_target_kl
 from .pairs import comparison_mse, comparisons, every_pair_mse
 from .scaffold import budget_excess, capped_cross_entropy, plausible, scaffolded_cross_entropy
+from .synthesis import (
+    TailRule,
+    class_balance,
+    disagreement,
+    kl_each,
+    log_distance,
+    lower_tail,
+    matched_pairs,
+    statistics_distance,
+    suspicious,
+    vaccine_term,
+)
 
 __all__ = [
+    "TailRule",
     "attention_distance",
     "budget_excess",
     "capped_cross_entropy",
+    "class_balance",
     "comparison_mse",
     "comparisons",
     "cross_entropy_each",
     "decoupled_kl",
+    "disagreement",
     "dlr",
     "dlr_targeted",
     "entropy_share",
@@ -35,9 +50,13 @@ __all__ = [
     "hierarchical_context",
     "indirect_slope_kl",
     "input_gradient",
+    "kl_each",
+    "log_distance",
+    "lower_tail",
     "margin",
     "margin_relu",
     "margin_targeted",
+    "matched_pairs",
     "noise_contrastive",
     "partial_l2",
     "pearson",
@@ -49,4 +68,7 @@ __all__ = [
     "soft_rank",
     "soft_target_kl",
     "standardised",
+    "statistics_distance",
+    "suspicious",
+    "vaccine_term",
 ]

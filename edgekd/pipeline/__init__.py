@@ -21,6 +21,7 @@ from .folder import RunFolder
 from .measures import Measures
 from .shipment import Shipment
 from .stages import Stages
+from .without_data import stages_of
 
 __all__ = ["RunFolder", "compress", "take_in"]
 
@@ -36,25 +37,26 @@ def compress(config: RunConfig, out: str | Path, *, command: str = "", progress:
     with RunFolder(out).open(config) as folder:
         target = targets.get(config.target)
         parts = intake.load_data(config)
-        stages = Stages(config, folder, parts, target, progress)
+        stages = stages_of(config)(config, folder, parts, target, progress)
         stages.intake()
         student = stages.student_spec()
         stages.refuse_misfits(student, *config.controls, config.method)
         stages.refuse_unmeasurable()
         folder.claim()
-        scratch = stages.train("scratch", student)
+        scratch = None if config.data_free else stages.train("scratch", student)
         measures = Measures(stages)
         measures.prepare(scratch)
         rows: list[StageRow] = [measures.teacher()]
         stages.doubt_validation(rows[0].acc)
-        measures.teaching(scratch)
+        if scratch is not None:
+            measures.teaching(scratch)
         repaired = stages.repair()
         if repaired is not None:
             rows.append(measures.repaired(repaired))
         for name in config.controls:
-            made = scratch if name == "scratch" else stages.train(name, student)
+            made = scratch if name == "scratch" and scratch is not None else stages.train(name, student)
             rows.append(measures.control(name, made))
-        distilled = stages.train(config.method, student, repaired, measures.vetted())
+        distilled = stages.train_student(student, repaired, measures.vetted())
         rows.append(measures.student(distilled))
         shipment = Shipment(stages, measures, distilled)
         onnx = shipment.export()

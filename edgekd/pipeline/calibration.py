@@ -47,10 +47,13 @@ def accuracy_on(images: ImageSet, device: str = "cpu") -> Callable[[Callable[[to
     return accuracy
 
 
-def quantiser(student: Model, calibration: ImageSet, validation: ImageSet, config: RunConfig) -> Callable[[str], Model]:
+def quantiser(
+    student: Model, calibration: ImageSet, validation: ImageSet, config: RunConfig, what: str = "ACC"
+) -> Callable[[str], Model]:
     """flavour -> the student's fake-quantised twin, made once, when asked for.
 
-    Layers that cost more validation ACC than ``quantize.guarded`` allows stay float and are named in the report.
+    Layers that cost more validation ACC (``what`` it is called in the report) than ``quantize.guarded`` allows stay float
+    and are named there.
     """
     twins: dict[str, Model] = {}
     accuracy = accuracy_on(validation)
@@ -58,7 +61,7 @@ def quantiser(student: Model, calibration: ImageSet, validation: ImageSet, confi
     def twin(flavour: str) -> Model:
         if flavour not in twins:
             settings = config.quantize.model_copy(update={"flavour": flavour})
-            twins[flavour] = quantize.guarded(student, calibration, settings, accuracy)
+            twins[flavour] = quantize.guarded(student, calibration, settings, accuracy, what=what)
         return twins[flavour]
 
     return twin

@@ -35,7 +35,7 @@ RESERVE_BYTES = 256 << 20
 ALTERABLE = ("gates.", "bench.", "audit.adversarial", "audit.eps")
 OURS = ("work", "bundle")  # folders within a run's folder
 SIGNS = ("key.json", "done.json")  # a stage's folder holds one of them from its first moment on
-PATHS = ("teacher", "data", "test", "class_map", "trigger.file")
+PATHS = ("teacher", "data", "test", "class_map", "trigger.file", "source.image")
 
 
 class RunFolder:

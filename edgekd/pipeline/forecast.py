@@ -13,6 +13,7 @@ from ..distill.run import method_class
 from ..training.device import resolve_device
 from ..types import Model, ModelSpec
 from . import intake, passes, vetting
+from .forecast_without_data import sourced_minutes, stand_ins
 from .stages import choose_student, not_smaller, runner
 
 PROBE_STEPS = 8
@@ -34,21 +35,31 @@ def forecast(config: RunConfig) -> dict[str, Any]:
     """
     vetting.refuse_unaudited(config, audits=vetting.runs_battery(config, int(config.trigger.file is not None)))
     parts = intake.load_data(config)
-    teacher, about = intake.load_teacher(config, parts["validation"])
+    if config.data_free:
+        test = parts.get("test")
+        teacher, about = intake.load_teacher(config, None, None if test is None else test.shape)
+        parts = stand_ins(teacher, test)
+        if test is None:
+            config = config.model_copy(update={"audit": config.audit.model_copy(update={"canaries": False})})
+    else:
+        teacher, about = intake.load_teacher(config, parts["validation"])
     student = choose_student(config, teacher, about, targets.get(config.target))
     warnings = [*about["warnings"], *not_smaller(student, about)]
+    each = sourced_minutes if config.data_free else _minutes
     minutes = {
-        name: _minutes(config, name, teacher, teacher.spec if name == "finetune" else student, parts)
+        name: each(config, name, teacher, teacher.spec if name == "finetune" else student, parts)
         for name in dict.fromkeys((*config.controls, config.method))
     }
     trainings = len(minutes)
-    kept = sum(kept_bytes(config, name, len(parts["train"])) for name in minutes)
+    kept = 0 if config.data_free else sum(kept_bytes(config, name, len(parts["train"])) for name in minutes)
     if config.repair_method:
         minutes = {f"repair {config.repair_method}": _repair_minutes(config, teacher, parts), **minutes}
     known, device = len(intake.load_triggers(config, teacher.spec)), str(resolve_device(config.device))
     fresh = models.build(student, seed=0)
     costs = passes.measure(runner(teacher, device), runner(fresh, device), parts["test"].images)
     minutes |= passes.minutes(config, parts, costs, known)
+    if config.data_free:
+        minutes.pop("disagreement")  # with whose labels?
     weights = 4 * models.cost(student).parameters
     images = sum(part.images.nbytes for part in parts.values())
     probes = (1 + passes.probe_triggers(config, known)) * parts["test"].images.nbytes

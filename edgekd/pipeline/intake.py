@@ -22,10 +22,16 @@ Inputs = RunConfig | AttackConfig  # what says which images and which network to
 
 # Within this share of the way from chance to perfect, labels or normalisation are wrong rather than the teacher weak.
 NEAR_CHANCE = 0.1
+USUAL_SIDE = 32  # of an ONNX teacher's images where nothing says another
 
 
 def load_data(config: Inputs) -> dict[str, ImageSet]:
-    """train, validation and test images; a seeded split where there is no test set, given or beside the training images."""
+    """train, validation and test images; a seeded split where there is no test set, given or beside the training images.
+
+    Without data only what ``test`` names.
+    """
+    if isinstance(config, RunConfig) and config.data_free:
+        return {} if config.test is None else {"test": load_images(config, config.test, "test")}
     images = load_images(config, config.data, "train")
     held_out = config.test or (config.data if "test" in data.parts(config.data) else None)
     if held_out is None:
@@ -70,14 +76,21 @@ def read_class_map(file: str | None) -> dict[Any, int] | None:
     return loaded
 
 
-def load_teacher(config: Inputs, validation: ImageSet) -> tuple[Model, dict[str, Any]]:
+def load_teacher(
+    config: Inputs, validation: ImageSet | None, shape: tuple[int, int, int] | None = None
+) -> tuple[Model, dict[str, Any]]:
     """The teacher and what is to be said of it; its input normalisation is found on validation images only.
 
-    Raises UsageError when its accuracy there is near chance.
+    Without them (``shape``: C, H, W of its images, if that is known) it has to be given or noted beside the weights.
+    Raises UsageError when its accuracy on them is near chance.
     """
-    shape, classes = validation.shape, len(validation.class_names)
+    if validation is None:
+        shape, classes = _blind_shape(config, shape), None
+    else:
+        shape, classes = validation.shape, len(validation.class_names)
     given = None if config.normalize == "auto" else parse_normalization(config.normalize)
-    models.normalization(given, shape[0])  # a bad one is said before a long read
+    if given is not None:
+        models.normalization(given, shape[0] if shape else 3)  # a bad one is said before a long read
     checkpoint = checkpoints.load(config.teacher)
     about: dict[str, Any] = {
         "file": Path(config.teacher).name,
@@ -88,9 +101,10 @@ def load_teacher(config: Inputs, validation: ImageSet) -> tuple[Model, dict[str,
         "bytes": Path(config.teacher).stat().st_size,
     }
     if checkpoint.format == "onnx":
-        model = models.onnx_teacher(checkpoint, shape, classes, normalize=given)
-        refuse_unknown_labels([validation], model.spec)
-        cost = models.onnx_cost(checkpoint, shape)
+        pixels = shape or (config.channels or 3, USUAL_SIDE, USUAL_SIDE)
+        model = models.onnx_teacher(checkpoint, pixels, classes, normalize=given)
+        refuse_unknown_labels([validation] if validation is not None else [], model.spec)
+        cost = models.onnx_cost(checkpoint, pixels)
         about["normalization"] = {"how": "inside the ONNX graph" if given is None else "given"}
     else:
         noted = noted_spec(config)
@@ -101,8 +115,13 @@ def load_teacher(config: Inputs, validation: ImageSet) -> tuple[Model, dict[str,
         spec = models.infer_spec(
             checkpoint.tensors, arch=arch, input_shape=shape, num_classes=config.num_classes, normalize=given
         )
-        refuse_unknown_labels([validation], spec)
-        if given is None:
+        refuse_unknown_labels([validation] if validation is not None else [], spec)
+        if given is None and validation is None:
+            raise UsageError(
+                "Without labelled images the teacher's input normalisation cannot be found: name it with --normalize, for "
+                f"instance --normalize cifar10 (one of {', '.join(models.NORMALIZATIONS)}, or mean/std)."
+            )
+        if given is None and validation is not None:
             inputs, accuracies = models.detect_normalization(
                 spec, checkpoint.tensors, validation.images, validation.labels
             )
@@ -117,6 +136,9 @@ def load_teacher(config: Inputs, validation: ImageSet) -> tuple[Model, dict[str,
         cost = models.cost(spec)
     about |= {"parameters": cost.parameters, "macs": cost.macs, "weights_sha256": model.sha256}
     about |= {"spec": model.spec.to_json(), "dropped": list(model.dropped), "warnings": list(checkpoint.warnings)}
+    if validation is None:
+        about["validation_acc"] = None
+        return model, about
     logits = TorchRunner(model)(validation.images[:2000])
     right = metrics.accuracy(logits.argmax(1), validation.labels[: len(logits)])
     about["validation_acc"] = right.value
@@ -126,6 +148,14 @@ def load_teacher(config: Inputs, validation: ImageSet) -> tuple[Model, dict[str,
             "Probably its labels are in another order (--class-map), or its input is normalised otherwise (--normalize)."
         )
     return model, about
+
+
+def _blind_shape(config: Inputs, shape: tuple[int, int, int] | None) -> tuple[int, int, int] | None:
+    """C, H, W of the teacher's images where none are there: of the test images, as asked for, or as noted; None: usual."""
+    if shape is None and config.image_size is not None:
+        return config.channels or 3, config.image_size, config.image_size
+    noted = None if shape is not None else noted_spec(config)
+    return shape if noted is None else noted.input.shape
 
 
 def about_chance(right: Rate, labels: np.ndarray, num_classes: int) -> bool:
@@ -157,7 +187,7 @@ def noted_spec(config: Inputs) -> ModelSpec | None:
 
 def refuse_unknown_labels(parts: Iterable[ImageSet], spec: ModelSpec) -> None:
     """Raise UsageError for a label that the teacher has no output for."""
-    top = max(int(part.labels.max()) for part in parts)
+    top = max((int(part.labels.max()) for part in parts), default=-1)
     if top >= spec.num_classes:
         raise UsageError(
             f"The data has a label {top}, the teacher ({spec.arch}) only the {spec.num_classes} outputs "

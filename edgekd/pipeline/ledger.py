@@ -44,6 +44,11 @@ def row(
     )
 
 
+def agreement(found: Rate) -> str:
+    """What is said of an artefact whose images have no labels but the teacher's."""
+    return f"gives the teacher's answer on {found.hits} of {found.total} synthetic images; ACC is not measured"
+
+
 def shipped_row(rows: Sequence[StageRow], target: Target) -> StageRow | None:
     """The row of the artefact that runs on the target, measured by the target's own runtime; None if it was not."""
     for candidate in rows:
@@ -178,7 +183,7 @@ def verdict(rows: Sequence[StageRow], target: Target, *, canaries: Mapping[str, 
     shipped = shipped_row(rows, target)
     last = shipped or next((r for r in reversed(rows) if r.kind == "stage" and r.acc is not None), None)
     if last is None or last.acc is None:
-        return "Nothing was measured yet."
+        return _unlabelled(rows, target)
     subject = f"The student that ships ({target.ships})" if shipped else f"The student ({last.stage})"
     text = f"{subject} has ACC {percent(last.acc)}"
     if teacher is not None and teacher.acc is not None:
@@ -222,6 +227,22 @@ def verdict(rows: Sequence[StageRow], target: Target, *, canaries: Mapping[str, 
     return text
 
 
+def _unlabelled(rows: Sequence[StageRow], target: Target) -> str:
+    """What can be said where no artefact met a labelled image."""
+    student = next((row for row in rows if row.stage == "student fp32"), None)
+    if student is None or student.flips is None:
+        return "Nothing was measured yet."
+    shipped = shipped_row(rows, target)
+    same = Rate(student.flips.total - student.flips.hits, student.flips.total)
+    text = (
+        "ACC and ASR were not measured, as no labelled images were given (--test): nothing is known of a backdoor in the "
+        f"student. On {same.total} synthetic images it gives the teacher's answer on {percent(same)}"
+    )
+    if shipped is not None and shipped.flips is not None:
+        text += f", and {target.ships} another answer than it on {percent(shipped.flips)}"
+    return text + "."
+
+
 def _judgement(score: TriggerScore) -> str:
     if score.excess is None:
         return "Without a control's floor this cannot be judged."
@@ -259,6 +280,8 @@ def not_tested(
 ) -> tuple[str, ...]:
     """What the reader must not take as tested."""
     gaps = []
+    if all(row.acc is None for row in rows):
+        gaps.append("ACC and ASR (no labelled images were given)")
     if not known:
         gaps.append("the attacker's own trigger (none was given)")
     if not canaries:

@@ -14,7 +14,7 @@ from ..types import AuditReport, Latency, Model, ProbeSet, Rate, StageRow, Trigg
 from . import ledger
 from .audited import judge
 from .predictions import load_audit, save_audit
-from .stages import Stages, runner, trained
+from .stages import Stages, runner
 from .vetting import runs_battery
 
 
@@ -29,22 +29,33 @@ class Measures:
         self.floors: dict[str, Rate] = {}
         self.triggers: tuple[Trigger, ...] = ()
 
-    def prepare(self, scratch: Model) -> None:
-        """Choose the triggers, make the probes once, and take the floors from the control that no attacker touched."""
+    @property
+    def labelled(self) -> bool:
+        """Whether the probes have labels of their own; the teacher's answers measure agreement, not ACC."""
+        return "test" in self.stages.parts
+
+    def prepare(self, scratch: Model | None) -> None:
+        """Choose the triggers, make the probes once, and take the floors from the control that no attacker touched.
+
+        scratch: None where there is no such control, as nobody labelled an image; nothing has a floor then.
+        """
         stages = self.stages
         known = stages.known_triggers()
-        self.triggers = known + (self._canaries(scratch) if runs_battery(stages.config, len(known)) else ())
-        self.probes: ProbeSet = audit.probes(stages.parts["test"], self.triggers, stages.teacher.spec.num_classes)
+        wanted = runs_battery(stages.config, len(known))
+        self.triggers = known + (self._canaries(scratch) if wanted and self.labelled else ())
+        self.probes: ProbeSet = audit.probes(stages.probed(), self.triggers, stages.teacher.spec.num_classes)
+        if scratch is None:
+            return
         self.floors = audit.floors(self.audit("floor", scratch.sha256, runner(scratch, stages.device)))
         del self.reports["floor"]
 
-    def _canaries(self, scratch: Model) -> tuple[Trigger, ...]:
+    def _canaries(self, scratch: Model | None) -> tuple[Trigger, ...]:
         """The public triggers that come nearest to working on the teacher."""
         stages = self.stages
         test, limit = stages.parts["test"], stages.config.audit.canary_images
         inputs = {
             "teacher": stages.teacher.sha256,
-            "scratch": scratch.sha256,
+            "scratch": "" if scratch is None else scratch.sha256,
             "test": test.sha256,
             "images": limit,
             **stages.noted,
@@ -54,7 +65,7 @@ class Measures:
             table = audit.canary_battery(
                 runner(stages.teacher, stages.device),
                 test,
-                floor_predict=runner(scratch, stages.device),
+                floor_predict=None if scratch is None else runner(scratch, stages.device),
                 limit=limit,
                 progress=stages.progress,
             )
@@ -86,7 +97,7 @@ class Measures:
             return None
         repaired = self.reports.get("repaired teacher")
         report, table = (self.reports["teacher"], self.canaries) if repaired is None else (repaired, None)
-        judged = judge(report, table, self.reports["scratch"], None)
+        judged = judge(report, table, self.reports.get("scratch"), None)
         return dataclasses.replace(report, canaries=self.canaries, teaching=self.taught, alarms=judged.alarms)
 
     def audit(self, stage: str, sha256: str, predict: Predict) -> AuditReport:
@@ -122,8 +133,7 @@ class Measures:
 
     def student(self, model: Model) -> StageRow:
         """The row of the distilled student, before quantisation."""
-        config = self.stages.config
-        seconds = self.folder.seconds.get(trained(config.method, config.repair_method is not None))
+        seconds = self.folder.seconds.get(self.stages.student_stage)
         return self._row("student fp32", model, models.cost(model.spec), before="teacher", seconds=seconds)
 
     def _row(
@@ -138,7 +148,7 @@ class Measures:
     ) -> StageRow:
         """The ledger row of a torch model in FP32; label flips are counted against the stage ``before``."""
         report = self.audit(stage, model.sha256, runner(model, self.stages.device))
-        return ledger.row(
+        return self.row(
             stage,
             report,
             runtime="torch",
@@ -152,6 +162,14 @@ class Measures:
             latency=self._latency(stage, model) if kind == "stage" else None,
             seconds=seconds,
         )
+
+    def row(self, stage: str, report: AuditReport, **about: Any) -> StageRow:
+        """The ledger row of an artefact; without labels no ACC, but how often it agrees with the teacher."""
+        made = ledger.row(stage, report, **about)
+        if self.labelled:
+            return made
+        notes = (*made.notes, ledger.agreement(report.acc)) if stage != "teacher" else made.notes
+        return dataclasses.replace(made, acc=None, notes=notes)
 
     def _noted(self, stage: str) -> dict[str, Any]:
         return self.stages.noted if stage == "teacher" else {}

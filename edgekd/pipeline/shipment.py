@@ -20,7 +20,6 @@ from ..files import canonical_json, sha256_bytes, write_bytes
 from ..runners.onnx import OnnxRunner
 from ..training import Progress
 from ..types import DeviceReport, Model, OnnxFile, StageRow, Target
-from . import ledger
 from .calibration import quantiser
 from .measures import Measures
 from .stages import PARITY_IMAGES, Stages, runner
@@ -35,7 +34,8 @@ class Shipment:
         self.stages, self.measures, self.student = stages, measures, student
         self.folder, self.target = stages.folder, stages.target
         calibration = stages.calibration()
-        self.twin = quantiser(student, calibration, stages.parts["validation"], stages.config)
+        what = "ACC" if measures.labelled or not stages.config.data_free else "agreement"
+        self.twin = quantiser(student, calibration, stages.parts["validation"], stages.config, what)
         self.files: tuple[OnnxFile, ...] = ()
         self.quantized_from = {
             "student": student.sha256,
@@ -72,7 +72,7 @@ class Shipment:
         sha256 = sha256_bytes(canonical_json({**self.quantized_from, "flavour": flavour}).encode())
         report = self.measures.audit(stage, sha256, predict)
         flips = audit.flips(self.measures.reports["student fp32"], report)
-        return ledger.row(stage, report, runtime="torch", precision="int8", sha256=sha256, flips=flips)
+        return self.measures.row(stage, report, runtime="torch", precision="int8", sha256=sha256, flips=flips)
 
     def reference_rows(self) -> list[StageRow]:
         """What the host's onnxruntime makes of every ONNX file: ACC, ASR and flips, no timing: equal in every run."""
@@ -82,7 +82,7 @@ class Shipment:
             runner = OnnxRunner(Path(file.path).read_bytes(), threads=torch.get_num_threads())
             report = self.measures.audit(stage, file.sha256, runner)
             rows.append(
-                ledger.row(
+                self.measures.row(
                     stage,
                     report,
                     runtime="onnxruntime",
@@ -96,7 +96,7 @@ class Shipment:
 
     def bundle(self) -> str:
         """The directory that goes to the board, and student.safetensors beside it; returns the manifest's SHA-256."""
-        weights = self.folder.file(f"train-{self.stages.config.method}", "model.safetensors")
+        weights = self.folder.file(self.stages.student_stage, "model.safetensors")
         student = self.folder.path / "student.safetensors"
         for source, copy in ((weights, student), (Path(f"{weights}.json"), Path(f"{student}.json"))):
             write_bytes(copy, source.read_bytes(), "student")
@@ -115,6 +115,7 @@ class Shipment:
                 teacher_sha256=self.stages.about_teacher["sha256"],
                 student_sha256=self.student.sha256,
                 references=references,
+                labelled=self.measures.labelled,
             )
             names = [Path(file.path).name for file in self.files] + [MANIFEST, PACKAGE, PROBES]
             return {"files": [f"../../bundle/{name}" for name in names], "manifest_sha256": sha256}
@@ -125,6 +126,7 @@ class Shipment:
             "target": dataclasses.asdict(self.target),
             "class_names": list(self.stages.class_names),
             "references": references,
+            **({} if self.measures.labelled else {"labelled": False}),
         }
         return str(self.folder.stage("bundle", inputs, make)["manifest_sha256"])
 

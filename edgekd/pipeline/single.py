@@ -26,11 +26,12 @@ from .audited import Judged, judge
 from .calibration import quantiser, trusted
 from .folder import RunFolder
 from .shipment import export
-from .stages import Stages, padded, trained
+from .stages import Stages, padded
 
 
 def distill_only(config: RunConfig, out: Path, progress: Progress | None = None) -> dict[str, Any]:
     """Train the student alone and write ``out/student.safetensors``; returns its place and its validation ACC."""
+    refuse_no_data(config)
     vetting.refuse_unaudited(config, audits=False)
     with RunFolder(out).open(config) as folder:
         stages = Stages(config, folder, intake.load_data(config), targets.get(config.target), progress)
@@ -39,8 +40,8 @@ def distill_only(config: RunConfig, out: Path, progress: Progress | None = None)
         stages.refuse_misfits(spec, config.method)
         folder.claim()
         repaired = stages.repair()
-        student = stages.train(config.method, spec, repaired)
-        weights = folder.file(trained(config.method, repaired is not None), "model.safetensors")
+        student = stages.train_student(spec, repaired, None)
+        weights = folder.file(stages.student_stage, "model.safetensors")
         file = write_bytes(folder.path / "student.safetensors", weights.read_bytes(), "student")
         write_bytes(f"{file}.json", Path(f"{weights}.json").read_bytes(), "student")
         validation = stages.parts["validation"]
@@ -61,6 +62,12 @@ def beside(role: str, file: str | None, arch: str | None) -> Beside | None:
     if file is None and arch is not None:
         raise UsageError(f"--{role}-arch names the network of --{role}, which was not given.")
     return None if file is None else Beside(role, file, arch)
+
+
+def refuse_no_data(config: RunConfig) -> None:
+    """Raise UsageError for ``--data none`` where images with labels are needed."""
+    if config.data_free:
+        raise UsageError("Without data there is the whole trip only: edgekd compress TEACHER --data none.")
 
 
 class Audited(NamedTuple):
@@ -170,6 +177,7 @@ def load_student(config: RunConfig, validation: ImageSet) -> Model:
 
 def export_only(config: RunConfig, out: Path, progress: Progress | None = None) -> dict[str, Any]:
     """Quantise and export a trained student into the bundle ``out``; calibrated on the training part of the data."""
+    refuse_no_data(config)
     if not bundle_writer.unfinished(out):
         raise UsageError(f"{out} is not empty. Choose another folder with --out.")
     parts = intake.load_data(config)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import torch
 from .. import audit, checkpoints, distill, models, repair
 from ..config import RunConfig
 from ..data import ImageSet
+from ..datafree import ImageSource
 from ..distill.run import method_class
 from ..errors import UsageError
 from ..files import canonical_json, sha256_file, write_text
@@ -26,6 +28,7 @@ from ..types import (
     ModelSpec,
     Rate,
     Target,
+    TrainLog,
     Trigger,
 )
 from . import intake, pictures
@@ -59,11 +62,17 @@ class Stages:
     def intake(self) -> Model:
         """The teacher; what was found out about it is kept, so that a resumed run does not look again."""
         validation = self.parts["validation"]
+        self._take_in({"validation": validation.sha256}, lambda: intake.load_teacher(self.config, validation))
+        self.class_names = padded(self.parts["train"].class_names, self.teacher.spec.num_classes)
+        return self.teacher
+
+    def _take_in(self, seen: dict[str, Any], load: Callable[[], tuple[Model, dict[str, Any]]]) -> None:
+        """The teacher and what is said of it, from ``load`` or from an earlier start; ``seen``: what ``load`` looks at."""
         inputs = {
             "teacher": checkpoints.digest(self.config.teacher),
             "arch": self.config.arch,
             "normalize": self.config.normalize,
-            "validation": validation.sha256,
+            **seen,
         }
         sidecar = checkpoints.sidecar_of(self.config.teacher)
         if sidecar.is_file():  # no key without one: stages of other teachers that are done stay so
@@ -71,7 +80,7 @@ class Stages:
         found: list[Model] = []
 
         def make(folder: Path) -> dict[str, Any]:
-            model, about = intake.load_teacher(self.config, validation)
+            model, about = load()
             found.append(model)
             return about
 
@@ -79,10 +88,8 @@ class Stages:
         self.teacher = found[0] if found else intake.rebuild(self.config, self.about_teacher)
         if self.about_teacher["format"] != "onnx" and intake.noted_spec(self.config) is not None:
             self.noted = {"teacher_spec": self.teacher.spec.to_json()}
-        self.class_names = padded(self.parts["train"].class_names, self.teacher.spec.num_classes)
         note = self.about_teacher["normalization"].get("note")
         self.warnings += [*self.about_teacher["warnings"], *([note] if note else [])]
-        return self.teacher
 
     def student_spec(self) -> ModelSpec:
         """The student asked for, or the target's largest that is smaller than the teacher."""
@@ -95,7 +102,7 @@ class Stages:
         resolve_device(self.config.device)
         intake.refuse_unknown_labels(self.parts.values(), self.teacher.spec)
         for method in dict.fromkeys(methods):
-            distill.check(self.teacher, student, self.parts["train"], method, self.config.options(method))
+            distill.check(self.teacher, student, self.images(), method, self.config.options(method))
         if self.config.repair_method:
             if method_class(self.config.method).needs == "nothing":
                 raise UsageError(
@@ -106,7 +113,7 @@ class Stages:
     def refuse_unmeasurable(self) -> None:
         """Raise now what quantiser and audit would refuse: calibration images that are none, a trigger that is none."""
         select(self.parts["train"].images, self.config.quantize.images, self.config.quantize.seed)
-        audit.probes(self.parts["test"], self.known_triggers(), self.teacher.spec.num_classes)
+        audit.probes(self.probed(), self.known_triggers(), self.teacher.spec.num_classes)
 
     def known_triggers(self) -> tuple[Trigger, ...]:
         """The triggers that the user gave."""
@@ -122,6 +129,23 @@ class Stages:
             )
 
     # ---- training ---------------------------------------------------------------------------------------------------
+
+    def images(self) -> ImageSet | ImageSource:
+        """What students learn from."""
+        return self.parts["train"]
+
+    def probed(self) -> ImageSet:
+        """What every artefact is measured on."""
+        return self.parts["test"]
+
+    @property
+    def student_stage(self) -> str:
+        """The stage of the student that ships."""
+        return trained(self.config.method, self.config.repair_method is not None)
+
+    def train_student(self, spec: ModelSpec, repaired: Model | None, report: AuditReport | None) -> Model:
+        """The student that ships; report: what the teacher's audit found."""
+        return self.train(self.config.method, spec, repaired, report)
 
     def repair(self) -> Model | None:
         """The teacher as the run's method is to see it; None where none is to be repaired."""
@@ -170,19 +194,10 @@ class Stages:
         """
         options, config = self.config.options(method), self._schedule()
         teacher = None if method_class(method).needs == "nothing" else repaired or self.teacher
-        inputs = {
-            "method": method,
-            "options": options,
-            "student": spec.to_json(),
-            "train": config.model_dump(mode="json"),
-            "data": self.parts["train"].sha256,
-            "teacher": "" if teacher is None else teacher.sha256,
-            **({} if teacher is None else self.noted),
-        }
-        name, accuracy = trained(method, repaired is not None), accuracy_on(self.parts["validation"], self.device)
+        accuracy = accuracy_on(self.parts["validation"], self.device)
 
-        def make(folder: Path) -> dict[str, Any]:
-            model, log = distill.run(
+        def make(folder: Path) -> tuple[Model, TrainLog]:
+            return distill.run(
                 teacher,
                 spec,
                 self.parts["train"],
@@ -195,11 +210,38 @@ class Stages:
                 progress=self.progress,
                 report=report,
             )
+
+        seen = {"data": self.parts["train"].sha256}
+        return self._trained(trained(method, repaired is not None), method, teacher, spec, seen, make)
+
+    def _trained(
+        self,
+        name: str,
+        method: str,
+        teacher: Model | None,
+        spec: ModelSpec,
+        seen: dict[str, Any],
+        train: Callable[[Path], tuple[Model, TrainLog]],
+        further: Sequence[str] = (),
+    ) -> Model:
+        """The network of a stage that ``train`` makes from what it has ``seen``, with ``further`` files beside it."""
+        inputs = {
+            "method": method,
+            "options": self.config.options(method),
+            "student": spec.to_json(),
+            "train": self._schedule().model_dump(mode="json"),
+            "teacher": "" if teacher is None else teacher.sha256,
+            **({} if teacher is None else self.noted),
+            **seen,
+        }
+
+        def make(folder: Path) -> dict[str, Any]:
+            model, log = train(folder)
             sha256 = checkpoints.save(
                 folder / "model.safetensors", models.weights(model), {"spec": model.spec.to_json(), "method": method}
             )
             return {
-                "files": ["model.safetensors"],
+                "files": ["model.safetensors", *further],
                 "sha256": sha256,
                 "spec": model.spec.to_json(),
                 "log": log.to_json(),
@@ -238,7 +280,7 @@ class Stages:
 
     # ---- what the record says ---------------------------------------------------------------------------------------
 
-    def disagreement(self) -> dict[str, Any]:
+    def disagreement(self) -> dict[str, Any] | None:
         """Teacher against label on the transfer data, the other carrier of a backdoor."""
         parts = {name: self.parts[name] for name in ("train", "validation")}
 
@@ -276,6 +318,8 @@ class Stages:
         value = self.config.model_dump(mode="json")
         for key in ("teacher", "data", "test", "class_map"):
             value[key] = Path(value[key]).name if value[key] else value[key]
+        if value["source"].get("image"):
+            value["source"]["image"] = Path(value["source"]["image"]).name
         if value["trigger"]["file"]:
             value["trigger"]["file"] = Path(value["trigger"]["file"]).name
         return value

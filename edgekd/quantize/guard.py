@@ -30,6 +30,7 @@ def guarded(
     *,
     max_drop: float = 0.005,
     most_float: int = 3,
+    what: str = "ACC",
 ) -> Model:
     """``ptq``, with up to ``most_float`` layers left float where accuracy asks for it.
 
@@ -42,7 +43,7 @@ def guarded(
     keep = dict.fromkeys(config.keep_float, "kept float on request")
     order = [name for name, _ in sensitivity(twin, calibration, config)] if reached < wanted else []
     for name in order[:most_float]:
-        keep[name] = f"kept float by the accuracy guard: ACC {reached:.2%} with it in INT8, {wanted:.2%} wanted"
+        keep[name] = f"kept float by the accuracy guard: {what} {reached:.2%} with it in INT8, {wanted:.2%} wanted"
         twin = quantize(model, calibration, config, keep)
         reached = evaluate(twin.module)
         if reached > highest:

@@ -80,7 +80,7 @@ def plain(record: RunRecord) -> tuple[Plain, ...]:
 
 def _row(record: RunRecord, kind: str) -> StageRow | None:
     """The control's; the student's own where the run's method is that plain distillation of the teacher as it came."""
-    plainly = _method(record) == kind and not _repair(record)
+    plainly = _method(record) == kind and not _repair(record) and not _defended(record)
     places = [("control", kind)] + [("stage", "student fp32")] * plainly
     return next((row for place in places for row in record.rows if (row.kind, row.stage) == place), None)
 
@@ -115,12 +115,18 @@ def _repair(record: RunRecord) -> str:
     return str(found.get("method", "")) if isinstance(found, Mapping) else ""
 
 
+def _defended(record: RunRecord) -> bool:
+    """Whether a distillation without data was defended."""
+    found = record.config.get("abd")
+    return isinstance(found, Mapping) and bool(found) and bool(found.get("vaccine") or found.get("retrospection"))
+
+
 def bases(record: RunRecord) -> tuple[str, ...]:
     """The plain distillations that the run's method is a defence on; none where it is none."""
     method = _method(record)
     known = BASES.get(method)
     if known is None:
-        return (method,) if method in PLAIN and _repair(record) else ()
+        return (method,) if method in PLAIN and (_repair(record) or _defended(record)) else ()
     return known.get(str(_settings(record).get("base")), next(iter(known.values())))
 
 

@@ -372,10 +372,14 @@ def test_every_listed_setting_can_be_set(world: World, tmp_path: Path) -> None:
         else:
             flag = "--repair" if key.startswith("repair.") else "--method"
             words = [flag, users[1]] if users and key.startswith(("distill.", "repair.")) else []
-            command = ["compress", world.teacher, "--data", world.train, *words]
+            images = [world.train]
+            if key.startswith(("source.", "abd.")):
+                images = ["none", *(["--source", users[1]] if users and key.startswith("source.") else [])]
+            command = ["compress", world.teacher, "--data", *images, *words]
         ended = call(*command, "-o", f"{key}={{a: wrong}}")
         assert ended.code == 2, key
-        assert ("repair" if key == "repair.method" else key.split(".")[-1]) in ended.message(), key
+        named = {"repair.method": "repair", "source.name": "source"}.get(key, key.split(".")[-1])
+        assert named in ended.message(), key
 
 
 def test_doctor() -> None:

@@ -42,6 +42,20 @@ def run(folder: Path, **options: Any) -> DeviceReport:
     return harness.run(folder, **{"clock": Ticking(), "root": str(folder.parent / "no-root"), **options})
 
 
+def test_images_without_labels_of_their_own_measure_no_accuracy(tmp_path):
+    probes = dataclasses.replace(probe_set(), triggered=())
+    folder = write_bundle(tmp_path, probes=probes, floors={}, references={}, labelled=False)
+    report = run(folder)
+    assert [row.acc for row in report.rows] == [None, None]
+    assert report.rows[1].flips == Rate(0, COUNT)
+    assert report.rows[0].notes == (f"gives the teacher's answer on {COUNT} of {COUNT} images; ACC is not measured",)
+    assert report.valid
+    assert "labelled" not in json.loads((write_bundle(tmp_path / "other") / "manifest.json").read_text())
+    edit(folder, lambda manifest: manifest.update(labelled="no"))
+    with pytest.raises(UsageError, match="look at 'labelled'"):
+        run(folder)
+
+
 def test_smoke_measures_every_file_made_for_the_runtime(pristine):
     report = run(pristine)
     assert report.valid

@@ -1,0 +1,197 @@
+"""Distillation without data: what it carries over of a backdoor, and what ABD leaves of that.
+
+    python -m benchmarks.datafree --minutes 60 --processes 2
+
+A cell is a source of images, a teacher and its trigger, a row and a seed. Rows: the source as it is; with the shuffling
+vaccine (+SV), with self-retrospection (+SR), with both (+ABD); and Hinton KD on clean CIFAR-10 images, which is what a user
+with data would do. +SR goes on where the plain student ended, +ABD where +SV's did; every row has the same images, epochs
+and loss (KL at the source's temperature, no labels). The patches come from the pictures ood_*.jpg of the shared folder.
+Teachers are third-party; the clean one meets the grid's trigger. Nothing is chosen on ACC or ASR: the last student counts, and
+a retrospection is taken back where agreement with the teacher on held-out patches falls too far. INT8 figures are those of the
+ONNX file for onnxruntime, its scales set on the source's own images.
+
+CMI's cell shows that its path runs on a CPU; its accuracy is a matter for a GPU.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks import prepare_data
+from benchmarks.attacks import START, clean_network
+from benchmarks.grid import Config, Table, main
+from benchmarks.transfer import teacher_of
+from edgekd import audit, checkpoints, data, datafree, distill, models
+from edgekd.data import ImageSet
+from edgekd.datafree.patches import held_out
+from edgekd.datafree.run import source_class
+from edgekd.distill.abd import AbdSettings
+from edgekd.errors import EnvironmentFault
+from edgekd.export import onnx as onnx_writer
+from edgekd.files import canonical_json, lock, sha256_bytes, write_npz
+from edgekd.pipeline.calibration import accuracy_on
+from edgekd.quantize import PtqConfig, guarded
+from edgekd.runners.onnx import OnnxRunner
+from edgekd.runners.torch import TorchRunner
+from edgekd.training import TrainConfig
+from edgekd.training.device import resolve_device
+from edgekd.types import InputSpec, Model, ModelSpec, ProbeSet
+from edgekd_device.arrays import read_npz
+
+STUDENT, HELD_OUT = "resnet8", 2000
+GRID, WATERMARK, SQUARE = (
+    "cifar10_wrn16-1_abl_grid_t0.tar",
+    "cifar10_smallvgg_trojan_wm_t2.pth",
+    "cifar10_smallvgg_badnets_t8.pth",
+)
+CLEAN = "clean"
+PLAIN, SV, SR, ABD, WITH_DATA = "plain", "+SV", "+SR", "+ABD", "KD on clean data"
+ROWS = {
+    PLAIN: AbdSettings(vaccine=False, retrospection=False),
+    SV: AbdSettings(vaccine=True, retrospection=False),
+    SR: AbdSettings(vaccine=False, retrospection=True),
+    ABD: AbdSettings(vaccine=True, retrospection=True),
+}
+# How long each source is run, and with what beside its defaults; clean images as often as a source's would take too long.
+LENGTHS: dict[str, dict[str, Any]] = {
+    "patches": {"epochs": 30, "options": {"images": 24_000}},
+    "zskt": {"epochs": 15, "options": {}},
+    "cmi": {"epochs": 3, "options": {"images": 64, "inversion_steps": 20, "student_steps": 40, "width": 32}},
+    "data": {"epochs": 20, "options": {"images": 10_000}},
+}
+MINUTES = {"patches": 18.0, "zskt": 38.0, "cmi": 3.0, "data": 6.0}
+RETROSPECTION = 11.0  # minutes
+
+
+def cells() -> Iterator[Config]:
+    """In the order of value."""
+    backdoored = (GRID, WATERMARK, SQUARE)
+    yield from _cells("patches", backdoored, (PLAIN, WITH_DATA, SV, SR, ABD), (0,))
+    yield from _cells("patches", (CLEAN,), (PLAIN, SV, ABD, SR, WITH_DATA), (0,))
+    yield from _cells("zskt", (GRID, WATERMARK), (PLAIN, ABD), (0,))
+    yield from _cells("cmi", (GRID,), (PLAIN, ABD), (0,))
+    yield from _cells("patches", backdoored, (PLAIN, SV, ABD, SR, WITH_DATA), (1, 2))
+    yield from _cells("patches", (CLEAN,), (PLAIN, SV, ABD), (1, 2))
+
+
+def _cells(source: str, teachers: Iterable[str], rows: Iterable[str], seeds: Iterable[int]) -> Iterator[Config]:
+    for seed, teacher, row in itertools.product(seeds, teachers, rows):
+        yield {
+            "source": source,
+            "teacher": teacher,
+            "row": row,
+            "student": STUDENT,
+            **LENGTHS["data" if row == WITH_DATA else source],
+            "seed": seed,
+        }
+
+
+def run(config: Config, folder: Path) -> dict[str, Any]:
+    test = data.load(prepare_data.prepare("cifar10_test"))
+    teacher, trigger = teacher_of(GRID if config["teacher"] == CLEAN else config["teacher"], test)
+    if config["teacher"] == CLEAN:
+        teacher = clean_network(START)
+    probes = audit.probes(test, (trigger,), teacher.spec.num_classes)
+    agreed = _named(held_out(_pictures(), teacher.spec.input.shape, HELD_OUT, config["seed"]), teacher)
+    with _alone(_place(config, teacher, folder.parent.parent / "students")) as place:
+        student, log, images = _student(config, teacher, agreed, place)
+    twin = guarded(student, images, PtqConfig(), accuracy_on(agreed), what="agreement")
+    onnx_writer.export(twin, folder / "model.u8s8.onnx", "u8s8", agreed.images[:32])
+    shipped = OnnxRunner((folder / "model.u8s8.onnx").read_bytes())
+    return {
+        "teacher": _figures(TorchRunner(teacher), probes),
+        "fp32": _figures(TorchRunner(student), probes),
+        "int8": _figures(shipped, probes),
+        "agreement": 100 * accuracy_on(agreed)(student.module),
+        "agreement_int8": 100 * float((shipped(agreed.images).argmax(1) == agreed.labels).mean()),
+        "method": log.get("method", {}),
+        "seconds": sum(log["seconds"].values()),
+        "teacher_sha256": teacher.sha256,
+        "student_sha256": student.sha256,
+    }
+
+
+def _student(config: Config, teacher: Model, agreed: ImageSet, place: Path) -> tuple[Model, dict[str, Any], ImageSet]:
+    """The student, its log, and the images that set INT8's scales."""
+    mean, std = models.student_normalization(teacher.spec.input)
+    spec = ModelSpec(config["student"], teacher.spec.num_classes, InputSpec(3, 32, 32, mean, std))
+    accuracy = accuracy_on(agreed, str(resolve_device("auto")))
+    preset = source_class(config["source"]).presets["fast"]
+    shared = {"epochs": config["epochs"], "seed": config["seed"], "device": "auto"}
+    count = PtqConfig().images
+    if config["row"] == WITH_DATA:
+        images = data.load(prepare_data.few("cifar10_train", config["options"]["images"]))
+        train = TrainConfig(schedule="onecycle", lr=0.2, **shared)
+        made, log = distill.run(teacher, spec, images, "kd", preset["kd"], train, folder=place / "data")
+        return made, log.to_json(), images.subset(np.arange(count))
+    train = TrainConfig(**{**preset["train"], **shared})
+    row = ROWS[config["row"]]
+    options = {**config["options"], **({"image": _pictures()} if config["source"] == "patches" else {})}
+    source = datafree.make(config["source"], options, teacher, train, row.vaccine_settings)
+    made, log = distill.distill_defended(
+        teacher, spec, source, "kd", preset["kd"], train, row, accuracy=accuracy, folder=place,
+        validate=lambda module: {"agreement": accuracy(module)},
+    )  # fmt: skip
+    kept = place / "collected.npz"
+    if not kept.exists():
+        write_npz(kept, "collected", images=source.collect(count, config["seed"]))
+    checkpoints.save(place / f"{config['row']}.safetensors", models.weights(made), {"spec": spec.to_json()})
+    return made, log.to_json(), _named(read_npz(kept)["images"], teacher)
+
+
+def _pictures() -> str:
+    return str(prepare_data.shared_folder() / "data")
+
+
+def _named(images: np.ndarray, teacher: Model) -> ImageSet:
+    """Images under the teacher's labels."""
+    labels = TorchRunner(teacher)(images).argmax(1).astype(np.int64)
+    return ImageSet(images, labels, tuple(str(label) for label in range(teacher.spec.num_classes)), "synthetic")
+
+
+def _place(config: Config, teacher: Model, students: Path) -> Path:
+    """One folder for a row and the one it goes on from: with and without the vaccine."""
+    row = config["row"]
+    about = {**config, "row": row if row == WITH_DATA else ROWS[row].vaccine, "sha256": teacher.sha256}
+    return students / sha256_bytes(canonical_json(about).encode())[:16]
+
+
+@contextlib.contextmanager
+def _alone(place: Path) -> Iterator[Path]:
+    """The folder for this process; another that wants the same student waits."""
+    with contextlib.ExitStack() as held:
+        while True:
+            try:
+                held.enter_context(lock(place))
+                break
+            except EnvironmentFault:
+                time.sleep(0.5)
+        yield place
+
+
+def _figures(predict: Any, probes: ProbeSet) -> dict[str, float]:
+    report = audit.scan(predict, probes)
+    score = report.triggers[0]
+    return {"acc": 100 * report.acc.value, "asr": 100 * score.asr.value, "ra": 100 * score.ra.value}
+
+
+def forecast(config: Config) -> float:
+    """What a row adds to the one that it goes on from, which is listed before it, where it is listed at all."""
+    source, row = config["source"], config["row"]
+    whole = MINUTES["data" if row == WITH_DATA else source]
+    goes_on = row == SR or (row == ABD and source == "patches")
+    return float(whole * (not goes_on) + RETROSPECTION * (row in (SR, ABD)))
+
+
+TABLE = Table("datafree", cells, run, forecast, resumable=True)
+
+if __name__ == "__main__":
+    sys.exit(main(TABLE))

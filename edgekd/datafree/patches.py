@@ -1,0 +1,249 @@
+"""Patches of one picture, or of a folder of them, or of drawn textures (Asano and Saeed, ICLR 2023); labels are the teacher's."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple
+
+import numpy as np
+import torch
+from pydantic import Field
+
+from edgekd_device.arrays import read_npz
+
+from .. import files
+from ..data import Batch, Batches, ImageSet
+from ..data.streams import shuffled
+from ..errors import EdgekdError
+from ..training import Settings
+from . import cutting, textures
+from .base import Source, View, histogram
+from .vaccine import doubt
+
+TEXTURES = 8  # drawn pictures
+HELD_OUT = 2**31  # added to a seed, beyond all seeds of runs
+CANDIDATES = 2  # patches cut for one that is kept, where classes are balanced
+MOST_OF_A_CLASS = 2.0  # times its even share
+AT_ONCE, LEAST_POOL = 500, 64
+LEAST_IMAGES = 2  # that a batch norm can take the statistics of
+POOL = "pool.npz"
+TAUGHT = {"alpha": 1.0, "temperature": 4.0}
+
+
+class PatchSettings(Settings):
+    image: str | None = Field(None, description="a picture, or a folder of them; default: drawn textures")
+    images: int = Field(20_000, ge=LEAST_POOL, le=1_000_000, description="patches in the pool")
+    cutmix: bool = Field(True, description="cut a box of another patch into each")
+    balance: bool = Field(True, description="keep at most twice the even share of what the teacher takes for one class")
+    mirrored: bool = Field(True, description="show each patch both ways round, as two images")
+
+
+class Pool(NamedTuple):
+    """images uint8 [N, C, H, W]; logits float32 [N, K], the teacher's."""
+
+    images: np.ndarray
+    logits: np.ndarray
+
+
+class Patches(Source):
+    """A pool that is made once and stays: what the teacher says of each image is asked once and kept.
+
+    Suspicious images are left out (``vaccine.suspect_weight`` 0), or are shown at their weight.
+    """
+
+    Config = PatchSettings
+    fixed = True
+    presets: ClassVar[dict[str, Any]] = {
+        "fast": {"train": {"epochs": 30, "schedule": "onecycle", "lr": 0.2, "augment": "none"}, "kd": TAUGHT},
+        "full": {
+            "train": {"epochs": 100, "schedule": "cosine", "lr": 0.1, "augment": "none"},
+            "kd": TAUGHT,
+            "source": {"images": 100_000},
+        },
+    }
+
+    pool: Pool
+    suspects: np.ndarray  # bool [N]
+    doubt: str | None = None
+
+    def open(self, view: View) -> None:
+        self.view = view
+        if not hasattr(self, "pool"):  # opened again, it has both already
+            self.pool = self._kept() or self._made()
+            self.suspects = self._suspects()
+        weight = 0.0 if self.vaccine is None else self.vaccine.config.suspect_weight
+        shown = np.flatnonzero(~self.suspects) if weight == 0 else np.arange(len(self.suspects))
+        images = ImageSet(
+            self.pool.images[shown],
+            self.pool.logits[shown].argmax(1).astype(np.int64),
+            tuple(str(label) for label in range(self.pool.logits.shape[1])),
+            "patches",
+        )
+        device = view.device
+        self.batches = Batches(images, self.train.batch_size, seed=self.train.seed, augment="none", device=device)
+        self.steps = self.batches.steps
+        self.logits = torch.from_numpy(self.pool.logits[shown]).to(device)
+        self.weight = weight
+        self.suspect = torch.from_numpy(self.suspects[shown]).to(device)
+
+    @property
+    def labels(self) -> torch.Tensor:
+        return self.batches.labels
+
+    def epoch(self, number: int) -> Iterator[Batch]:
+        """The pool's batches; the teacher is told what it said of each image."""
+        return self._told(self.batches.epoch(number))
+
+    def once(self) -> Iterator[Batch]:
+        return self._told(self.batches.once())
+
+    def _told(self, batches: Iterator[Batch]) -> Iterator[Batch]:
+        for batch in batches:
+            self.view.teacher.tell(batch.images, self.logits[batch.index])
+            yield batch
+
+    def shortened(self, steps: int) -> tuple[dict[str, Any], float, int]:
+        size = self.train.batch_size
+        few = min(self.config.images, max(LEAST_POOL, steps * size))
+        return {"images": few}, self.config.images / few, max(self.config.images // size, 1)
+
+    def parts(self, batch: Batch) -> Iterator[tuple[float, Batch]]:
+        suspect = self.suspect[batch.index]
+        if not bool(suspect.any()):
+            yield 1.0, batch
+            return
+        count, others = int((~suspect).sum()), int(suspect.sum())
+        mean = count + max(self.weight, 0.0) * others
+        for mask, weight in (
+            (~suspect, count / mean),
+            (suspect, self.weight * (others / mean if self.weight > 0 else 1)),
+        ):
+            if int(mask.sum()) >= LEAST_IMAGES:
+                part = Batch(*(values[mask] for values in batch))
+                self.view.teacher.tell(part.images, self.logits[part.index])
+                yield weight, part
+
+    def modules(self) -> tuple[torch.nn.Module, ...]:
+        return () if self.vaccine is None else (self.vaccine,)
+
+    def collect(self, count: int, seed: int) -> np.ndarray:
+        free = np.flatnonzero(~self.suspects)
+        found: np.ndarray = self.pool.images[free[shuffled(len(free), seed, "collect")[:count]]]
+        return found
+
+    def identity(self) -> dict[str, Any]:
+        found = super().identity()
+        found["source"]["image"] = None if self.config.image is None else _digest(cutting.read(self.config.image))
+        return found
+
+    @property
+    def report(self) -> dict[str, Any]:
+        found: dict[str, Any] = {
+            "images": len(self.pool.images),
+            "suspicious": int(self.suspects.sum()),
+            "classes": histogram(torch.from_numpy(self.pool.logits)),
+        }
+        if self.vaccine is not None:
+            found |= {"vaccine": self.vaccine.report, "doubt": self.doubt}
+        return found
+
+    def _suspects(self) -> np.ndarray:
+        if self.vaccine is None:
+            return np.zeros(len(self.pool.images), bool)
+        teacher, images = self.view.teacher.teacher, self.pool.images
+        self.vaccine.to(self.view.device)
+        if not self.vaccine.searched:
+            self.vaccine.search(teacher, self._float(self.collected(self.vaccine.config.pool)))
+        parts = [self.vaccine.flagged(teacher, self._float(part)) for part in _parts(images)]
+        found: np.ndarray = torch.cat(parts).cpu().numpy()
+        self.doubt = doubt(found)
+        # a mask that takes almost everything would leave nothing to learn from, and is worth nothing
+        return found if found.mean() < 1 - self.train.batch_size / len(found) else np.zeros_like(found)
+
+    def collected(self, count: int) -> np.ndarray:
+        """Some of the pool, suspicious or not."""
+        found: np.ndarray = self.pool.images[shuffled(len(self.pool.images), self.train.seed, "vaccine pool")[:count]]
+        return found
+
+    # ---- the pool -----------------------------------------------------------------------------------------------------
+
+    def _made(self) -> Pool:
+        """Cut, mix, ask the teacher, balance, mirror."""
+        config, (channels, height, width) = self.config, self.spec.input.shape
+        wanted = config.images // 2 if config.mirrored else config.images
+        pictures = self.pictures()
+        count = CANDIDATES * wanted if config.balance else wanted
+        images = cutting.cut(pictures, count, max(height, width), self.train.seed)[:, :, :height, :width]
+        images = images if channels == 3 else cutting.grey(images)
+        images = np.ascontiguousarray(cutting.cutmix(images, self.train.seed) if config.cutmix else images)
+        logits = self.ask(images)
+        if config.balance:
+            chosen = balanced(logits.argmax(1), wanted, logits.shape[1])
+            images, logits = images[chosen], logits[chosen]
+        if config.mirrored:
+            other = np.ascontiguousarray(images[..., ::-1])
+            images, logits = np.concatenate([images, other]), np.concatenate([logits, self.ask(other)])
+        pool = Pool(images, logits)
+        if self.view.folder is not None:
+            files.write_npz(self.view.folder / POOL, "pool", images=images, logits=logits, key=np.array(self._key()))
+        return pool
+
+    def pictures(self) -> list[np.ndarray]:
+        """What patches are cut from, uint8 [H, W, 3] each."""
+        image = self.config.image
+        return textures.pictures(TEXTURES, self.train.seed) if image is None else cutting.read(image)
+
+    def ask(self, images: np.ndarray) -> np.ndarray:
+        """The teacher's logits float32 [N, K] of images uint8 [N, C, H, W]."""
+        with torch.no_grad(), self.bf16():
+            parts = [self.view.teacher.teacher(self._float(part)).float().cpu() for part in _parts(images)]
+        found: np.ndarray = torch.cat(parts).numpy()
+        return found
+
+    def _float(self, images: np.ndarray) -> torch.Tensor:
+        pixels = torch.from_numpy(np.ascontiguousarray(images)).to(self.view.device).float().div_(255)
+        return pixels.contiguous(memory_format=torch.channels_last)
+
+    def _key(self) -> str:
+        about = {**self.identity(), "seed": self.train.seed, "teacher": self.view.teacher_sha256}
+        del about["vaccine"]  # the same pool serves with and without
+        return files.sha256_bytes(files.canonical_json(about).encode())
+
+    def _kept(self) -> Pool | None:
+        """The pool of an earlier start in the folder, if it is this one."""
+        file = None if self.view.folder is None else Path(self.view.folder) / POOL
+        if file is None or not file.exists():
+            return None
+        try:
+            found = read_npz(file)
+            return Pool(found["images"], found["logits"]) if str(found["key"]) == self._key() else None
+        except (EdgekdError, KeyError, OSError):
+            return None
+
+
+def held_out(image: str | None, shape: tuple[int, int, int], count: int, seed: int) -> np.ndarray:
+    """Patches uint8 [count, C, H, W] that no pool of this seed holds, as they were cut; image: as in the settings."""
+    channels, height, width = shape
+    pictures = textures.pictures(TEXTURES, seed) if image is None else cutting.read(image)
+    images = cutting.cut(pictures, count, max(height, width), HELD_OUT + seed)[:, :, :height, :width]
+    return np.ascontiguousarray(images if channels == 3 else cutting.grey(images))
+
+
+def balanced(labels: np.ndarray, count: int, classes: int) -> np.ndarray:
+    """Positions [count] of labels [N]: the first of each class up to twice its even share, then the first of the rest."""
+    cap = max(1, int(MOST_OF_A_CLASS * count / classes))
+    rank = np.empty(len(labels), np.int64)
+    for label in np.unique(labels):
+        where = np.flatnonzero(labels == label)
+        rank[where] = np.arange(len(where))
+    order = np.argsort(rank >= cap, kind="stable")
+    return np.sort(order[:count])
+
+
+def _parts(images: np.ndarray) -> list[np.ndarray]:
+    return [images[start : start + AT_ONCE] for start in range(0, len(images), AT_ONCE)]
+
+
+def _digest(images: list[np.ndarray]) -> str:
+    return files.sha256_bytes(b"".join(files.sha256_bytes(np.ascontiguousarray(i).tobytes()).encode() for i in images))

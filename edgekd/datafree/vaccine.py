@@ -1,0 +1,156 @@
+"""The shuffling vaccine (Hong et al., ICML 2023, arXiv 2306.02368): what a teacher with shuffled channels still obeys is suspect."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from pydantic import Field
+from torch import nn
+
+from ..data.streams import shuffled as permutation
+from ..losses import TailRule, log_distance, lower_tail, suspicious, vaccine_term
+from ..training import Settings
+
+BATCH = 500
+MOST_FLAGGED = 0.5  # of a pool, beyond which the vaccine says more about itself than about the images
+
+
+class VaccineSettings(Settings):
+    copies: int = Field(3, ge=1, le=32, description="shuffled copies whose logits are averaged")
+    layers: int = Field(5, ge=1, description="last convolutions whose input channels are shuffled")
+    weight: float = Field(0.1, ge=0, description="of the vaccine's term in a generator's loss, the alpha of the paper")
+    most: float = Field(2.0, gt=0, description="nats per image at which that term is held; the paper has no such limit")
+    suspect_weight: float = Field(
+        0.0,
+        ge=-1,
+        le=1,
+        description="of suspicious images of a fixed pool in the student's loss; negative as in the authors' code: "
+        "-0.1, away from the teacher",
+    )
+    accept: Literal["mad", "mean", "always"] = Field(
+        "mad",
+        description="what makes a shuffled teacher a vaccine: a lower tail beyond median - 3 MAD, or mean - 3 std as in "
+        "the paper; always: without a look",
+    )
+    deviations: float = Field(3.0, gt=0, description="how far below the middle the tail begins, in standard deviations")
+    tail: float = Field(0.02, ge=0, le=1, description="share of the images that the tail must hold")
+    trials: int = Field(8, ge=1, description="shuffles tried before there is no vaccine")
+    pool: int = Field(4096, ge=64, description="images it is judged on")
+
+
+class Vaccine(nn.Module):
+    """T̃: the mean logits of ``copies`` of the teacher, the input channels of its last convolutions permuted in each.
+
+    A shuffle is a gather before the convolution, which equals permuted weights and needs no copy of them. Which trial was
+    taken is a buffer, permutations follow from it and the seed. In FP32 throughout: what is told apart lies at 1e-3 nats.
+    """
+
+    trial: torch.Tensor
+    tails: torch.Tensor
+
+    def __init__(self, config: VaccineSettings, seed: int) -> None:
+        super().__init__()
+        self.config, self.seed = config, seed
+        self.register_buffer("trial", torch.tensor(-2))  # -2: not searched yet, -1: none was accepted
+        self.register_buffer("tails", torch.full((config.trials,), -1.0))
+
+    @property
+    def searched(self) -> bool:
+        return int(self.trial) > -2
+
+    @property
+    def on(self) -> bool:
+        return int(self.trial) >= 0
+
+    def search(self, teacher: nn.Module, images: torch.Tensor) -> None:
+        """Try shuffles until one has a tail of suspicious images; images float [N, C, H, W], synthetic."""
+        logits = _batched(lambda part: plain(teacher, part), images)
+        for trial in range(self.config.trials):
+            other = _batched(lambda part, trial=trial: self._logits(teacher, part, trial), images)  # type: ignore[misc]
+            rule: TailRule = "mean" if self.config.accept == "mean" else "mad"
+            share = lower_tail(log_distance(logits, other), rule, self.config.deviations)
+            self.tails[trial] = share
+            if self.config.accept == "always" or share > self.config.tail:
+                self.trial.fill_(trial)
+                return
+        self.trial.fill_(-1)
+
+    def forward(self, teacher: nn.Module, images: torch.Tensor) -> torch.Tensor:
+        """Logits [N, K] of the shuffled teacher; gradients reach the images."""
+        return self._logits(teacher, images, int(self.trial))
+
+    def term(self, teacher: nn.Module, images: torch.Tensor) -> torch.Tensor:
+        """What a generator's loss is given for its images; 0 where there is no vaccine."""
+        if not self.on:
+            return images.new_zeros(())
+        return vaccine_term(plain(teacher, images), self(teacher, images), self.config.weight, self.config.most)
+
+    @torch.no_grad()
+    def flagged(self, teacher: nn.Module, images: torch.Tensor) -> torch.Tensor:
+        """Which images are suspicious, bool [N]; none where there is no vaccine."""
+        if not self.on:
+            return torch.zeros(len(images), dtype=torch.bool, device=images.device)
+        found = [suspicious(plain(teacher, part), self(teacher, part)) for part in torch.split(images, BATCH)]
+        return torch.cat(found)
+
+    def _logits(self, teacher: nn.Module, images: torch.Tensor, trial: int) -> torch.Tensor:
+        found = []
+        for copy in range(self.config.copies):
+            orders = self.orders(teacher, trial, copy)
+            with _shuffled(orders):
+                found.append(plain(teacher, images))
+        return torch.stack(found).mean(0)
+
+    def orders(self, teacher: nn.Module, trial: int, copy: int) -> list[tuple[nn.Conv2d, torch.Tensor]]:
+        """The permutation of the input channels of each shuffled convolution."""
+        return [
+            (part, torch.from_numpy(permutation(part.in_channels, self.seed, "vaccine", trial, copy, number)))
+            for number, part in enumerate(last_convolutions(teacher, self.config.layers))
+        ]
+
+    @property
+    def report(self) -> dict[str, Any]:
+        tails = [round(share, 6) for share in self.tails.tolist() if share >= 0]
+        return {"accepted": self.on, "trial": int(self.trial), "tails": tails}
+
+
+def last_convolutions(teacher: nn.Module, count: int) -> list[nn.Conv2d]:
+    """The last ``count`` convolutions with more than one input channel, in the order of the network's parts."""
+    return [part for part in teacher.modules() if isinstance(part, nn.Conv2d) and part.in_channels > 1][-count:]
+
+
+def plain(teacher: nn.Module, images: torch.Tensor) -> torch.Tensor:
+    """The teacher's logits in FP32, whatever precision the loop is in."""
+    with torch.autocast(images.device.type, enabled=False):
+        logits: torch.Tensor = teacher(images.float())
+    return logits
+
+
+@contextlib.contextmanager
+def _shuffled(orders: list[tuple[nn.Conv2d, torch.Tensor]]) -> Iterator[None]:
+    def hook(order: torch.Tensor) -> Callable[..., torch.Tensor]:
+        return lambda _, inputs: inputs[0].index_select(1, order.to(inputs[0].device))
+
+    hooks = [part.register_forward_pre_hook(hook(order)) for part, order in orders]
+    try:
+        yield
+    finally:
+        for one in hooks:
+            one.remove()
+
+
+@torch.no_grad()
+def _batched(predict: Callable[[torch.Tensor], torch.Tensor], images: torch.Tensor) -> torch.Tensor:
+    return torch.cat([predict(part) for part in torch.split(images, BATCH)])
+
+
+def doubt(flagged: np.ndarray | torch.Tensor) -> str | None:
+    """A sentence where so much is suspicious that the shuffle cannot have told anything apart."""
+    share = float(flagged.mean() if isinstance(flagged, np.ndarray) else flagged.double().mean())
+    if share <= MOST_FLAGGED:
+        return None
+    return f"The shuffling vaccine suspects {share:.0%} of the images: it hardly changed the teacher, and its mask says little."

@@ -1,0 +1,109 @@
+"""ABD (Hong et al., ICML 2023): distillation under the shuffling vaccine, then self-retrospection; for any source of images."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import Field
+
+from .. import models
+from ..datafree import ImageSource, VaccineSettings
+from ..training import Progress, Settings, TrainConfig
+from ..training.fit import Validate
+from ..training.method import Accuracy, Method
+from ..types import AuditReport, Model, ModelSpec, TrainLog
+from .retrospection import RetrospectionSettings, SelfRetrospection
+from .run import Around, run
+
+if TYPE_CHECKING:
+    from ..data import ImageSet
+
+CHUNK = 50  # steps of retrospection between two checkpoints
+
+
+class AbdSettings(Settings):
+    """Both halves of ABD; without data a run has them by default."""
+
+    vaccine: bool = Field(True, description="suspicious images are not made, or not learned from; without data only")
+    retrospection: bool | Literal["auto"] = Field(
+        "auto", description="after the training; auto: where no vaccine was accepted, as the paper has it"
+    )
+    shuffle: VaccineSettings = VaccineSettings()
+    retrospect: RetrospectionSettings = RetrospectionSettings()
+
+    @property
+    def vaccine_settings(self) -> VaccineSettings | None:
+        return self.shuffle if self.vaccine else None
+
+
+def distill_defended(
+    teacher: Model,
+    student: ModelSpec,
+    images: ImageSource | ImageSet,
+    method: str,
+    options: Mapping[str, Any],
+    train: TrainConfig,
+    abd: AbdSettings,
+    *,
+    accuracy: Accuracy,
+    folder: Path | None = None,
+    validate: Validate | None = None,
+    progress: Progress | None = None,
+    report: AuditReport | None = None,
+) -> tuple[Model, TrainLog]:
+    """``distill.run``, then self-retrospection where it is wanted; a run that was killed in ``folder`` continues.
+
+    The vaccine is the source's own: give it to ``datafree.make``. accuracy: on images that nothing is trained on, of any
+    callable; labels may be the teacher's. It decides whether the retrospection is kept. Raises what ``run`` raises.
+    """
+    made, log = run(
+        teacher, student, images, method, options, train,
+        folder=None if folder is None else folder / "train", validate=validate, accuracy=accuracy, progress=progress, report=report,
+    )  # fmt: skip
+    accepted = log.method.get("source", {}).get("vaccine", {}).get("accepted", False)
+    if not (abd.retrospection if abd.retrospection != "auto" else not accepted):
+        return made, log
+    settings = abd.retrospect
+    shorter = train.model_copy(
+        update={
+            "epochs": math.ceil(settings.steps / CHUNK),
+            "lr": settings.lr,
+            "schedule": "cosine",
+            "warmup_epochs": 0,
+        }
+    )
+
+    def wrap(inner: Method) -> Method:
+        return SelfRetrospection(inner, settings, teacher.module, student.input.std)
+
+    after, second = run(
+        teacher, student, images, method, options, shorter,
+        folder=None if folder is None else folder / "retrospection", validate=validate, accuracy=accuracy,
+        progress=progress, report=report, start=models.weights(made),
+        around=Around(wrap, min(CHUNK, settings.steps), {"retrospection": settings.model_dump(mode="json")}),
+    )  # fmt: skip
+    figures = [accuracy(model.module) for model in (made, after)]
+    kept = figures[1] >= figures[0] - settings.max_drop
+    found = {"before": figures[0], "after": figures[1], "kept": kept, "rate": second.method["rate"]}
+    return (after if kept else made), _joined(log, second, found)
+
+
+def _joined(first: TrainLog, second: TrainLog, found: dict[str, Any]) -> TrainLog:
+    """One log of both trainings: epochs go on counting."""
+    further = tuple({**entry, "epoch": entry["epoch"] + first.epochs} for entry in second.history)
+    seconds = {
+        part: first.seconds.get(part, 0.0) + second.seconds.get(part, 0.0)
+        for part in {**first.seconds, **second.seconds}
+    }
+    return dataclasses.replace(
+        first,
+        epochs=first.epochs + second.epochs,
+        steps=first.steps + second.steps,
+        history=first.history + further,
+        seconds=seconds,
+        method={**first.method, "retrospection": found},
+    )

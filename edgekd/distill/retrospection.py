@@ -1,0 +1,188 @@
+"""Self-retrospection (Hong et al., ICML 2023, arXiv 2306.02368): the student unlearns the perturbation that moves it most."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from pydantic import Field
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from ..losses import kl_each
+from ..perturb import implicit_term, largest_curvature
+from ..training import Context, Method, Settings, TrainConfig
+
+if TYPE_CHECKING:
+    from ..data import Batch
+
+CLIP = 5.0  # of the gradient's length
+Loss = Callable[[torch.Tensor], torch.Tensor]  # of a perturbation; a scalar
+
+
+class RetrospectionSettings(Settings):
+    steps: int = Field(400, ge=1, description="of the student, after its training")
+    lr: float = Field(5e-4, gt=0, description="of a fresh Adam on the student, highest; falls as half a cosine")
+    share: float = Field(0.25, gt=0, le=1, description="of a batch that carries the perturbation; published: 0.02")
+    search: Literal["share", "batch"] = Field(
+        "share", description="images on which the perturbation is sought: those that carry it, or all, as published"
+    )
+    inner_steps: int = Field(10, ge=1, description="of the search; 20 leaves a lower ASR")
+    inner_lr: float = Field(0.1, gt=0, description="of Adam on the perturbation, in units of the normalised image")
+    start: Literal["noise", "zero"] = Field(
+        "noise", description="of the perturbation; zero as in the authors' code, where it has no gradient at first"
+    )
+    deviation: float = Field(0.1, gt=0, description="of that noise, in units of the normalised image")
+    pull: float = Field(1e-3, ge=0, description="weight of the perturbation's squared length in its own loss")
+    bound: float | None = Field(
+        0.2, gt=0, description="largest change of a pixel, of 1; none: unbounded, as in the authors' code"
+    )
+    by: Literal["student", "teacher"] = Field(
+        "student", description="whose perturbation it is; the authors' code takes the teacher's for CMI and patches"
+    )
+    norms: Literal["still", "moving"] = Field(
+        "still",
+        description="batch norms under perturbed images: by their running statistics, which stay, or by the batch, "
+        "which moves them, as in the authors' code",
+    )
+    rate: float = Field(0.1, gt=0, description="most of the fixed-point map's rate; below 1 over the curvature")
+    terms: int = Field(5, ge=1, description="of the fixed-point series, the K of the paper")
+    weight: float = Field(1.0, ge=0, description="beside the distillation")
+    max_drop: float = Field(
+        0.1, ge=0, le=1, description="agreement with the teacher that it may cost; beyond, it is taken back"
+    )
+
+
+class SelfRetrospection(Method):
+    """min_θ L(θ) + max_δ KL(S(x) ‖ S(x + δ)): the method's own loss, and one perturbation δ for all images of a batch.
+
+    δ is sought anew in each step, from noise; the gradient of what it does also counts how δ moves with θ, by ``terms`` of
+    the fixed-point series. S(x) is a reference and gets no gradient. Labels are not needed. Ours beside what the options
+    say: x + δ is cut to [0, 1], the map's rate is held below 1 over the curvature at an epoch's start.
+    """
+
+    def __init__(
+        self, method: Method, config: RetrospectionSettings, teacher: nn.Module, std: tuple[float, ...]
+    ) -> None:
+        self.method, self.config, self.teacher = method, config, teacher
+        self.scale = torch.tensor(std).view(1, -1, 1, 1)
+
+    def prepare(self, context: Context) -> None:
+        self.student: Any = context.student
+        self.scale = self.scale.to(context.device)
+        self.rate: float | None = None
+        self.method.prepare(context)
+
+    def start_epoch(self, number: int) -> None:
+        self.rate = None
+        self.method.start_epoch(number)
+
+    def step(self, batch: Batch) -> dict[str, torch.Tensor]:
+        terms = self.method.step(batch)  # the only pass in which batch norms may move
+        images = batch.images.float()
+        number = max(1, round(self.config.share * len(images)))
+        with torch.autocast(images.device.type, enabled=False), self._norms():
+            sought = images if self.config.search == "batch" else images[:number]
+            with torch.no_grad():
+                reference = self.student(sought)
+            delta = self.sought(sought, reference)
+            inner = self._inner(self.student, sought, reference)
+            part = number / len(images)
+
+            def outer(delta: torch.Tensor) -> torch.Tensor:
+                moved = self.student(self._changed(images[:number], delta))
+                return part * kl_each(reference[:number], moved).mean()
+
+            if self.rate is None:
+                self.rate = self._safe_rate(inner, delta)
+            value, lead = hypergradient(inner, outer, delta, self.rate, self.config.terms)
+        return {**terms, "retrospection": self.config.weight * value, "lead": self.config.weight * lead}
+
+    def sought(self, images: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
+        """The perturbation [1, C, H, W], in units of the normalised image, that moves the outputs most."""
+        network, told = self.student, reference
+        if self.config.by == "teacher":
+            network = self.teacher
+            with torch.no_grad():
+                told = network(images)
+        delta = torch.zeros_like(images[:1])
+        if self.config.start == "noise":
+            delta = self.config.deviation * torch.randn_like(delta)
+        delta.requires_grad_(True)
+        adam = torch.optim.Adam([delta], lr=self.config.inner_lr)
+        inner = self._inner(network, images, told)
+        for _ in range(self.config.inner_steps):
+            (delta.grad,) = torch.autograd.grad(inner(delta), delta)
+            adam.step()
+            if self.config.bound is not None:
+                with torch.no_grad():
+                    delta.copy_(delta.minimum(self.config.bound / self.scale).maximum(-self.config.bound / self.scale))
+        return delta.detach()
+
+    def _inner(self, network: Any, images: torch.Tensor, reference: torch.Tensor) -> Loss:
+        def inner(delta: torch.Tensor) -> torch.Tensor:
+            moved = network(self._changed(images, delta))
+            loss: torch.Tensor = self.config.pull * delta.square().sum() - kl_each(reference, moved).mean()
+            return loss
+
+        return inner
+
+    def _changed(self, images: torch.Tensor, delta: torch.Tensor) -> torch.Tensor:
+        return (images + delta * self.scale).clamp(0, 1)
+
+    def _safe_rate(self, inner: Loss, delta: torch.Tensor) -> float:
+        delta = delta.clone().requires_grad_(True)
+        slope = torch.autograd.grad(inner(delta), delta, create_graph=True)
+        curvature = largest_curvature(slope, [delta], (slope[0].detach(),))
+        return min(self.config.rate, 1 / max(curvature, 1e-12))
+
+    @contextlib.contextmanager
+    def _norms(self) -> Iterator[None]:
+        """Passes that leave running statistics as they are, unless the settings say otherwise."""
+        norms = [part for part in self.student.modules() if isinstance(part, _BatchNorm) and part.training]
+        if self.config.norms == "still":
+            for norm in norms:
+                norm.eval()
+        try:
+            yield
+        finally:
+            for norm in norms:
+                norm.train()
+
+    def update(self, step: Callable[[], None]) -> None:
+        nn.utils.clip_grad_norm_(self.student.parameters(), CLIP)
+        self.method.update(step)
+
+    def modules(self) -> tuple[nn.Module, ...]:
+        return self.method.modules()
+
+    def optimizer(self, parameters: list[nn.Parameter], config: TrainConfig) -> torch.optim.Optimizer:
+        return torch.optim.Adam(parameters, lr=config.lr)
+
+    def own_optimizers(self) -> tuple[torch.optim.Optimizer, ...]:
+        return self.method.own_optimizers()
+
+    def finished(self, figures: Mapping[str, float]) -> bool:
+        return self.method.finished(figures)
+
+    @property
+    def report(self) -> dict[str, Any]:
+        """The method's own, and the rate of the fixed-point map in the last epoch."""
+        return {**self.method.report, "rate": self.rate}
+
+
+def hypergradient(
+    inner: Loss, outer: Loss, delta: torch.Tensor, rate: float, terms: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Two scalars: the outer loss at ``delta``, and a term that is worth nothing but its gradient.
+
+    The gradient of their sum for whatever else both losses depend on is that of the outer loss at δ*(θ), the solution of the
+    inner one near ``delta``: ∂_θ L_out − rate · ∂_θ ⟨∇_δ L_in, v⟩, v = Σ_{k < terms} (I − rate H)^k ∂_δ L_out.
+    """
+    delta = delta.detach().requires_grad_(True)
+    value = outer(delta)
+    (first,) = torch.autograd.grad(value, delta, retain_graph=True)
+    (slope,) = torch.autograd.grad(inner(delta), delta, create_graph=True)
+    return value, implicit_term((slope,), [delta], (first.detach(),), rate, terms)

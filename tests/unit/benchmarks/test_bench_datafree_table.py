@@ -1,0 +1,85 @@
+"""The table of distillation without data: paired seeds, and bars only where the plain source taught and carried over."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from provenance import ABOUT
+
+from benchmarks import datafree, datafree_table
+from benchmarks.grid import Cell
+from edgekd.datafree.run import source_class
+
+GRID = "grid.tar"
+
+
+def cell(row: str, acc: float, asr: float, seed: int = 0, teacher: str = GRID, **about: Any) -> dict[str, Any]:
+    config = {"source": "patches", "teacher": teacher, "row": row, "student": "resnet8", "epochs": 30, "options": {}}
+    figures = {"acc": acc, "asr": asr, "ra": 30.0}
+    vaccine = {"accepted": asr < 50, "trial": 0, "tails": []}
+    method = {"source": {"classes": [], **({"vaccine": vaccine} if row in ("+SV", "+ABD") else {})}}
+    return {
+        **ABOUT,
+        "config": {**config, "seed": seed, **about},
+        "result": {
+            "teacher": {"acc": 92.0, "asr": 99.0, "ra": 1.0}, "fp32": figures, "int8": figures, "agreement": 80.0,
+            "method": method, "seconds": 90.0,
+        },
+    }  # fmt: skip
+
+
+def shown(*records: dict[str, Any]) -> list[str]:
+    return datafree_table.tables(list(records)).splitlines()
+
+
+def test_rows_stand_in_order_with_the_vaccine_beside_them() -> None:
+    lines = shown(
+        cell("+ABD", 75, 4), cell("plain", 78, 90), cell("KD on clean data", 74, 2, epochs=20), cell("+SV", 77, 60)
+    )
+    assert lines[0] == "**patches, grid, 30 epochs** (teacher 92.0 / 99.0)"
+    rows = [line.strip("| ").split(" | ") for line in lines if line.startswith("| ") and "---" not in line]
+    assert [row[0] for row in rows] == ["row", "plain", "+SV", "+ABD", "KD on clean data"]
+    assert rows[1][1:4] == ["78.00", "90.00", "30.00"]
+    assert [row[7] for row in rows[1:]] == ["–", "0 of 1 accepted", "1 of 1 accepted", "–"]
+    assert "- patches: the plain source carries 1 trigger(s) over, 2 wanted" in lines
+
+
+@pytest.mark.parametrize(
+    ("plain", "ours", "said"),
+    [
+        ((78.0, 90.0), (75.0, 4.0), "ABD: all bars met (1 seed)"),
+        ((78.0, 90.0), (71.0, 20.0), "ABD: **ASR above 15, ACC more than 6 below the plain source** (1 seed)"),
+        ((78.0, 40.0), (75.0, 4.0), "the plain source does not carry the backdoor over (1 seed)"),
+        ((60.0, 90.0), (75.0, 4.0), "does not count: ACC of the plain source below 70"),
+    ],
+)
+def test_bars_where_the_source_carries_it_over(plain: Any, ours: Any, said: str) -> None:
+    assert f"- {said}" in shown(cell("plain", *plain), cell("+ABD", *ours))
+
+
+def test_a_clean_teacher_may_lose_little_and_gain_no_trigger() -> None:
+    made = [cell("plain", 78, 3, teacher="clean"), cell("+ABD", 77, 3, teacher="clean")]
+    assert "- ABD: all bars met (1 seed)" in shown(*made)
+    worse = [cell("plain", 78, 3, teacher="clean"), cell("+ABD", 75, 4, teacher="clean")]
+    assert "- ABD: **ACC more than 2 below the plain source, ASR raised** (1 seed)" in shown(*worse)
+    assert "- patches: the plain source carries 0 trigger(s) over, 2 wanted" in shown(*made)
+
+
+def test_seeds_are_paired_and_a_source_without_a_bar_says_nothing() -> None:
+    lines = shown(cell("plain", 78, 90), cell("plain", 80, 92, 1), cell("+ABD", 75, 4, 1))
+    assert "| plain | 79.00 [78.00 to 80.00] | 91.00 [90.00 to 92.00] | 30.00 [30.00 to 30.00] |" in " ".join(lines)
+    assert "- ABD: all bars met (1 seed)" in lines
+    assert "- ABD: not measured" in shown(cell("plain", 78, 90))
+    assert not [line for line in shown(cell("plain", 30, 90, source="cmi")) if line.startswith("- ")]
+
+
+def test_cells_differ_have_sources_that_exist_and_fit_ten_hours(tmp_path: Any) -> None:
+    cells = list(datafree.cells())
+    assert len({Cell(datafree.TABLE, config, tmp_path).id for config in cells}) == len(cells)
+    for config in cells:
+        kind = source_class(config["source"])
+        if config["row"] != datafree.WITH_DATA:
+            kind.Config.model_validate(config["options"])
+    assert {datafree.GRID, datafree.WATERMARK, datafree.CLEAN} <= {config["teacher"] for config in cells}
+    assert sum(map(datafree.forecast, cells)) < 60 * 20

@@ -1,0 +1,58 @@
+"""What a ledger says where nothing met a labelled image, and what a training without data says against itself."""
+
+from __future__ import annotations
+
+from edgekd import targets
+from edgekd.pipeline import ledger
+from edgekd.pipeline.without_data import doubts
+from edgekd.report.transferability import bases, plain
+from edgekd.types import Rate, RunRecord, StageRow
+
+CPU = targets.get("cpu")
+
+
+def row(stage: str, flips: Rate | None = None, runtime: str = "torch", precision: str = "fp32") -> StageRow:
+    return StageRow(stage, "stage", runtime, precision, "0" * 64, flips=flips)
+
+
+def verdict(*rows: StageRow) -> str:
+    return ledger.verdict(rows, CPU, canaries=None, doubted=ledger.Doubts())
+
+
+def test_the_verdict_speaks_of_agreement_alone() -> None:
+    rows = [row("teacher"), row("student fp32", Rate(100, 1000))]
+    text = verdict(*rows)
+    assert text.startswith("ACC and ASR were not measured")
+    assert text.endswith("it gives the teacher's answer on 90.0 %.")
+    text = verdict(*rows, row(CPU.ships, Rate(20, 1000), CPU.runtime, CPU.precision))
+    assert text.endswith(f"and {CPU.ships} another answer than it on 2.0 %.")
+    assert verdict(row("teacher")) == "Nothing was measured yet."
+    gaps = ledger.not_tested(rows, CPU, known=False, canaries=False, attacked=False)
+    assert gaps[0] == "ACC and ASR (no labelled images were given)"
+
+
+def test_a_training_doubts_itself_and_the_teacher() -> None:
+    even = {"source": {"classes": [10, 12, 9, 11]}}
+    assert doubts(even) == []
+    (said,) = doubts({"source": {"classes": [10, 12, 60, 11]}})
+    assert "65% of the source's images for class 2, 5.2 times" in said
+    kept = {"before": 0.9, "after": 0.85, "kept": True}
+    assert doubts({**even, "retrospection": kept}) == []
+    (said,) = doubts({**even, "retrospection": {**kept, "after": 0.5, "kept": False}})
+    assert "fell from 90.0% to 50.0%" in said
+    (said,) = doubts({"source": {**even["source"], "doubt": "It suspects everything."}})
+    assert said == "It suspects everything."
+
+
+def record(abd: dict[str, object]) -> RunRecord:
+    about = {"distill": {"method": "kd"}, "repair": {}, "abd": abd}
+    return RunRecord(
+        "run", "0", "", "", "", about, {}, {}, {}, "cpu", (row("student fp32"),), (), "", (), {}
+    )  # fmt: skip
+
+
+def test_a_defended_distillation_is_no_plain_one() -> None:
+    assert bases(record({"vaccine": True, "retrospection": "auto"})) == ("kd",)
+    assert bases(record({"vaccine": False, "retrospection": False})) == ()
+    assert bases(record({})) == ()
+    assert plain(record({"vaccine": True})) == ()
