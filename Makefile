@@ -43,4 +43,4 @@ tables: setup
 	$(BIN)/python benchmarks/render.py
 
 clean:
-	rm -rf $(VENV) runs benchmarks/cache .pytest_cache .mypy_cache .ruff_cache .coverage
+	rm -rf $(VENV) runs benchmarks/cache .cache .pytest_cache .mypy_cache .ruff_cache .coverage
