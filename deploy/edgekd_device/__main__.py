@@ -214,32 +214,6 @@ def _show(report: DeviceReport) -> None:
         print(f"warning: {warning}")
 
 
-def _queries(found: Latency) -> str:
-    bound = "n/a" if found.p99_bound_ms is None else f"{found.p99_bound_ms:.3f} ms"
-    return (
-        f"MultiStream({found.batch}): p99 at most {bound} (99 % confidence)  p50 {found.p50_ms:.3f} ms  n {found.count}"
-    )
-
-
-def _line(row: StageRow) -> str:
-    acc = "not measured" if row.acc is None else "{:.2%} [{:.2%}, {:.2%}]".format(row.acc.value, *row.acc.interval())
-    flips = "" if row.flips is None else f"  label flips {row.flips.value:.2%}"
-    return f"{row.stage}  {row.precision}  {row.runtime}  ACC {acc}{flips}"
-
-
-def _predict(arguments: argparse.Namespace) -> int:
-    from .predict import predict
-
-    guesses = predict(
-        arguments.bundle, arguments.image, top=arguments.top, runtime=arguments.runtime, threads=arguments.threads
-    )
-    if arguments.json:
-        return _json([guess._asdict() for guess in guesses])
-    for guess in guesses:
-        print(f"{guess.probability:7.2%}  {guess.name}")
-    return 0
-
-
 def _trtexec(arguments: argparse.Namespace) -> int:
     from . import environment, trtexec
 
@@ -264,6 +238,32 @@ def _trtexec(arguments: argparse.Namespace) -> int:
     for warning in found["warnings"]:
         print(f"trtexec: {warning}")
     return 0 if found["agrees"] else 1
+
+
+def _queries(found: Latency) -> str:
+    bound = "n/a" if found.p99_bound_ms is None else f"{found.p99_bound_ms:.3f} ms"
+    return (
+        f"MultiStream({found.batch}): p99 at most {bound} (99 % confidence)  p50 {found.p50_ms:.3f} ms  n {found.count}"
+    )
+
+
+def _line(row: StageRow) -> str:
+    acc = "not measured" if row.acc is None else "{:.2%} [{:.2%}, {:.2%}]".format(row.acc.value, *row.acc.interval())
+    flips = "" if row.flips is None else f"  label flips {row.flips.value:.2%}"
+    return f"{row.stage}  {row.precision}  {row.runtime}  ACC {acc}{flips}"
+
+
+def _predict(arguments: argparse.Namespace) -> int:
+    from .predict import predict
+
+    guesses = predict(
+        arguments.bundle, arguments.image, top=arguments.top, runtime=arguments.runtime, threads=arguments.threads
+    )
+    if arguments.json:
+        return _json([guess._asdict() for guess in guesses])
+    for guess in guesses:
+        print(f"{guess.probability:7.2%}  {guess.name}")
+    return 0
 
 
 def _doctor(arguments: argparse.Namespace) -> int:
