@@ -88,7 +88,7 @@ ROWS = (
     Row("misspelt section", settings("trian:\n  epochs: 3\n"), 2, "did you mean 'train'"),
     Row("misspelt key", words("-o", "train.epoch=3"), 2, "did you mean 'train.epochs'"),
     Row("misspelt setting of the method", words("-o", "distill.taus=0.1"), 2, "did you mean 'distill.tau'"),
-    Row("setting of another method", words("-o", "distill.agree=false"), 2, "is a setting of robustkd-plus"),
+    Row("setting of another method", words("-o", "distill.agree=false"), 2, "is a setting of kdiga, robustkd-plus"),
     Row("method that is none", words("--method", "robustdk"), 2, "Did you mean 'robustkd'"),
     Row("method that is a list", words("-o", "distill.method=[kd]"), 2, "There is no method"),
     Row("contradictory settings", words("-o", "distill.variance_mode=sample"), 2, "variance_mode"),
