@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationIn
 
 from .attacks.run import settings_of
 from .attacks.table import SABOTAGE
-from .datafree.run import source_class
+from .datafree.run import named_source, source_class
 from .distill import METHODS, AbdSettings
 from .distill.run import method_class
 from .errors import UsageError
@@ -303,18 +303,6 @@ def _without_data(given: dict[str, Any], profile: str) -> tuple[dict[str, Any], 
         {"name": name, **_validate(kind.Config, options, "source.").model_dump(mode="json")},
         _validate(AbdSettings, abd, "abd.").model_dump(mode="json"),
     )
-
-
-def named_source(given: Any) -> dict[str, Any]:
-    """``source`` as a group of settings; a name alone, or NAME:IMAGE, will do."""
-    if given is None or given == {}:
-        return {}
-    if isinstance(given, str):
-        name, colon, image = given.partition(":")
-        return {"name": name, **({"image": image} if colon else {})}
-    if not isinstance(given, dict):
-        raise UsageError("`source` is a group of settings: source.name=patches, source.image=photo.jpg.")
-    return {**given, **(named_source(given["name"]) if ":" in str(given.get("name", "")) else {})}
 
 
 def _repair(given: Any) -> dict[str, Any]:

@@ -59,3 +59,15 @@ def refuse_misfits(kind: type[Source], name: str, teacher: Model, vaccine: Vacci
             f"The shuffling vaccine permutes the inputs of convolutions, and this teacher ({teacher.spec.arch}) shows none: "
             "switch it off with -o abd.vaccine=false."
         )
+
+
+def named_source(given: Any) -> dict[str, Any]:
+    """``source`` as a group of settings; a name alone, or NAME:IMAGE, will do."""
+    if given is None or given == {}:
+        return {}
+    if isinstance(given, str):
+        name, colon, image = given.partition(":")
+        return {"name": name, **({"image": image} if colon else {})}
+    if not isinstance(given, dict):
+        raise UsageError("`source` is a group of settings: source.name=patches, source.image=photo.jpg.")
+    return {**given, **(named_source(given["name"]) if ":" in str(given.get("name", "")) else {})}
