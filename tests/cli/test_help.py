@@ -32,7 +32,7 @@ EVERY = {name for command in COMMANDS.values() for name in options(command)} | {
 
 def device_options() -> set[str]:
     found = set()
-    for name in ("info", "check", "build", "run", "predict", "doctor"):
+    for name in ("info", "check", "build", "run", "predict", "trtexec", "doctor"):
         shown = subprocess.run(
             [sys.executable, "-m", "edgekd_device", name, "--help"], capture_output=True, text=True, check=True
         )
