@@ -158,6 +158,19 @@ def test_igdm_is_the_weighted_sum_of_its_terms(tiny_images, direction):
         "slopes": 2.0 * 2 / 4 * indirect_slope_kl(tuple(s[1:]), tuple(t[1:])),
     }
     assert figures(terms) == pytest.approx(figures(wanted), rel=1e-3)
+    torch.manual_seed(3)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert figures(method.step(batch)) == pytest.approx(figures(wanted), rel=1e-3), "all digits in bf16 runs too"
+
+
+def test_running_statistics_follow_the_images_themselves(tiny_images):
+    method, batch = ready(IGDM, IGDMSettings(), tiny_images)
+    twin = copy.deepcopy(method.student).train()
+    method.student.train()
+    sum(method.step(batch).values()).backward()
+    twin(batch.images)
+    assert all(torch.equal(value, twin.state_dict()[name]) for name, value in method.student.state_dict().items())
+    assert all(module.training for module in method.student.modules())
 
 
 def test_adversarial_training_sees_images_that_are_hard_and_near(tiny_images):
