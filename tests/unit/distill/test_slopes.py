@@ -189,8 +189,9 @@ def test_adversarial_training_sees_images_that_are_hard_and_near(tiny_images):
     assert after > before + 0.01
 
 
-def audited(*alarms, judged=True):
-    return AuditReport(Rate(9, 10), (), "0" * 64, alarms=alarms if judged else None)
+def audited(*alarms, **others):
+    about = {"canaries": {}, "alarms": alarms, "model_sha256": model("wrn-10-1").sha256}
+    return AuditReport(Rate(9, 10), (), "0" * 64, **{**about, **others})
 
 
 @pytest.mark.parametrize("method", ["kdiga", "igdm"])
@@ -198,8 +199,13 @@ def audited(*alarms, judged=True):
     ("report", "words"),
     [
         (None, "was not audited.*edgekd compress.*distill.trust_teacher=true"),
-        (audited(judged=False), "was not audited"),
-        (audited("a/1", "b", "c", "d", "e"), r"a trigger works on it: a/1, b, c and 2 more\..*--repair"),
+        (audited(alarms=None), "was not audited"),
+        (audited(canaries=None), "was not audited"),
+        (audited(model_sha256="0" * 64), "of other weights"),
+        (
+            audited("a/1", "b", "c", "d", "e"),
+            r"a trigger works on it: a/1, b, c and 2 more\. In a new folder \(--out\).*--repair.*-o distill\.trust",
+        ),
     ],
 )
 def test_a_teacher_that_nobody_vetted_is_refused(tiny_images, method, report, words):
