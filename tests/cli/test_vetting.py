@@ -138,6 +138,8 @@ def test_a_nasty_teacher_is_made_and_held_against_a_reference(world: World, tmp_
     ]
     record = files.read_json(tmp_path / "nasty.attack.json")
     assert record["acc"]["hits"] > 0.9 * record["start_acc"]["hits"]
+    lost = (record["start_acc"]["hits"] - record["acc"]["hits"]) / 150
+    assert ("warning: It lost" in ended.out) is (lost > 0.02)
     assert str(tmp_path) not in (tmp_path / "nasty.attack.json").read_text()
     against = ("--data", world.test, "--reference", world.teacher, "--no-canaries")
     audited = call("audit", out, *against, "--json").json
