@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 from provenance import ABOUT
 
 from benchmarks import baselines, baselines_table, kdiga, kdiga_table, nasty, nasty_table
 from benchmarks.grid import Table
-from edgekd import distill
+from edgekd import distill, models
+from edgekd.data import ImageSet
+from edgekd.training import TrainConfig
+from edgekd.types import InputSpec, ModelSpec
 
 Record = dict[str, Any]
 
@@ -48,18 +52,27 @@ def test_kdiga_is_a_gradient_penalty_where_the_teachers_slopes_add_less_than_two
     control: float, name: str
 ) -> None:
     made = kdiga_table.tables(
-        [*three("KDIGA", 20.0), *three("KDIGA, zero", control), attacked("PGD-AT", 0, 30.0, False)]
+        [
+            *(*three("KDIGA", 20.0), *three("KDIGA, zero", control), *three("KDIGA, shuffled", 15.0)),
+            attacked("PGD-AT", 0, 30.0, False),
+        ]
     )
     gap = f"{20 - control:+.2f}"
     cells = shown(made, name.split(" (")[0])
     assert cells[0] == name
     assert cells[3] == f"{gap} [{gap} to {gap}]"
-    assert cells[4:7] == ["40.00 [40.00 to 40.00]", "3.00 [3.00 to 3.00]", "0.50 [0.50 to 0.50]"]
-    assert shown(made, "PGD-AT")[3:8] == ["–", "40.00", "3.00", "–", "noise is weaker"]
+    assert cells[4:8] == ["+5.00 [+5.00 to +5.00]", "40.00 [40.00 to 40.00]", "3.00 [3.00 to 3.00]", "0.50 [0.50 to 0.50]"]  # fmt: skip
+    assert shown(made, "PGD-AT")[3:9] == ["–", "–", "40.00", "3.00", "–", "noise is weaker"]
 
 
 def test_without_its_control_or_seeds_kdiga_is_open() -> None:
-    assert "| KDIGA (open: no control yet) |" in kdiga_table.tables(three("KDIGA", 20.0))
+    assert "| KDIGA (no control) |" in kdiga_table.tables(three("KDIGA", 20.0))
+    others = kdiga_table.tables([attacked("KDIGA, cosine", 0, 20.0), attacked("KDIGA, zero", 0, 10.0)])
+    assert "| KDIGA, cosine (no control) |" in others
+    assert "| KDIGA, zero |" in others
+    given = attacked(kdiga.GIVEN, 0, 25.0)
+    given["result"]["seconds"] = None
+    assert shown(kdiga_table.tables([given]), "teacher")[2::7] == ["25.00", "–"]
     one = kdiga_table.tables([attacked("KDIGA", 0, 20.0), attacked("KDIGA, zero", 0, 10.0), attacked("CE", 0, 0.0)])
     assert "| KDIGA (1 seed) |" in one
 
@@ -119,6 +132,16 @@ def test_the_number_of_comparisons_is_stated() -> None:
     assert "The tables have 4 such intervals" in baselines_table.tables(records)
     every = {name for *_, rows in baselines.SCENARIOS.values() for name in rows}
     assert every == set(baselines_table.ORDER)
+
+
+def test_steps_are_timed_among_all_images() -> None:
+    labels = np.arange(1000, dtype=np.int64) % 4
+    images = ImageSet(np.zeros((1000, 3, 8, 8), np.uint8), labels, tuple("abcd"), "made up")
+    spec = ModelSpec("resnet8-w4", 4, InputSpec(3, 8, 8, (0.5,) * 3, (0.5,) * 3))
+    train = TrainConfig(epochs=3, batch_size=16, augment="none")
+    log = baselines.timed(baselines.ROWS["CRD"], models.build(spec), spec, images, train)
+    assert (log.steps, log.method["negatives"]) == (baselines.TIMED_STEPS, 1000)
+    assert baselines.timed(baselines.ROWS["scratch"], models.build(spec), spec, images, train).steps == 6
 
 
 def test_every_method_that_learns_from_outputs_or_features_has_a_row() -> None:
