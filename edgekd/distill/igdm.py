@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -55,24 +55,23 @@ class IGDM(Distiller):
         with torch.autocast(batch.images.device.type, enabled=False):  # a small difference wants all its digits
             images = batch.images.float()
             place, moved = (1, self._attack(batch)) if config.direction == "attack" else (0, self._signs(images))
-            student = (self.student(images), *self._pair(self.student, images, moved))
+            pair = torch.cat([images + moved, images - moved])
+            student = [self.student(images)]
+            with still(self.student):
+                student += self.student(pair).chunk(2)
             with torch.no_grad():
-                said = (self.teacher(images), *self._pair(self.teacher, images, moved))
+                said = [self.teacher(images), *self.teacher(pair).chunk(2)]
             return {
                 "ce": config.ce_weight * cross_entropy(student[0], batch.labels),
                 "kd": config.kd_weight * soft_target_kl(student[place], said[place], config.temperature),
-                "slopes": config.slope_weight * self.share * indirect_slope_kl(student[1:], said[1:]),
+                "slopes": config.slope_weight
+                * self.share
+                * indirect_slope_kl((student[1], student[2]), (said[1], said[2])),
             }
 
     def _attack(self, batch: Batch) -> torch.Tensor:
         return perturbed(self.student, batch, self.config) - batch.images.float()
 
     def _signs(self, images: torch.Tensor) -> torch.Tensor:
-        return self.config.bound * (2 * torch.randint(0, 2, images.shape, device=images.device) - 1).to(images)
-
-    @staticmethod
-    def _pair(network: Any, images: torch.Tensor, moved: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Logits at x + d and at x - d, of the network as it is in use."""
-        with still(network):
-            ahead, behind = network(torch.cat([images + moved, images - moved])).chunk(2)
-        return ahead, behind
+        signs = 2 * torch.randint(0, 2, images.shape, device=images.device) - 1
+        return signs.to(images) * float(self.config.bound)
