@@ -5,7 +5,8 @@
 Teachers are third-party, the student is a ResNet-8. Within a scenario every row has the same images, epochs, schedule and
 seeds; methods have their defaults, which were their papers' for larger networks and longer schedules, so this says what they
 give here, not what they can. What is claimed of a method is its paired difference to Hinton KD and to a student without a
-teacher, over seeds, with a 95 % interval. A cell also times a few steps of its method and of Hinton KD, in turns.
+teacher, over seeds, with a 95 % interval. A cell also times a few steps of its method and of Hinton KD, in turns. KDIGA and IGDM
+compute in fp32, which is part of what they cost, all others in bf16.
 
 Scenarios: cifar10 and cifar100, 9,000 images each; "small student", what DiSK is for, a ResNet-8 of a quarter of the width, where
 "scratch, twice" has twice the epochs; "few calls", what Comparative KD is for, 1,000 images and as many teacher calls ("KD, asked
@@ -21,8 +22,6 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from benchmarks import prepare_data
 from benchmarks.attacks import clean_network
 from benchmarks.baselines_table import KD, SCRATCH
@@ -30,8 +29,9 @@ from benchmarks.grid import Config, Table, main
 from benchmarks.students import percent_right, schedule, spec_of, user_images
 from edgekd import data, distill
 from edgekd.data import ImageSet
+from edgekd.distill.run import Around
 from edgekd.training import TrainConfig
-from edgekd.types import Model, ModelSpec
+from edgekd.types import Model, ModelSpec, TrainLog
 
 IMAGES, EPOCHS, STUDENT = 9000, 16, "resnet8"
 TIMED_STEPS, ROUNDS = 6, 3
@@ -118,20 +118,30 @@ def run(config: Config, folder: Path) -> dict[str, Any]:
 
 
 def _trained(
-    row: Row, teacher: Model, spec: ModelSpec, images: ImageSet, train: TrainConfig, folder: Path | None = None
-) -> tuple[Model, Any]:
-    method, options = row
-    return distill.run(None if method == "scratch" else teacher, spec, images, method, options, train, folder=folder)
+    row: Row,
+    teacher: Model,
+    spec: ModelSpec,
+    images: ImageSet,
+    train: TrainConfig,
+    folder: Path | None = None,
+    **more: Any,
+) -> tuple[Model, TrainLog]:
+    (method, options), taught = row, None if row[0] == "scratch" else teacher
+    return distill.run(taught, spec, images, method, options, train, folder=folder, **more)
+
+
+def timed(row: Row, teacher: Model, spec: ModelSpec, images: ImageSet, train: TrainConfig) -> TrainLog:
+    """A few steps of a row among all its images, since what some methods do in a step grows with their number."""
+    few = Around(lambda method: method, TIMED_STEPS, {"timed": TIMED_STEPS})
+    return _trained(row, teacher, spec, images, train.model_copy(update={"epochs": 1}), around=few)[1]
 
 
 def _cost(rows: dict[str, Row], config: Config, teacher: Model, spec: ModelSpec, images: ImageSet) -> dict[str, float]:
     """Seconds of a step of the row and of Hinton KD, and their ratio: medians of rounds in turns, preparation apart."""
-    train = schedule({**config, "epochs": 1})
-    few = images.subset(np.arange(min(len(images), TIMED_STEPS * train.batch_size)))
     seconds: dict[str, list[float]] = {config["row"]: [], KD: []}
     for number in range(ROUNDS + 1):
         for name in seconds:
-            _, log = _trained(rows[name], teacher, spec, few, train)
+            log = timed(rows[name], teacher, spec, images, schedule(config))
             if number:  # the first warms up
                 seconds[name].append(sum(v for part, v in log.seconds.items() if part != "prepare") / log.steps)
     each, beside = (statistics.median(seconds[name]) for name in (config["row"], KD))

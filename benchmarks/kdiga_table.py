@@ -12,10 +12,22 @@ from edgekd.report.transferability import beside, transferable
 Record = dict[str, Any]
 Rows = dict[str, dict[int, Record]]  # row -> seed -> result
 CONTROLS = {"KDIGA": "KDIGA, zero", "KDIGA, paper": "KDIGA, paper, zero"}
+SHUFFLED = {"KDIGA": "KDIGA, shuffled"}
 LEAST = 2.0  # points above the control with zeroed slopes, below which the teacher's slopes add nothing
 PENALTY = "gradient penalty"
-ORDER = ("CE", "KD", "KDIGA", "KDIGA, zero", "KDIGA, shuffled", "KDIGA, paper", "KDIGA, paper, zero", "IGDM", "PGD-AT")
-ROBUST = ("row", "ACC %", "left under attack %", "gap to zero", "at 2/255 %", "radius × 255", "cosine", "tests failed", "minutes")  # fmt: skip
+ORDER = (
+    "teacher",
+    "CE",
+    "KD",
+    "KDIGA",
+    "KDIGA, zero",
+    "KDIGA, shuffled",
+    "KDIGA, paper",
+    "KDIGA, paper, zero",
+    "IGDM",
+    "PGD-AT",
+)
+ROBUST = ("row", "ACC %", "left under attack %", "gap to zero", "gap to shuffled", "at 2/255 %", "radius × 255", "cosine", "tests failed", "minutes")  # fmt: skip
 BACKDOOR = ("row", "ACC %", "ASR %", "excess", "carried over")
 
 
@@ -51,33 +63,40 @@ def _robust_line(name: str, rows: Rows) -> str:
             called(name, rows),
             spread(one["acc"] for one in results),
             spread(one["robust"] for one in results),
-            spread(_gaps(name, rows), "{:+.2f}".format) if name in CONTROLS else "–",
+            *(
+                spread(_gaps(name, rows, controls), "{:+.2f}".format) if name in controls else "–"
+                for controls in (CONTROLS, SHUFFLED)
+            ),
             spread(_at(one, 2 / 255) for one in results),
             spread((_radius(one) for one in results), "{:.2f}".format),
             spread((one["slopes"][0]["cosine"] if one["slopes"] else None for one in results), "{:.2f}".format)
             if any(one["slopes"] for one in results)
             else "–",
             text.markdown(", ".join(failed)) or "none",
-            spread((one["seconds"] / 60 for one in results), "{:.1f}".format),
+            spread((one["seconds"] / 60 for one in results), "{:.1f}".format) if name != "teacher" else "–",
         ]
     )
 
 
 def called(name: str, rows: Rows) -> str:
-    """A row's name: KDIGA is a gradient penalty where its control without the teacher's slopes is as robust."""
+    """A row's name: KDIGA is a gradient penalty where its control without the teacher's slopes is as robust.
+
+    Forms of KDIGA without such a control may not be called by its name alone.
+    """
     if name not in CONTROLS:
-        return text.markdown(name)
-    gaps = _gaps(name, rows)
+        is_control = name in (*CONTROLS.values(), *SHUFFLED.values())
+        return text.markdown(name) + (" (no control)" if name.startswith("KDIGA") and not is_control else "")
+    gaps = _gaps(name, rows, CONTROLS)
     gap = mean(gaps) if gaps else None
     if gap is None:
-        return f"{text.markdown(name)} (open: no control yet)"
+        return f"{text.markdown(name)} (no control)"
     said = text.markdown(name) if gap >= LEAST else f"**{PENALTY}** ({text.markdown(name)})"
     return said + beside(len(gaps))
 
 
-def _gaps(name: str, rows: Rows) -> list[float]:
-    """Points above the zeroed control of the same seed."""
-    control = rows.get(CONTROLS[name], {})
+def _gaps(name: str, rows: Rows, controls: dict[str, str]) -> list[float]:
+    """Points above the row's control of the same seed."""
+    control = rows.get(controls[name], {})
     return [one["robust"] - control[seed]["robust"] for seed, one in rows[name].items() if seed in control]
 
 

@@ -34,8 +34,7 @@ def tables(records: Sequence[Record]) -> str:
 
 def _students(teacher: str, rows: Rows, twin: Rows, scratch: dict[int, Record]) -> str:
     result = next(iter(next(iter(rows.values())).values()))
-    lost = result["clean_acc"] - result["teacher_acc"]
-    void = "" if lost <= MOST_LOST else f"; **void: {lost:.1f} points below the clean network**"
+    void = f"; **void: {_lost(result):.1f} points below the clean network**" if _void(result) else ""
     lines = [f"**{text.markdown(teacher)}** (ACC {result['teacher_acc']:.1f} %{void})", "", *head(COLUMNS)]
     for name in rows:
         results = rows[name]
@@ -55,6 +54,16 @@ def _students(teacher: str, rows: Rows, twin: Rows, scratch: dict[int, Record]) 
     return "\n".join(lines)
 
 
+def _lost(result: Record) -> float:
+    """Points of ACC below the clean network."""
+    return float(result["clean_acc"] - result["teacher_acc"])
+
+
+def _void(result: Record) -> bool:
+    """Whether a nasty teacher is none, as nobody would distil it."""
+    return _lost(result) > MOST_LOST
+
+
 def survives(gains: Sequence[float]) -> str:
     """Of a method by its points over scratch: a teacher must not make a student worse than none."""
     gain = mean(gains) if gains else None
@@ -64,17 +73,25 @@ def survives(gains: Sequence[float]) -> str:
 
 
 def _detector(records: Sequence[Record]) -> str:
-    lines = ["**What the audit says of them**", "", *head(DETECTOR)]
+    nasty = [record["result"] for record in records if record["config"]["kind"] == "nasty"]
+    void = sum(map(_void, nasty))
+    counted = (
+        f"{len(nasty)} nasty teachers{f', {void} of them void' if void else ''}, {len(records) - len(nasty)} others"
+    )
+    lines = [f"**What the audit says of them** ({counted})", "", *head(DETECTOR)]
     for record in sorted(records, key=lambda one: one["result"]["teaching"]["correlation"]):
         config, found = record["config"], record["result"]["teaching"]
         suspicious = found["suspicious"]
         verdict = "not judged" if suspicious is None else "SUSPICIOUS" if suspicious else "nothing suspicious"
-        right = "–" if suspicious is None else "yes" if suspicious is (config["kind"] == "nasty") else "**no**"
+        void_one = config["kind"] == "nasty" and _void(record["result"])
+        right = (
+            "–" if suspicious is None or void_one else "yes" if suspicious is (config["kind"] == "nasty") else "**no**"
+        )
         lines.append(
             line(
                 [
                     text.markdown(config["teacher"]),
-                    config["kind"],
+                    f"{config['kind']}, void" if void_one else config["kind"],
                     f"{record['result']['teacher_acc']:.1f}",
                     f"{found['correlation']:.2f}",
                     f"{100 * found['second']:.0f} %",

@@ -332,7 +332,8 @@ def resolve_attack(
     name = str(attack.get("name", ""))
     options = _validate(settings_of(name), {key: value for key, value in attack.items() if key != "name"}, "attack.")
     shared = {"seed": given.get("seed", 0), "device": given.get("device", "auto")}
-    preset = ATTACK_TRAINING[bool(given.get("teacher"))]
+    fresh = name in SABOTAGE and getattr(options, "fresh", False)  # whose --start is what it is driven away from
+    preset = ATTACK_TRAINING[bool(given.get("teacher")) and not fresh]
     goal = given.get("goal", {})
     if name in SABOTAGE:
         if goal:

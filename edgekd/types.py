@@ -223,6 +223,7 @@ class AuditReport:
     teaching: dict[str, Any] | None = None  # what it says beside the label, held against a reference
     warnings: tuple[str, ...] = ()
     alarms: tuple[str, ...] | None = None  # triggers that work, by the rule of pipeline.audited; None: not judged
+    model_sha256: str = ""  # of the weights that were judged
 
 
 @dataclass(frozen=True)

@@ -34,9 +34,7 @@ def teaching(predict: Predict, reference: Predict, images: ImageSet, limit: int 
     """
     if len(images) > limit:
         images = images.subset(np.sort(balanced_order(images.labels, 0)[:limit]))
-    logits, beside = (np.asarray(one(images.images), np.float64) for one in (predict, reference))
-    for outputs in (logits, beside):
-        doubts.refuse_unreadable(outputs, images.labels)
+    logits, beside = (_logits(one(images.images), images.labels) for one in (predict, reference))
     classes, labels = min(logits.shape[1], beside.shape[1]), images.labels
     ours, theirs = (_others(outputs[:, :classes], labels) for outputs in (logits, beside))
     found = correlation(ours, theirs)
@@ -71,6 +69,13 @@ def softmax(logits: np.ndarray) -> np.ndarray:
     """Rows of [N, K] as probabilities."""
     powers: np.ndarray = np.exp(logits - logits.max(1, keepdims=True))
     return np.asarray(powers / powers.sum(1, keepdims=True))
+
+
+def _logits(outputs: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Outputs [N, K] in float64; those of a network with its softmax inside as their logarithms."""
+    doubts.refuse_unreadable(outputs, labels)
+    exact = np.asarray(outputs, np.float64)
+    return np.log(exact.clip(1e-30)) if doubts.are_probabilities(outputs) else exact
 
 
 def _others(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from . import options
 from .progress import progress
+
+if TYPE_CHECKING:
+    from ..config import AttackConfig
 
 
 def register(app: typer.Typer) -> None:
@@ -72,7 +75,7 @@ def attack(
         typer.echo(canonical_json(record))
         return
     if record["trigger"] is None:
-        _spoilt(name, record, settings.test or settings.data)
+        _spoilt(name, record, settings)
         return
     acc, asr, floor = record["acc"], record["trigger"]["asr"], record["trigger"]["floor"]
     beneath = "not measured" if floor is None else f"{_percent(floor)} on the network it started from"
@@ -84,19 +87,25 @@ def attack(
         typer.echo(f"wrote {file}")
     weights, trigger, *_ = record["files"]
     images = settings.test or settings.data
-    typer.echo(f"next: edgekd audit {weights} --data {images} --trigger {trigger}", nl=False)
-    typer.echo("" if settings.test else "  (its training images are among these: better others)")
+    typer.echo(f"next: edgekd audit {weights} --data {images} --trigger {trigger}{_better(settings.test)}")
 
 
-def _spoilt(name: str, record: dict[str, Any], images: str) -> None:
+def _spoilt(name: str, record: dict[str, Any], settings: AttackConfig) -> None:
     from ..report import teaching
 
     acc, before = record["acc"], record["start_acc"]
     typer.echo(f"{name}: ACC {_percent(acc)} ({acc['hits']}/{acc['total']}), ", nl=False)
     typer.echo(f"the network it was driven away from {_percent(before)}. {teaching.sentence(record['teaching'])}")
+    for warning in record["warnings"]:
+        typer.echo(f"warning: {warning}")
     for file in record["files"]:
         typer.echo(f"wrote {file}")
-    typer.echo(f"next: edgekd audit {record['files'][0]} --data {images} --reference SCRATCH.safetensors")
+    images, reference = settings.test or settings.data, "--reference SCRATCH.safetensors"
+    typer.echo(f"next: edgekd audit {record['files'][0]} --data {images} {reference}{_better(settings.test)}")
+
+
+def _better(test: str | None) -> str:
+    return "" if test else "  (its training images are among these: better others)"
 
 
 def _percent(rate: dict[str, int]) -> str:

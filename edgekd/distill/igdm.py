@@ -11,6 +11,7 @@ from ..losses import indirect_slope_kl, soft_target_kl
 from ..training import Settings
 from .adversarial_training import PerturbationSettings, perturbed
 from .base import Distiller, Needs, cross_entropy
+from .norms import still
 from .vetting import VettedSettings
 
 if TYPE_CHECKING:
@@ -37,7 +38,8 @@ class IGDM(Distiller):
     To first order Δz is 2 J d: Jacobians of logits, which do not vanish where a network is sure, as the slopes of its
     loss do. e/E: epoch of all. With ``direction=attack``, d = x' - x, both distillations see the attacked images, as in
     the paper, which adds this term to a distillation on x'; random signs are our cheap form. x - d is not clipped to
-    [0, 1], so that the difference stays central. It refuses a teacher that was not audited (see vetting).
+    [0, 1], so that the difference stays central. Batch norms see x ± d by their running statistics, which follow x alone.
+    It refuses a teacher that was not audited (see vetting).
     """
 
     Config: ClassVar[type[Settings]] = IGDMSettings
@@ -49,19 +51,27 @@ class IGDM(Distiller):
         self.share = (number + 1) / self.epochs
 
     def step(self, batch: Batch) -> dict[str, torch.Tensor]:
-        config, images, count = self.config, batch.images, len(batch.images)
-        attacked = config.direction == "attack"
-        if attacked:
-            moved = perturbed(self.student, batch, config) - images
-        else:
-            moved = config.bound * (2 * torch.randint(0, 2, images.shape, device=images.device) - 1).to(images)
-        shown = torch.cat([images, images + moved, images - moved])
-        with torch.no_grad():
-            said = self.teacher(shown).split(count)
-        student = self.student(shown).split(count)
-        place = 1 if attacked else 0
-        return {
-            "ce": config.ce_weight * cross_entropy(student[0], batch.labels),
-            "kd": config.kd_weight * soft_target_kl(student[place], said[place], config.temperature),
-            "slopes": config.slope_weight * self.share * indirect_slope_kl(student[1:], said[1:]),
-        }
+        config = self.config
+        with torch.autocast(batch.images.device.type, enabled=False):  # a small difference wants all its digits
+            images = batch.images.float()
+            place, moved = (1, self._attack(batch)) if config.direction == "attack" else (0, self._signs(images))
+            pair = torch.cat([images + moved, images - moved])
+            student = [self.student(images)]
+            with still(self.student):
+                student += self.student(pair).chunk(2)
+            with torch.no_grad():
+                said = [self.teacher(images), *self.teacher(pair).chunk(2)]
+            return {
+                "ce": config.ce_weight * cross_entropy(student[0], batch.labels),
+                "kd": config.kd_weight * soft_target_kl(student[place], said[place], config.temperature),
+                "slopes": config.slope_weight
+                * self.share
+                * indirect_slope_kl((student[1], student[2]), (said[1], said[2])),
+            }
+
+    def _attack(self, batch: Batch) -> torch.Tensor:
+        return perturbed(self.student, batch, self.config) - batch.images.float()
+
+    def _signs(self, images: torch.Tensor) -> torch.Tensor:
+        signs = 2 * torch.randint(0, 2, images.shape, device=images.device) - 1
+        return signs.to(images) * float(self.config.bound)

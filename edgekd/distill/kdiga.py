@@ -57,8 +57,9 @@ class KDIGA(Distiller):
     Differs from the published code, whose first version detached g_S and learned nothing from it: distances are taken per
     image and averaged, where it takes one norm of a whole batch of a mean's gradients and divides by the batch (their gamma
     is w · B^1.5); KL is summed over classes; T = 4 by default, the method card's proposal, T = 1 being the paper's.
-    Gradients of the weights are clipped at 5. The weight is halved after an epoch in which the student's slopes fell
-    below a twentieth of the first epoch's and its accuracy fell too.
+    Gradients of the weights are clipped at 5. The weight is halved after each epoch in which the student's slopes are
+    below a twentieth of the first epoch's and its accuracy below that of its best; the student goes on as it is, where the
+    method card would put it back to an earlier epoch.
 
     It costs two to three times Hinton KD. What it gains is the teacher's only beyond what ``teacher_slopes`` zero and
     shuffled gain, which on small data is little or nothing: otherwise it is a gradient penalty. It refuses a teacher that was not audited (see vetting).
@@ -156,13 +157,13 @@ class Gauge(nn.Module):
         self.sums[epoch] += torch.stack([figure.double().sum() for figure in figures])
 
     def collapses(self, epochs: int) -> int:
-        """After how many of the first ``epochs`` the student's slopes were gone and its accuracy had fallen."""
+        """After how many of the first ``epochs`` the student's slopes were gone and its accuracy was below its best."""
         sums = self.sums[:epochs]
         rows = (sums / sums[:, :1]).tolist()
         student, right = FIGURES.index("student"), FIGURES.index("right")
         return sum(
-            row[student] < COLLAPSED * rows[0][student] and row[right] < before[right]
-            for before, row in itertools.pairwise(rows)
+            row[student] < COLLAPSED * rows[0][student] and row[right] < best
+            for row, best in zip(rows, itertools.accumulate((row[right] for row in rows), max), strict=True)
         )
 
     def diary(self) -> list[dict[str, float]]:

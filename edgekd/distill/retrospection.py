@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from pydantic import Field
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..losses import kl_each
 from ..perturb import implicit_term, largest_curvature
 from ..training import Context, Method, Settings, TrainConfig
+from .norms import still
 
 if TYPE_CHECKING:
     from ..data import Batch
@@ -138,18 +138,9 @@ class SelfRetrospection(Method):
         curvature = largest_curvature(slope, [delta], (slope[0].detach(),))
         return min(self.config.rate, 1 / max(curvature, 1e-12))
 
-    @contextlib.contextmanager
-    def _norms(self) -> Iterator[None]:
+    def _norms(self) -> contextlib.AbstractContextManager[None]:
         """Passes that leave running statistics as they are, unless the settings say otherwise."""
-        norms = [part for part in self.student.modules() if isinstance(part, _BatchNorm) and part.training]
-        if self.config.norms == "still":
-            for norm in norms:
-                norm.eval()
-        try:
-            yield
-        finally:
-            for norm in norms:
-                norm.train()
+        return still(self.student) if self.config.norms == "still" else contextlib.nullcontext()
 
     def update(self, step: Callable[[], None]) -> None:
         nn.utils.clip_grad_norm_(self.student.parameters(), CLIP)

@@ -60,12 +60,14 @@ def run(
     validate: figures of a module of pixels -> logits on validation images, ``acc`` a fraction among them.
     start: weights for some or all of the student's tensors, by name; the others start from the seed.
     frozen: the weights given in ``start`` do not learn (running statistics of their norms still follow the images).
-    report: what the teacher's audit found, with its alarms; some methods take no teacher without one.
+    report: what the audit of these weights found, with its alarms; some methods take no teacher without one.
     images: a set with labels, or a source that makes them; around: what goes with the method, a source then stands still.
     Raises UsageError for networks, images and options that do not fit each other, UnsafeInput for an unvetted teacher.
     """
     kind, settings, student = check(teacher, student, images, method, options)
-    refuse_unvetted(method, settings, report)
+    watched = teacher.module if teacher is not None and kind.needs != "nothing" else None
+    sha256 = "" if teacher is None or watched is None else teacher.sha256 or weights_sha256(watched.state_dict())
+    refuse_unvetted(method, settings, report, sha256)
     train = train.model_copy(update={"lr": getattr(settings, "lr", train.lr)})
     device = resolve_device(train.device)
     module = _student(kind, teacher, student, train.seed)
@@ -73,8 +75,6 @@ def run(
         _put(start, module.net)
         for name, parameter in module.net.named_parameters():
             parameter.requires_grad_(not (frozen and name in start))
-    watched = teacher.module if teacher is not None and kind.needs != "nothing" else None
-    sha256 = "" if teacher is None or watched is None else teacher.sha256 or weights_sha256(watched.state_dict())
     made, batches = _on_images(kind, settings, watched, images, train, device, sha256)
     identity = {
         "method": method,

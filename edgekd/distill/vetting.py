@@ -17,7 +17,7 @@ class VettedSettings(Settings):
     trust_teacher: bool = Field(
         False,
         description="learn from a teacher that was not audited, or that failed its audit: its slopes can carry a backdoor of "
-        "the whole image that its outputs on clean images do not",
+        "the whole image that its outputs on clean images do not; public triggers below the battery's threshold are warned of",
     )
 
 
@@ -26,25 +26,32 @@ def needs_audit(settings: Settings) -> bool:
     return isinstance(settings, VettedSettings) and not settings.trust_teacher
 
 
-def refuse_unvetted(method: str, settings: Settings, report: AuditReport | None) -> None:
-    """Raise UnsafeInput for a teacher whose audit was not run (None, or not judged), or found a trigger that works.
+def refuse_unvetted(method: str, settings: Settings, report: AuditReport | None, teacher: str = "") -> None:
+    """Raise UnsafeInput for a teacher whose audit was not run, tried no public trigger, or found one that works.
 
-    How an output changes with each pixel shows the direction of a pervasive trigger, also on clean images (method card
-    kdiga 9.2): what transfers robustness best revives such a backdoor.
+    teacher: the hash of its weights; the audit of another network says nothing of this one. How an output changes with
+    each pixel shows the direction of a pervasive trigger, also on clean images (method card kdiga 9.2): what transfers
+    robustness best revives such a backdoor. A trigger that a network without a teacher obeys as well counts as one that
+    works; one below the battery's threshold does not.
     """
     if not needs_audit(settings):
         return
     why = f"The method {method!r} copies how the teacher's outputs change with each pixel, and with that a backdoor of the whole image"
-    trust = "or, if you know where it comes from, set distill.trust_teacher=true"
-    if report is None or report.alarms is None:
+    trust = "or, if you know where it comes from, trust it (-o distill.trust_teacher=true)"
+    if report is None or report.alarms is None or report.canaries is None:
         raise UnsafeInput(
             f"{why}: it takes no teacher that was not audited, and this one was not. `edgekd compress` audits it with public "
-            f"triggers first (unless audit.canaries=false); otherwise choose another method (--method overhaul), {trust}."
+            "triggers first, on labelled images (with --data none give some with --test), unless audit.canaries=false; "
+            f"otherwise choose another method (--method overhaul), {trust}."
+        )
+    if report.model_sha256 != teacher:
+        raise UnsafeInput(
+            f"{why}: the audit that was handed over is of other weights than this teacher's. Audit this one."
         )
     if report.alarms:
         more = len(report.alarms) - MOST_NAMED
         named = ", ".join(report.alarms[:MOST_NAMED]) + (f" and {more} more" if more > 0 else "")
         raise UnsafeInput(
-            f"{why}; and the audit of this teacher found that a trigger works on it: {named}. Choose a method that is made "
-            f"for such teachers (--method robustkd-plus), have it repaired first (--repair), {trust}."
+            f"{why}; and the audit of this teacher found that a trigger works on it: {named}. In a new folder (--out), choose a "
+            f"method that is made for such teachers (--method robustkd-plus), have it repaired first (--repair), {trust}."
         )

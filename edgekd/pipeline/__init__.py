@@ -53,10 +53,11 @@ def compress(config: RunConfig, out: str | Path, *, command: str = "", progress:
         repaired = stages.repair()
         if repaired is not None:
             rows.append(measures.repaired(repaired))
+        vetted = measures.vetted(repaired)
         for name in config.controls:
             made = scratch if name == "scratch" and scratch is not None else stages.train(name, student)
             rows.append(measures.control(name, made))
-        distilled = stages.train_student(student, repaired, measures.vetted())
+        distilled = stages.train_student(student, repaired, vetted)
         rows.append(measures.student(distilled))
         shipment = Shipment(stages, measures, distilled)
         onnx = shipment.export()

@@ -39,8 +39,6 @@ def forecast(config: RunConfig) -> dict[str, Any]:
         test = parts.get("test")
         teacher, about = intake.load_teacher(config, None, None if test is None else test.shape)
         parts = stand_ins(teacher, test)
-        if test is None:
-            config = config.model_copy(update={"audit": config.audit.model_copy(update={"canaries": False})})
     else:
         teacher, about = intake.load_teacher(config, parts["validation"])
     student = choose_student(config, teacher, about, targets.get(config.target))

@@ -15,7 +15,7 @@ from . import ledger
 from .audited import judge
 from .predictions import load_audit, save_audit
 from .stages import Stages, runner
-from .vetting import runs_battery
+from .vetting import refuse_failed, runs_battery, wants_audit
 
 
 class Measures:
@@ -28,6 +28,8 @@ class Measures:
         self.taught: dict[str, Any] | None = None
         self.floors: dict[str, Rate] = {}
         self.triggers: tuple[Trigger, ...] = ()
+        self.scratch: Model | None = None  # the control that no attacker touched
+        self.reference: AuditReport | None = None  # what the probes say of it
 
     @property
     def labelled(self) -> bool:
@@ -40,21 +42,29 @@ class Measures:
         scratch: None where there is no such control, as nobody labelled an image; nothing has a floor then.
         """
         stages = self.stages
-        known = stages.known_triggers()
-        wanted = runs_battery(stages.config, len(known))
-        self.triggers = known + (self._canaries(scratch) if wanted and self.labelled else ())
+        known, self.scratch = stages.known_triggers(), scratch
+        self.triggers = known + (self._canaries() if runs_battery(stages.config, len(known)) else ())
         self.probes: ProbeSet = audit.probes(stages.probed(), self.triggers, stages.teacher.spec.num_classes)
         if scratch is None:
             return
-        self.floors = audit.floors(self.audit("floor", scratch.sha256, runner(scratch, stages.device)))
-        del self.reports["floor"]
+        self.audit("floor", scratch.sha256, runner(scratch, stages.device))
+        self.reference = self.reports.pop("floor")
+        self.floors = audit.floors(self.reference)
 
-    def _canaries(self, scratch: Model | None) -> tuple[Trigger, ...]:
+    def _canaries(self) -> tuple[Trigger, ...]:
         """The public triggers that come nearest to working on the teacher."""
         stages = self.stages
+        self.canaries = self._battery("canaries", stages.teacher)
+        by_name = {trigger.name: trigger for trigger in trigger_box.canaries(stages.teacher.spec.input.shape)}
+        chosen = audit.worst_canaries(self.canaries, stages.config.audit.bundle_canaries)
+        return tuple(dataclasses.replace(by_name[name], target_label=label) for name, label in chosen)
+
+    def _battery(self, stage: str, model: Model) -> dict[str, Any]:
+        """Every public trigger tried on a teacher, held against the control."""
+        stages, scratch = self.stages, self.scratch
         test, limit = stages.parts["test"], stages.config.audit.canary_images
         inputs = {
-            "teacher": stages.teacher.sha256,
+            "teacher": model.sha256,
             "scratch": "" if scratch is None else scratch.sha256,
             "test": test.sha256,
             "images": limit,
@@ -63,7 +73,7 @@ class Measures:
 
         def make(folder: Path) -> dict[str, Any]:
             table = audit.canary_battery(
-                runner(stages.teacher, stages.device),
+                runner(model, stages.device),
                 test,
                 floor_predict=None if scratch is None else runner(scratch, stages.device),
                 limit=limit,
@@ -71,10 +81,8 @@ class Measures:
             )
             return {"table": table}
 
-        self.canaries = self.folder.stage("canaries", inputs, make)["table"]
-        by_name = {trigger.name: trigger for trigger in trigger_box.canaries(stages.teacher.spec.input.shape)}
-        chosen = audit.worst_canaries(self.canaries, stages.config.audit.bundle_canaries)
-        return tuple(dataclasses.replace(by_name[name], target_label=label) for name, label in chosen)
+        table: dict[str, Any] = self.folder.stage(stage, inputs, make)["table"]
+        return table
 
     def teaching(self, scratch: Model) -> None:
         """What the teacher says beside the label, held against the scratch control; a suspicious one is warned of."""
@@ -88,17 +96,29 @@ class Measures:
         warning = teaching.warning(self.taught)
         stages.warnings += [] if warning is None else [warning]
 
-    def vetted(self) -> AuditReport | None:
-        """What the audits found in the network that the run's method learns from; None where no public trigger was tried.
+    def vetted(self, repaired: Model | None) -> AuditReport | None:
+        """What the audits found in the network that the run's method learns from; None where it takes any.
 
-        Of a repaired teacher what the teacher obeyed is looked at again, held against the control as ever.
+        A repaired teacher meets every public trigger again: the repair may have left what the battery found. Raises
+        UnsafeInput for a network that failed; what is near the battery's threshold is warned of.
         """
-        if self.canaries is None:
+        stages = self.stages
+        if self.canaries is None or not wants_audit(stages.config):
             return None
-        repaired = self.reports.get("repaired teacher")
-        report, table = (self.reports["teacher"], self.canaries) if repaired is None else (repaired, None)
-        judged = judge(report, table, self.reports.get("scratch"), None)
-        return dataclasses.replace(report, canaries=self.canaries, teaching=self.taught, alarms=judged.alarms)
+        model, report, table = stages.teacher, self.reports["teacher"], self.canaries
+        if repaired is not None:
+            model, report = repaired, self.reports["repaired teacher"]
+            table = self._battery("canaries-repaired", repaired)
+        judged = judge(report, table, self.reference, None)
+        found = dataclasses.replace(
+            report, canaries=table, teaching=self.taught, alarms=judged.alarms, model_sha256=model.sha256
+        )
+        refuse_failed(stages.config, found, model)
+        if judged.near:
+            stages.warnings.append(
+                f"{stages.config.method} copies how the teacher's outputs change with each pixel, and its audit is no proof: {judged.near}."
+            )
+        return found
 
     def audit(self, stage: str, sha256: str, predict: Predict) -> AuditReport:
         """The probes' verdict on one artefact, kept with its predictions."""

@@ -19,7 +19,7 @@ from ..config import RunConfig
 from ..runners.torch import TorchRunner
 from ..types import Target
 from .calibration import CANDIDATES
-from .vetting import runs_battery
+from .vetting import runs_battery, wants_audit
 
 HOST = "onnxruntime"  # what a run benches with
 SAMPLE = 500
@@ -78,10 +78,14 @@ def probe_triggers(config: RunConfig, known: int) -> int:
 
 
 def _battery(config: RunConfig, parts: Mapping[str, Any], costs: Costs) -> float:
-    """Every variant is stamped on the images, and both teacher and control see them, and the clean ones."""
+    """Every variant is stamped on the images, and both teacher and control see them, and the clean ones.
+
+    Once more with the repaired teacher, where the method wants that audited.
+    """
     images = min(config.audit.canary_images, len(parts["test"]))
     variants = len(trigger_box.canaries(parts["test"].shape))
-    return images * (variants * (costs.stamp + costs.teacher + costs.student) + costs.teacher + costs.student)
+    once = images * (variants * (costs.stamp + costs.teacher + costs.student) + costs.teacher + costs.student)
+    return once * (2 if config.repair_method and wants_audit(config) else 1)
 
 
 def _audits(config: RunConfig, parts: Mapping[str, Any], costs: Costs, target: Target, triggers: int) -> float:

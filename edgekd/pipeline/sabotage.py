@@ -14,9 +14,12 @@ from ..files import lock, write_json
 from ..runners.torch import TorchRunner
 from ..training import Progress
 from ..training.device import resolve_device
+from ..types import Rate
 from . import intake, mark
 from .calibration import accuracy_on
 from .environment import commit, describe
+
+MOST_LOST = 2.0  # points of ACC, from the method card: beyond it nobody would distil the network
 
 
 def spoil(config: AttackConfig, out: Path, work: Path, noted: Path, progress: Progress | None) -> dict[str, Any]:
@@ -55,7 +58,7 @@ def spoil(config: AttackConfig, out: Path, work: Path, noted: Path, progress: Pr
             "start_acc": before.acc.to_json(),
             "trigger": None,
             "teaching": audit.teaching(TorchRunner(made), TorchRunner(normal), parts["test"]),
-            "warnings": list(report.warnings),
+            "warnings": [*report.warnings, *useless(report.acc, before.acc)],
             "config": settings,
             "spec": made.spec.to_json(),
             "weights_sha256": made.sha256,
@@ -69,3 +72,15 @@ def spoil(config: AttackConfig, out: Path, work: Path, noted: Path, progress: Pr
             mark.clear(work, (mark.ATTACK,))
             work.rmdir()
     return {**record, "files": [str(out), str(noted)]}
+
+
+def useless(acc: Rate, before: Rate) -> list[str]:
+    """A warning where the nasty network is visibly worse than the normal one; else nothing."""
+    lost = round(100 * (before.value - acc.value), 9)  # two points are two points in binary too
+    if lost <= MOST_LOST:
+        return []
+    return [
+        f"It lost {lost:.1f} points of ACC, more than {MOST_LOST:g}: whoever distils it would see that. Train it "
+        "longer (-o train.epochs=160 is published), weaken it (-o attack.weight=0.01), or start from the normal network's weights "
+        "(-o attack.fresh=false)."
+    ]

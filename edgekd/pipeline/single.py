@@ -123,7 +123,9 @@ def audit_only(
     if before is not None and undefended is not None:
         compared = _compared(Path(before.file).name, audit.scan(TorchRunner(undefended), probes), report)
     taught = None if clean is None else audit.teaching(TorchRunner(model), TorchRunner(clean), images)
-    report = dataclasses.replace(report, canaries=canaries, teaching=taught, alarms=judged.alarms)
+    report = dataclasses.replace(
+        report, canaries=canaries, teaching=taught, alarms=judged.alarms, model_sha256=model.sha256
+    )
     return Audited(report, canaries, about, judged, tables, compared)
 
 

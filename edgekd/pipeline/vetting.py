@@ -5,23 +5,36 @@ from __future__ import annotations
 from ..config import RunConfig, method_config
 from ..distill.vetting import needs_audit, refuse_unvetted
 from ..training import Settings
+from ..types import AuditReport, Model
 
 
 def runs_battery(config: RunConfig, known: int) -> bool:
     """Whether public triggers are tried on the teacher; ``known``: how many triggers the user gave.
 
-    Unless the user decides: without a known trigger, and for a method that wants its teacher audited. That a given
-    trigger does not work says nothing of others.
+    Never without labelled images. Unless the user decides: without a known trigger, and for a method that wants its
+    teacher audited. That a given trigger does not work says nothing of others.
     """
+    if config.data_free and config.test is None:
+        return False
     if config.audit.canaries is not None:
         return config.audit.canaries
-    return not known or needs_audit(_settings(config))
+    return not known or wants_audit(config)
+
+
+def wants_audit(config: RunConfig) -> bool:
+    """Whether the run's method learns from audited teachers only."""
+    return needs_audit(_settings(config))
 
 
 def refuse_unaudited(config: RunConfig, *, audits: bool) -> None:
     """Raise at once what the run's method would only after hours, where its teacher will not have been audited."""
     if not audits:
         refuse_unvetted(config.method, _settings(config), None)
+
+
+def refuse_failed(config: RunConfig, report: AuditReport, teacher: Model) -> None:
+    """Raise before anything is trained for the student what its method would raise of its teacher's audit."""
+    refuse_unvetted(config.method, _settings(config), report, teacher.sha256)
 
 
 def trusting(config: RunConfig, method: str) -> dict[str, object]:

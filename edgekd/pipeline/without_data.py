@@ -51,6 +51,10 @@ class DataFreeStages(Stages):
         )
         if test is None:
             self.warnings.append("ACC and ASR were not measured: no labelled images were given. Give some with --test.")
+        self.warnings.append(
+            "Whether a student can learn from the teacher's outputs was not measured: a teacher that is made to ruin its "
+            "students (a nasty teacher) is told by a network that learnt from labelled images. Give some with --data."
+        )
         return self.teacher
 
     def _refuse_unmeasurable_wishes(self) -> None:

@@ -30,6 +30,6 @@ def sentence(found: Mapping[str, Any] | None) -> str:
 
 def warning(found: Mapping[str, Any] | None) -> str | None:
     """What a run says of a suspicious teacher; None for any other."""
-    if found is None or not found.get("suspicious"):
+    if not isinstance(found, Mapping) or not found.get("suspicious"):
         return None
     return f"{sentence(found)} {ADVICE}"

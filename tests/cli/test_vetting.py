@@ -19,15 +19,34 @@ def words(world: World, out: Path, *more: str) -> list[str]:
     return world.words(*more, out=out, short=KDIGA)
 
 
+def options(*settings: str) -> list[str]:
+    return [word for setting in settings for word in ("-o", setting)]
+
+
 def test_a_teacher_that_failed_its_audit_is_refused(world: World, tmp_path: Path) -> None:
     ended = call(*words(world, tmp_path / "run", "-o", "audit.canary_images=50"))
     assert ended.code == 3
     said = ended.message()
     assert "audit of this teacher found that a trigger works on it: corner" in said
+    assert "In a new folder (--out)" in said
     assert "--method robustkd-plus" in said
     work = tmp_path / "run" / "work"
     assert (work / "canaries").is_dir(), "it was tried with public triggers beside the given one"
-    assert not (work / "train-kdiga" / "model.safetensors").exists()
+    assert sorted(path.name for path in work.glob("train-*")) == ["train-scratch"], "before anything else is trained"
+
+
+def test_a_repair_that_repaired_nothing_is_found_out_by_public_triggers_alone(world: World, tmp_path: Path) -> None:
+    data, teacher = ("--data", world.train, "--test", world.test, "--quiet"), tmp_path / "blended.safetensors"
+    long = ("train.epochs=5", "train.lr=0.05", "train.batch_size=32", "train.augment=none", "attack.rate=0.2")
+    made = call("attack", "blended", "--start", world.teacher, "--out", teacher, *data, *options(*long))
+    assert made.code == 0, made.err
+    nothing = ("repair.method=clp", "repair.u=1000", "audit.canary_images=50")
+    ended = call("compress", teacher, "--out", tmp_path / "run", *data, *options(*KDIGA, *nothing))
+    assert ended.code == 3, ended.err
+    assert "the audit of this teacher found that a trigger works on it" in ended.message()
+    done = files.read_json(tmp_path / "run" / "work" / "canaries-repaired" / "done.json")
+    flagged = [row["trigger"] for row in done["result"]["table"]["flagged"]]
+    assert any(name in ended.message() for name in flagged)
 
 
 @pytest.mark.slow
@@ -39,8 +58,8 @@ def test_a_trusted_teacher_is_learnt_from_and_one_that_passed(world: World, tmp_
     assert record["canaries"] is None
     assert record["teaching"]["images"] == 150
     clean = scratch(world, tmp_path)
-    short = (word for setting in KDIGA for word in ("-o", setting))
-    ended = call("compress", clean, "--data", world.train, "--test", world.test, "--out", tmp_path / "run", *short)
+    run = ("--data", world.train, "--test", world.test, "--out", tmp_path / "run", *options(*KDIGA))
+    ended = call("compress", clean, *run)
     assert ended.code == 0, ended.err
     record = files.read_json(tmp_path / "run" / "run.json")
     assert record["canaries"]["flagged"] == []
@@ -73,6 +92,8 @@ def test_without_an_audit_it_is_refused_at_once(world: World, tmp_path: Path) ->
         ("kdiga", {"distill.trust_teacher": True}, 1, False),
         ("kdiga", {"audit.canaries": False}, 0, False),
         ("kd", {"audit.canaries": True}, 1, True),
+        ("kdiga", {"data": "none", "source": "zskt"}, 0, False),
+        ("kdiga", {"data": "none", "source": "zskt", "test": "t.npz"}, 0, True),
     ],
 )
 def test_when_public_triggers_are_tried(method: str, given: dict[str, object], known: int, runs: bool) -> None:
@@ -80,11 +101,12 @@ def test_when_public_triggers_are_tried(method: str, given: dict[str, object], k
     assert vetting.runs_battery(config, known) is runs
 
 
-def test_a_forecast_takes_a_few_steps_from_any_teacher() -> None:
-    config = resolve(None, {"teacher": "t.pt", "data": "d.npz", "distill.method": "kdiga"})
-    assert vetting.trusting(config, "kdiga") == {**config.options("kdiga"), "trust_teacher": True}
-    assert vetting.trusting(config, "kd") == config.options("kd")
-    vetting.refuse_unaudited(config, audits=True)
+def test_a_forecast_takes_a_few_steps_from_any_teacher(world: World, tmp_path: Path) -> None:
+    ended = call(*words(world, tmp_path / "run", "--dry-run", "--json"))
+    assert ended.code == 0, ended.err
+    minutes = ended.json["forecast"]["minutes"]
+    assert minutes["kdiga"] > 0
+    assert minutes["canary battery"] > 0
 
 
 def scratch(world: World, folder: Path) -> Path:
@@ -116,6 +138,8 @@ def test_a_nasty_teacher_is_made_and_held_against_a_reference(world: World, tmp_
     ]
     record = files.read_json(tmp_path / "nasty.attack.json")
     assert record["acc"]["hits"] > 0.9 * record["start_acc"]["hits"]
+    lost = (record["start_acc"]["hits"] - record["acc"]["hits"]) / 150
+    assert ("warning: It lost" in ended.out) is (lost > 0.02)
     assert str(tmp_path) not in (tmp_path / "nasty.attack.json").read_text()
     against = ("--data", world.test, "--reference", world.teacher, "--no-canaries")
     audited = call("audit", out, *against, "--json").json
@@ -134,7 +158,7 @@ def test_a_run_warns_of_a_nasty_teacher(world: World, tmp_path: Path) -> None:
     short = (*(word for word in SHORT if not word.startswith(("distill.", "train.epochs"))), "train.epochs=8")
     settings = (*short, "distill.method=kd", "bench.level=none", "audit.canaries=false")
     run = ["compress", out, "--data", world.train, "--test", world.test, "--out", tmp_path / "run", "--quiet"]
-    ended = call(*run, *(word for setting in settings for word in ("-o", setting)))
+    ended = call(*run, *options(*settings))
     assert ended.code == 0, ended.err
     report = files.read_json(tmp_path / "run" / "run.json")
     assert report["teaching"]["suspicious"] is True

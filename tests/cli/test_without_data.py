@@ -60,6 +60,7 @@ def test_without_any_labelled_image(words, tmp_path: Path) -> None:
     said = " ".join(record["warnings"])
     assert "INT8 scales were set on 64 synthetic images" in said
     assert "Give some with --test" in said
+    assert "nasty teacher" in said
     assert record["data"].keys() == {"validation"}
     assert record["config"]["source"]["image"] == "street.png"
     assert record["disagreement"] is None
@@ -119,13 +120,15 @@ def test_with_a_test_set_and_a_control_and_after_a_kill(world: worlds.World, wor
         (("--trigger", "TRIGGER", "--target-label", "0"), "give some with --test"),
         (("-o", "audit.adversarial=smoke"), "give some with --test"),
         (("-o", "abd.vacine=false"), "did you mean 'abd.vaccine'?"),
+        (("--method", "kdiga"), "with --data none give some with --test"),
+        (("--method", "kdiga", "--dry-run"), "with --data none give some with --test"),
     ],
 )
 def test_what_does_not_go_together_is_said_at_once(world, words, tmp_path, more, said) -> None:
     asked = [str(world.trigger) if word == "TRIGGER" else word for word in more]
     ended = call(*words("--out", tmp_path / "run", *asked))
-    assert ended.code == 2
-    assert said in ended.err
+    assert ended.code == (3 if "kdiga" in more else 2)
+    assert said in ended.message()
     assert not (tmp_path / "run" / "config.yaml").exists()
 
 

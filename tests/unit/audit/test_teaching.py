@@ -63,6 +63,13 @@ def test_entropy_and_masses_are_of_the_softmax() -> None:
     assert softmax(np.array([[1000.0, 1000.0]])).tolist() == [[0.5, 0.5]]
 
 
+def test_probabilities_are_read_as_what_their_softmax_was_made_of() -> None:
+    reference, logits = rows(0), rows(0) + rows(1, boost=0.0)
+    plain, inside = (teaching(network(made), network(reference), images()) for made in (logits, softmax(logits)))
+    assert inside["correlation"] == pytest.approx(plain["correlation"])
+    assert (inside["entropy"], inside["mass"]) == (pytest.approx(plain["entropy"]), pytest.approx(plain["mass"]))
+
+
 def test_few_classes_and_weak_references_are_not_judged() -> None:
     three = [rows(seed, classes=3) for seed in (0, 1)]
     assert teaching(network(three[0]), network(three[1]), images(classes=3))["suspicious"] is None

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 from provenance import ABOUT
 
 from benchmarks import baselines, baselines_table, kdiga, kdiga_table, nasty, nasty_table
 from benchmarks.grid import Table
-from edgekd import distill
+from edgekd import distill, models
+from edgekd.data import ImageSet
+from edgekd.training import TrainConfig
+from edgekd.types import InputSpec, ModelSpec
 
 Record = dict[str, Any]
 
@@ -48,18 +52,27 @@ def test_kdiga_is_a_gradient_penalty_where_the_teachers_slopes_add_less_than_two
     control: float, name: str
 ) -> None:
     made = kdiga_table.tables(
-        [*three("KDIGA", 20.0), *three("KDIGA, zero", control), attacked("PGD-AT", 0, 30.0, False)]
+        [
+            *(*three("KDIGA", 20.0), *three("KDIGA, zero", control), *three("KDIGA, shuffled", 15.0)),
+            attacked("PGD-AT", 0, 30.0, False),
+        ]
     )
     gap = f"{20 - control:+.2f}"
-    cells = shown(made, name.replace("(", "(").split(" (")[0])
+    cells = shown(made, name.split(" (")[0])
     assert cells[0] == name
     assert cells[3] == f"{gap} [{gap} to {gap}]"
-    assert cells[4:7] == ["40.00 [40.00 to 40.00]", "3.00 [3.00 to 3.00]", "0.50 [0.50 to 0.50]"]
-    assert shown(made, "PGD-AT")[3:8] == ["–", "40.00", "3.00", "–", "noise is weaker"]
+    assert cells[4:8] == ["+5.00 [+5.00 to +5.00]", "40.00 [40.00 to 40.00]", "3.00 [3.00 to 3.00]", "0.50 [0.50 to 0.50]"]  # fmt: skip
+    assert shown(made, "PGD-AT")[3:9] == ["–", "–", "40.00", "3.00", "–", "noise is weaker"]
 
 
 def test_without_its_control_or_seeds_kdiga_is_open() -> None:
-    assert "| KDIGA (open: no control yet) |" in kdiga_table.tables(three("KDIGA", 20.0))
+    assert "| KDIGA (no control) |" in kdiga_table.tables(three("KDIGA", 20.0))
+    others = kdiga_table.tables([attacked("KDIGA, cosine", 0, 20.0), attacked("KDIGA, zero", 0, 10.0)])
+    assert "| KDIGA, cosine (no control) |" in others
+    assert "| KDIGA, zero |" in others
+    given = attacked(kdiga.GIVEN, 0, 25.0)
+    given["result"]["seconds"] = None
+    assert shown(kdiga_table.tables([given]), "teacher")[2::7] == ["25.00", "–"]
     one = kdiga_table.tables([attacked("KDIGA", 0, 20.0), attacked("KDIGA, zero", 0, 10.0), attacked("CE", 0, 0.0)])
     assert "| KDIGA (1 seed) |" in one
 
@@ -102,15 +115,33 @@ def test_the_interval_is_students_t_over_paired_seeds() -> None:
     assert baselines_table.paired(row, {7: {"acc": 1}}) is None
 
 
-def test_one_seed_claims_nothing_and_rows_stand_by_their_mean() -> None:
+def test_one_seed_claims_nothing_and_rows_stand_in_a_fixed_order() -> None:
     records = [trained("scratch", 0, 60.0), trained("Hinton KD", 0, 65.0), trained("AT", 0, 62.0)]
     made = baselines_table.tables(records)
     assert shown(made, "AT")[1:5] == ["62.00", "-3.00 (1 seed)", "+2.00 (1 seed)", "1.50"]
     assert shown(made, "Hinton KD")[2] == "–"
     assert "**" not in "".join(line for line in made.splitlines() if line.startswith("| "))
     order = [line.split(" | ")[0] for line in made.splitlines() if line.startswith("| ")]
-    assert order[2:] == ["| Hinton KD", "| AT", "| scratch"]
+    assert order[2:] == ["| scratch", "| Hinton KD", "| AT"]
+    assert "intervals" not in made.replace(baselines_table.READING, "")
     assert shown(baselines_table.tables(records[2:]), "AT")[2] == "not measured"
+
+
+def test_the_number_of_comparisons_is_stated() -> None:
+    records = [trained(row, seed, 60.0 + seed) for row in ("scratch", "Hinton KD", "AT") for seed in (0, 1)]
+    assert "The tables have 4 such intervals" in baselines_table.tables(records)
+    every = {name for *_, rows in baselines.SCENARIOS.values() for name in rows}
+    assert every == set(baselines_table.ORDER)
+
+
+def test_steps_are_timed_among_all_images() -> None:
+    labels = np.arange(1000, dtype=np.int64) % 4
+    images = ImageSet(np.zeros((1000, 3, 8, 8), np.uint8), labels, tuple("abcd"), "made up")
+    spec = ModelSpec("resnet8-w4", 4, InputSpec(3, 8, 8, (0.5,) * 3, (0.5,) * 3))
+    train = TrainConfig(epochs=3, batch_size=16, augment="none")
+    log = baselines.timed(baselines.ROWS["CRD"], models.build(spec), spec, images, train)
+    assert (log.steps, log.method["negatives"]) == (baselines.TIMED_STEPS, 1000)
+    assert baselines.timed(baselines.ROWS["scratch"], models.build(spec), spec, images, train).steps == 6
 
 
 def test_every_method_that_learns_from_outputs_or_features_has_a_row() -> None:
@@ -146,10 +177,10 @@ def test_a_method_survives_within_a_point_of_scratch() -> None:
 
 
 def test_the_detector_is_right_of_nasty_ones_alone() -> None:
-    def seen(name: str, kind: str, correlation: float, suspicious: bool | None) -> Record:
+    def seen(name: str, kind: str, correlation: float, suspicious: bool | None, acc: float = 91.0) -> Record:
         found = {"correlation": correlation, "second": 0.5, "entropy": 0.1, "mass": [0.5, 0.1, 0.1], "suspicious": suspicious}  # fmt: skip
         config = {"part": "detector", "teacher": name, "kind": kind, "seed": 0}
-        return {**ABOUT, "config": config, "result": {"teaching": found, "teacher_acc": 91.0}}
+        return {**ABOUT, "config": config, "result": {"teaching": found, "teacher_acc": acc, "clean_acc": 91.5}}
 
     made = nasty_table.tables(
         [
@@ -158,15 +189,21 @@ def test_the_detector_is_right_of_nasty_ones_alone() -> None:
             seen("c", "nasty", 0.4, False),
             seen("d", "clean", 0.2, True),
             seen("e", "clean", 0.5, None),
+            seen("f", "nasty", -0.2, True, 80.0),
+            seen("g", "backdoored", 0.6, False, 80.0),
         ]
     )
-    assert [shown(made, name)[-2:] for name in "abcde"] == [
+    assert [shown(made, name)[-2:] for name in "abcdefg"] == [
         ["nothing suspicious", "yes"],
         ["SUSPICIOUS", "yes"],
         ["nothing suspicious", "**no**"],
         ["SUSPICIOUS", "**no**"],
         ["not judged", "–"],
+        ["SUSPICIOUS", "–"],
+        ["nothing suspicious", "yes"],
     ]
+    assert shown(made, "f")[1] == "nasty, void"
+    assert "(3 nasty teachers, 1 of them void, 4 others)" in made
 
 
 # ---- grids -----------------------------------------------------------------------------------------------------------------

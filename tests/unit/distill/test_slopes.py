@@ -121,11 +121,13 @@ def test_the_weight_rises_over_the_first_steps(tiny_images):
 
 def test_slopes_that_are_gone_halve_the_weight(tiny_images):
     gauge = Gauge(5)
-    for epoch, (length, right) in enumerate([(1.0, 3), (0.5, 2), (0.01, 3), (0.01, 1), (0.01, 0)]):
+    for epoch, (length, right) in enumerate([(1.0, 3), (0.5, 2), (0.01, 3), (0.01, 2), (0.01, 2)]):
         ours = torch.zeros(4, 1, 2, 2)
         ours[:, 0, 0, 0] = length
         gauge.note(epoch, ours, torch.ones(4, 1, 2, 2), torch.arange(4) < right)
-    assert [gauge.collapses(n) for n in range(6)] == [0, 0, 0, 0, 1, 2], "short and less accurate, both"
+    assert [gauge.collapses(n) for n in range(6)] == [0, 0, 0, 0, 1, 2], (
+        "short and less accurate than ever before, both"
+    )
     diary = gauge.diary()
     assert diary[0] == pytest.approx(
         {"epoch": 1, "student": 1, "teacher": 2, "distance": 3**0.5, "cosine": 0.5, "right": 0.75}
@@ -158,6 +160,19 @@ def test_igdm_is_the_weighted_sum_of_its_terms(tiny_images, direction):
         "slopes": 2.0 * 2 / 4 * indirect_slope_kl(tuple(s[1:]), tuple(t[1:])),
     }
     assert figures(terms) == pytest.approx(figures(wanted), rel=1e-3)
+    torch.manual_seed(3)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert figures(method.step(batch)) == pytest.approx(figures(wanted), rel=1e-3), "all digits in bf16 runs too"
+
+
+def test_running_statistics_follow_the_images_themselves(tiny_images):
+    method, batch = ready(IGDM, IGDMSettings(), tiny_images)
+    twin = copy.deepcopy(method.student).train()
+    method.student.train()
+    sum(method.step(batch).values()).backward()
+    twin(batch.images)
+    assert all(torch.equal(value, twin.state_dict()[name]) for name, value in method.student.state_dict().items())
+    assert all(module.training for module in method.student.modules())
 
 
 def test_adversarial_training_sees_images_that_are_hard_and_near(tiny_images):
@@ -176,8 +191,9 @@ def test_adversarial_training_sees_images_that_are_hard_and_near(tiny_images):
     assert after > before + 0.01
 
 
-def audited(*alarms, judged=True):
-    return AuditReport(Rate(9, 10), (), "0" * 64, alarms=alarms if judged else None)
+def audited(*alarms, **others):
+    about = {"canaries": {}, "alarms": alarms, "model_sha256": model("wrn-10-1").sha256}
+    return AuditReport(Rate(9, 10), (), "0" * 64, **{**about, **others})
 
 
 @pytest.mark.parametrize("method", ["kdiga", "igdm"])
@@ -185,8 +201,13 @@ def audited(*alarms, judged=True):
     ("report", "words"),
     [
         (None, "was not audited.*edgekd compress.*distill.trust_teacher=true"),
-        (audited(judged=False), "was not audited"),
-        (audited("a/1", "b", "c", "d", "e"), r"a trigger works on it: a/1, b, c and 2 more\..*--repair"),
+        (audited(alarms=None), "was not audited"),
+        (audited(canaries=None), "was not audited"),
+        (audited(model_sha256="0" * 64), "of other weights"),
+        (
+            audited("a/1", "b", "c", "d", "e"),
+            r"a trigger works on it: a/1, b, c and 2 more\. In a new folder \(--out\).*--repair.*-o distill\.trust",
+        ),
     ],
 )
 def test_a_teacher_that_nobody_vetted_is_refused(tiny_images, method, report, words):

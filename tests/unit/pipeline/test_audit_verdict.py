@@ -35,6 +35,17 @@ def battery(asr: int, reference: int, collapse: int | None = None, *, flagged: b
     return {"flagged": [row] if flagged else [], "worst": [row], "variants": 62, "targets": [0, 1], "images": 100}
 
 
+def test_what_reference_and_model_both_obey_is_an_alarm_and_what_is_near_is_said() -> None:
+    clean, table = report(score(2, 2)), battery(20, 2, 2)
+    judged = judge(clean, table, clean, None)
+    assert judged.alarms == ()
+    assert "sig/f8 is 18.0 points above the reference, below the threshold of 50" in judged.near
+    (row,) = table["worst"]
+    both = judge(clean, {**table, "obeyed": [row, row]}, clean, None)
+    assert both.alarms == ("sig/f8",)
+    assert judge(clean, battery(3, 2, 2), clean, None).near == ""
+
+
 def gate(judged: Judged) -> tuple[float | None, bool, str]:
     (found,) = judged.gates
     return found["value"], found["passed"], found["why"]

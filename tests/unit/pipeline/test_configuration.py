@@ -9,11 +9,20 @@ from typing import Any
 import pytest
 
 from edgekd import config
-from edgekd.config import RunConfig, method_config, resolve
+from edgekd.config import RunConfig, method_config, resolve, resolve_attack
 from edgekd.distill import METHODS
 from edgekd.errors import UsageError
 
 BASE = {"teacher": "teacher.pt", "data": "data.npz"}
+
+
+def test_fine_tuning_is_short_and_training_from_fresh_weights_is_not() -> None:
+    def train(name: str, *overrides: str) -> tuple[int, float]:
+        found = resolve_attack(None, {"attack.name": name, "data": "d.npz", "teacher": "clean.pt"}, overrides).train
+        return found.epochs, found.lr
+
+    assert train("badnets") == train("nasty", "attack.fresh=false") == (4, 0.02)
+    assert train("nasty") == (10, 0.2), "--start is what it is driven away from, not what it starts from"
 
 
 def test_later_sources_win(tmp_path: Path) -> None:

@@ -36,6 +36,9 @@ def test_the_battery_is_variants_times_images_times_two_networks() -> None:
     assert "canary battery" not in seconds(known=1)
     assert "canary battery" not in seconds("audit.canaries=false")
     assert seconds("audit.canaries=true", known=1)["canary battery"] == seconds()["canary battery"]
+    assert seconds("repair.method=clp")["canary battery"] == seconds()["canary battery"]
+    both = seconds("repair.method=clp", "distill.method=kdiga")["canary battery"]
+    assert both == pytest.approx(2 * seconds()["canary battery"]), "the repaired teacher is audited too"
 
 
 def test_the_disagreement_is_one_pass_of_the_teacher_over_the_transfer_data() -> None:

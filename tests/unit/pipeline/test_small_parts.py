@@ -13,11 +13,18 @@ from PIL import Image
 
 from edgekd import targets
 from edgekd.errors import UnsafeInput, UsageError
-from edgekd.pipeline import environment, intake, pictures
+from edgekd.pipeline import environment, intake, pictures, sabotage
 from edgekd.pipeline.predictions import load_audit, save_audit
 from edgekd.pipeline.shipment import Shipment
 from edgekd.pipeline.stages import Stages, padded
 from edgekd.types import AuditReport, InputSpec, ModelSpec, OnnxFile, Rate, TriggerScore
+
+
+def test_a_nasty_network_that_lost_more_than_two_points_is_warned_of() -> None:
+    assert sabotage.useless(Rate(94, 100), Rate(96, 100)) == []
+    assert sabotage.useless(Rate(97, 100), Rate(96, 100)) == []
+    (said,) = sabotage.useless(Rate(54, 100), Rate(96, 100))
+    assert "lost 42.0 points of ACC" in said
 
 
 @pytest.mark.parametrize(

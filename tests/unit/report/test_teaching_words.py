@@ -18,6 +18,7 @@ def test_every_outcome_has_its_words():
 
 def test_only_a_suspicious_one_is_warned_of_with_what_to_do():
     assert teaching.warning(None) is teaching.warning(FOUND) is teaching.warning({**FOUND, "suspicious": None}) is None
+    assert teaching.warning([]) is teaching.warning("suspicious") is None, "the record may be anybody's"
     said = teaching.warning({**FOUND, "correlation": -0.04, "suspicious": True})
     assert "−0.04" in said
     assert "nasty teacher" in said
