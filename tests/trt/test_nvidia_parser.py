@@ -107,6 +107,7 @@ def test_every_tensorrt_file_of_a_small_student_is_built(build, export_all):
     hold("resnet8-w4", build, export_all)
 
 
+@pytest.mark.slow
 @pytest.mark.trt
 @pytest.mark.slow
 @pytest.mark.parametrize("arch", STUDENTS)
