@@ -58,6 +58,7 @@ class _Session:
     steady: bool = True
     notes: list[str] = field(default_factory=list)
     wrong: list[str] = field(default_factory=list)
+    gates: list[Gate] = field(default_factory=list)  # of its engine
 
 
 def run(
@@ -107,6 +108,9 @@ def run(
     wrong = [f"{s.row.stage}: {why}" for s in sessions for why in s.wrong]
     wrong += [why for why, kind in doubts.items() if kind == "invalid"]
     wrong += [f"{gate.name}: {gate.found}" for gate in found["gates"] if gate.verdict == "failed"]
+    # those of engines come after: what they found is held against their own file, not against the machine
+    found["gates"] += tuple(gate for s in sessions for gate in s.gates)
+    found["gates"] += gpu.half_gate([s.row.precision for s in sessions if s.runner.engine is not None])
     return DeviceReport(
         manifest_sha256=contents.manifest_sha256,
         level=plan.name,
@@ -445,9 +449,9 @@ def _finish(session: _Session, plan: Level, threads: int) -> None:
     """Put the times into the row, and what was built of the file."""
     engine = session.runner.engine
     if engine is not None:
-        wrong, note = gpu.doubts(engine, session.row.precision)
-        session.wrong += [wrong] if wrong else []
-        session.notes += [note] if note else []
+        if session.row.precision == "int8":
+            session.gates.append(gpu.int8_gate(session.row.stage, engine))
+            session.wrong += [gate.found for gate in session.gates if gate.verdict == "failed"]
         alone = gpu.summary(session.gpu_blocks, plan, threads)
         session.row = dataclasses.replace(session.row, engine=dict(engine), gpu=alone, seconds=engine["build_seconds"])
     session.notes[:0] = session.runner.notes

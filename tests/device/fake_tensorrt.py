@@ -38,6 +38,7 @@ class Script:
     ] = ()  # no_runtime, no_builder, parse, build, deserialize, context, shapes, address, run, timings
     warns: tuple[str, ...] = ()  # said by the parser
     float_layers: bool = False  # the inspector says that nothing computes in INT8
+    silent_layers: bool = False  # the inspector names none that computes
     builds: int = 0
     timings: list[bytes] = field(default_factory=list)
     kept: list[Any] = field(default_factory=list)
@@ -284,7 +285,10 @@ def make(version: str, cudart: ctypes.CDLL, flags: tuple[str, ...] | None = None
             if not self._engine.head["detailed"]:
                 return json.dumps({"Layers": [node.name for node in self._engine.model.graph.node]})
             dequantised = {n.output[0] for n in self._engine.model.graph.node if n.op_type == "DequantizeLinear"}
-            layers = []
+            copy = "Reformatting CopyNode for Input Tensor 0 to Conv_0"  # in whatever precision, it computes nothing
+            layers: list[dict[str, Any]] = [
+                {"Name": copy, "LayerType": "Reformat", "Inputs": [{"Format/Datatype": "Row major linear Int8 format"}]}
+            ]
             for node in self._engine.model.graph.node:
                 if node.op_type in ("QuantizeLinear", "DequantizeLinear"):
                     continue
@@ -292,7 +296,10 @@ def make(version: str, cudart: ctypes.CDLL, flags: tuple[str, ...] | None = None
                 kind = (
                     "Int8 NC/32HW32" if int8 else "FP16 NCHW" if "FP16" in self._engine.head["flags"] else "FP32 NCHW"
                 )
-                layers.append({"Name": node.op_type, "LayerType": node.op_type, "Inputs": [{"Format/Datatype": kind}]})
+                if not script.silent_layers:
+                    layers.append(
+                        {"Name": node.op_type, "LayerType": node.op_type, "Inputs": [{"Format/Datatype": kind}]}
+                    )
             return json.dumps({"Layers": layers, "Bindings": ["input", "logits"]})
 
     class IExecutionContext:

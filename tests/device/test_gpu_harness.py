@@ -126,23 +126,47 @@ def test_the_gate_of_the_gpus_time():
 
 
 @pytest.mark.parametrize(
-    ("layers", "precision", "wrong", "note"),
+    ("layers", "meant", "verdict"),
     [
-        ({}, "int8", "", ""),
-        ({"products": 20, "int8 products": 0}, "fp16", "", ""),
-        ({"products": 20, "int8 products": 0}, "int8", "no convolution of the engine computes in INT8", ""),
-        ({"products": 20, "int8 products": 19}, "int8", "", ""),
-        ({"products": 20, "int8 products": 10}, "int8", "", "10 of the file's 20 INT8 layers are INT8 in the engine"),
+        ({}, 20, "not measured"),
+        ({"fp16": 3}, 20, "not measured"),
+        ({"products": 21, "int8 products": 0}, 20, "failed"),
+        ({"products": 21, "int8 products": 17}, 20, "failed"),
+        ({"products": 21, "int8 products": 18}, 20, "passed"),
+        ({"products": 17, "int8 products": 16}, 20, "passed"),  # four were fused into others
+        ({"products": 21, "int8 products": 9}, 10, "passed"),  # the others stay float in the file, too
+        ({"products": 1, "int8 products": 0}, 0, "failed"),
     ],
 )
-def test_an_int8_file_must_compute_in_int8(layers, precision, wrong, note):
-    assert gpu.doubts({"layers": layers, "int8_layers_of_file": 20}, precision) == (wrong, note)
+def test_an_int8_file_must_compute_in_int8(layers, meant, verdict):
+    gate = gpu.int8_gate("m", {"layers": layers, "int8_layers_of_file": meant})
+    assert (gate.name, gate.limit, gate.verdict) == ("INT8 layers of m", "90 % or more of the file's", verdict)
+
+
+def test_an_engine_that_says_nothing_of_its_layers_is_not_measured(jetson, tensorrt):
+    tensorrt().silent_layers = True
+    report = run(jetson, files=["model.qdq.onnx"])
+    assert report.valid
+    assert [(gate.name, gate.verdict) for gate in report.gates] == [("INT8 layers of model.qdq.onnx", "not measured")]
+    assert report.rows[1].notes[0].endswith("the layers' precisions are not known")
+
+
+def test_fp16_that_the_bundle_lacks_is_not_measured(tensorrt, tmp_path):
+    tensorrt()
+    target = dataclasses.replace(JETSON, files=("model.qdq.onnx",))
+    folder = write_bundle(tmp_path, {"model.qdq.onnx": trt_models.model()}, target=target, references={})
+    found = {gate.name: gate for gate in run(folder).gates}
+    assert found["FP16 beside INT8"].verdict == "not measured"
+    assert found["INT8 layers of model.qdq.onnx"].verdict == "passed"
+    assert gpu.half_gate(["fp16", "int8"]) == gpu.half_gate(["fp32"]) == ()
 
 
 def test_an_engine_that_silently_runs_float_is_not_valid(jetson, tensorrt):
     tensorrt().float_layers = True
     report = run(jetson, files=["model.qdq.onnx"])
-    assert report.invalid_reasons == ("model.qdq.onnx: no convolution of the engine computes in INT8",)
+    found = "0 of the file's 1 INT8 layers are INT8 in the engine"
+    assert report.invalid_reasons == (f"model.qdq.onnx: {found}",)
+    assert [(gate.verdict, gate.found) for gate in report.gates] == [("failed", found)]
 
 
 def test_a_file_for_the_processor_is_refused_on_the_gpu(jetson, tensorrt):

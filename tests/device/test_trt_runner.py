@@ -362,20 +362,24 @@ def test_tensorrt_absent_broken_or_too_old(fake_cuda, monkeypatch, tmp_path):
         (
             '{"Layers": [{"LayerType": "gemm", "Inputs": [{"Format": "Row major", "Datatype": "Half"}]}, '
             '{"LayerType": "Reformat", "Inputs": [{"Format/Datatype": "Row major linear FP32"}]}]}',
-            {"fp16": 1, "fp32": 1, "products": 1, "int8 products": 0},
+            {"fp16": 1, "products": 1, "int8 products": 0},
+        ),
+        (
+            '{"Layers": [{"Name": "Reformatting CopyNode for Input Tensor 0 to Conv_12", "LayerType": "Reformat", '
+            '"ParameterType": "Reformat", "Inputs": [{"Format/Datatype": "Row major linear Int8 format"}]}, '
+            '{"Name": "Conv_12 + Relu_13", "LayerType": "CaskConvolution", "ParameterType": "Convolution", '
+            '"Inputs": [{"Format/Datatype": "Channel major FP16 format where channel % 8 == 0"}]}, '
+            '{"Name": "conv pool", "LayerType": "CaskPooling", "ParameterType": "Pooling", '
+            '"Inputs": [{"Format/Datatype": "Row major linear FP16 format"}]}]}',
+            {"fp16": 2, "products": 1, "int8 products": 0},
         ),
     ],
 )
 def test_what_the_inspector_says(text, counts):
     assert trt_layers.precisions(text) == counts
-    assert (
-        trt_layers.sentence(counts)
-        == {
-            0: "the layers' precisions are not known",
-            3: "layers: 1 in int8",
-            4: "layers: 1 in fp16, 1 in fp32",
-        }[len(counts)]
-    )
+    kinds = [f"{count} in {kind}" for kind, count in counts.items() if "products" not in kind]
+    said = "layers: " + ", ".join(kinds) if kinds else "the layers' precisions are not known"
+    assert trt_layers.sentence(counts) == said
 
 
 @pytest.mark.gpu
