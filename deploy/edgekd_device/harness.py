@@ -423,8 +423,11 @@ def _energy(
     report: Progress,
 ) -> dict[str, Any] | None:
     """Energy of the file that ships, apart from the timed blocks, which a sampling thread would disturb."""
-    source = power.find(root) if session is not None and plan.power else None
-    if session is None or source is None:
+    if session is None or not plan.power:
+        return None
+    # what a processor's counters say is not what a GPU beside it takes
+    source = power.find(root, rails_only=session.runner.engine is not None)
+    if source is None:
         return None
     infer = session.runner.infer
     report("energy", 0, 1, {})
@@ -453,6 +456,8 @@ def _finish(session: _Session, plan: Level, threads: int) -> None:
             session.gates.append(gpu.int8_gate(session.row.stage, engine))
             session.wrong += [gate.found for gate in session.gates if gate.verdict == "failed"]
         alone = gpu.summary(session.gpu_blocks, plan, threads)
+        if alone is not None and not alone.valid:
+            session.wrong.append("GPU alone: " + alone.notes[0])
         session.row = dataclasses.replace(session.row, engine=dict(engine), gpu=alone, seconds=engine["build_seconds"])
     session.notes[:0] = session.runner.notes
     if session.blocks:

@@ -2,7 +2,7 @@
 
 Its engines work on the memory and the stream of the fake CUDA runtime (fake_cudart.c), so a forgotten copy, wait or address
 shows in the logits. Every class, method, argument and enum here is held against NVIDIA's real bindings by
-tests/contract/test_tensorrt_names.py. ``make("10.3.0")`` gives a module of the weakly typed family, ``make("11.4.0")`` one
+tests/trt/test_names.py. ``make("10.3.0")`` gives a module of the weakly typed family, ``make("11.4.0")`` one
 of the strongly typed.
 """
 
@@ -35,7 +35,7 @@ class Script:
     cudart: ctypes.CDLL
     refuses: tuple[
         str, ...
-    ] = ()  # no_runtime, no_builder, parse, build, deserialize, context, shapes, address, run, timings
+    ] = ()  # no_runtime, no_builder, parse, build, deserialize, context, shapes, address, run, timings, no_timings
     warns: tuple[str, ...] = ()  # said by the parser
     float_layers: bool = False  # the inspector says that nothing computes in INT8
     silent_layers: bool = False  # the inspector names none that computes
@@ -189,7 +189,7 @@ def make(version: str, cudart: ctypes.CDLL, flags: tuple[str, ...] | None = None
             return not ignore_mismatch
 
         def get_timing_cache(self) -> ITimingCache | None:
-            return self.cache
+            return None if "no_timings" in script.refuses else self.cache
 
         def add_optimization_profile(self, profile: IOptimizationProfile) -> int:
             self.profiles.append(profile)

@@ -12,6 +12,7 @@ import pytest
 import trt_models
 from bundles import COUNT, TARGET, replace_file, write_bundle
 from PIL import Image
+from test_machine import plant
 
 from edgekd_device import arrays, environment, files, gpu, harness, latency
 from edgekd_device.__main__ import main
@@ -19,6 +20,7 @@ from edgekd_device.errors import EnvironmentFault, UsageError
 from edgekd_device.latency import Level
 from edgekd_device.metrics import Rate
 from edgekd_device.records import DeviceReport
+from edgekd_device.runtime import trt
 
 SHORT = Level("smoke", 1, 0.02, 1, 1, 0.01, 0.01, 0.0, 4)
 FULL = dataclasses.replace(SHORT, name="full", blocks=2, publishable=True, sweep=0.01, batches=(1, 64))
@@ -174,6 +176,26 @@ def test_a_file_for_the_processor_is_refused_on_the_gpu(jetson, tensorrt):
     with pytest.raises(UsageError, match=r"^model\.u8s8\.onnx: The model is not quantised for TensorRT"):
         run(jetson, files=["model.u8s8.onnx"])
     assert script.builds <= 1  # of the FP16 file beside it
+
+
+def test_gpu_times_that_are_not_valid_make_the_report_so(jetson, tensorrt, monkeypatch):
+    tensorrt()
+    blocks = iter([np.full(9, 1000000), np.full(9, 2000000)])
+    real = trt.TrtRunner.gpu_block
+    monkeypatch.setattr(trt.TrtRunner, "gpu_block", lambda *a: real(*a) is None or next(blocks))
+    report = run(jetson, level="full", files=["model.onnx"])
+    assert "model.onnx: GPU alone: block medians differ by 100.0 %" in report.invalid_reasons
+
+
+def test_a_processors_counters_say_nothing_of_the_gpu(tensorrt, tmp_path, monkeypatch):
+    tensorrt()
+    monkeypatch.setitem(latency.LEVELS, "smoke", dataclasses.replace(SHORT, power=0.05))
+    zone = "sys/class/powercap/intel-rapl:0"
+    root = plant(tmp_path, {zone + "/name": "package-0", zone + "/energy_uj": "9000000"})
+    target = dataclasses.replace(JETSON, ships="model.onnx", files=("model.onnx",))
+    folder = write_bundle(tmp_path, {"model.onnx": trt_models.model("model.onnx")}, target=target, references={})
+    assert run(folder, root=root).power is None
+    assert run(folder, root=root, runtime="onnxruntime").power is not None
 
 
 @pytest.mark.gpu

@@ -30,6 +30,7 @@ IDENTITIES = ("etc/machine-id", "proc/device-tree/serial-number")
 OLD = 3600.0  # seconds after which a temporary file is nobody's
 # How the fields that an engine is tied to are called in a message.
 WORDS = {
+    "kind": "use as",
     "onnx_sha256": "the file",
     "tensorrt": "TensorRT",
     "gpu": "the GPU",

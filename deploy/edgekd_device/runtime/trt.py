@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from typing import TYPE_CHECKING, Any, Callable, Mapping, Sequence
 
@@ -49,6 +50,7 @@ class TrtRunner:
             self._describe(engine, facts, gpu)
             graphs = self._settings.cuda_graph and gpu.graphs
             self._session = TrtSession(self._trt, runtime, engine, gpu, self._log, self.notes, graphs)
+            self._log.lines.clear()  # so that what goes wrong later is not put down to something said before
         except BaseException:
             gpu.close()
             raise
@@ -56,6 +58,7 @@ class TrtRunner:
     def _key(self, model: bytes, how: Recipe, device: cuda.Device) -> dict[str, Any]:
         """What an engine is tied to."""
         return {
+            "kind": "engine",
             "onnx_sha256": files.sha256_bytes(model),
             "tensorrt": self.version,
             "gpu": device.name,
@@ -99,6 +102,7 @@ class TrtRunner:
         """A new engine and what is said of it, both kept."""
         store.room_for(2 * len(model) + RESERVE)
         tied = {word: key[word] for word in ("tensorrt", "gpu", "compute_capability", "processors")}
+        tied["kind"] = TIMINGS
         begun = time.monotonic()
         with trt_build.heartbeat(self._settings.progress, f"building the engine of {self._settings.label}"):
             timings = store.load(TIMINGS, tied).data or b""
@@ -108,9 +112,11 @@ class TrtRunner:
             "plan_sha256": files.sha256_bytes(built.plan),
             "plan_bytes": len(built.plan),
             "build_seconds": round(time.monotonic() - begun, 3),
+            "unscaled_tensors": built.unscaled,
         }
         store.save(name, fields, built.plan)
-        store.save(TIMINGS, tied, built.timings)
+        with contextlib.suppress(EnvironmentFault):  # without them the next build takes longer, that is all
+            store.save(TIMINGS, tied, built.timings)
         return built.plan, fields
 
     def _describe(self, engine: tensorrt.ICudaEngine, facts: graph_facts.Facts, gpu: cuda.Cuda) -> None:
@@ -122,6 +128,8 @@ class TrtRunner:
         flags = " + ".join(described["flags"])
         typed = described["typing"] + "ly typed" + (f", {flags}" if flags else "")
         self.notes.append(f"TensorRT {self.version}, {typed}; {trt_layers.sentence(layers)}")
+        if described["unscaled_tensors"]:
+            self.notes.append(f"{described['unscaled_tensors']} tensors have no INT8 scale in the file and stay float")
         if self._settings.cuda_graph and not gpu.graphs:
             self.notes.append("no CUDA graph: pycuda records none, and there is no libcudart")
 
