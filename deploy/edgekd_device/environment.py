@@ -67,13 +67,26 @@ def collect(root: str = "/") -> dict[str, Any]:
         "clocks": {kind: _span(found) for kind, found in speeds.items()},
         "clocks_pinned": pinned(speeds),
         "temperature_c": temperature(root),
-        "board": read(root, "proc/device-tree/model") or read(root, BOARD_IN_A_CONTAINER),
-        "l4t": _match(root, "etc/nv_tegra_release", r"^# (R\d+ \(release\), REVISION: [\d.]+)"),
-        "power_mode": power_mode(root),
+        **board(root),
     }
     for package in PACKAGES:
         found[package] = version_of(package)
     return found
+
+
+def board(root: str = "/") -> dict[str, str | None]:
+    """What a Jetson is: ``board``, ``l4t`` and ``power_mode``, each None where it is none or does not say."""
+    return {
+        "board": read(root, "proc/device-tree/model") or read(root, BOARD_IN_A_CONTAINER),
+        "l4t": _match(root, "etc/nv_tegra_release", r"^# (R\d+ \(release\), REVISION: [\d.]+)"),
+        "power_mode": power_mode(root),
+    }
+
+
+def memory_available(root: str = "/") -> int | None:
+    """Bytes that can be had without swapping; None where the machine does not say it."""
+    found = _megabytes(root, "MemAvailable")
+    return None if found is None else found << 20
 
 
 def clocks(root: str = "/") -> dict[str, dict[str, Clock]]:

@@ -89,11 +89,12 @@ def run(
     names, probes, around = chosen(contents, runtime, files), bundle.probes(contents), environment.collect(root)
     cold: dict[str, float] = {}
     with contextlib.ExitStack() as stack:
-        sessions = []
-        for name in names:
-            runner = base.make(runtime, base.Settings(name, cuda_graph, report))
+        runners = {name: base.make(runtime, base.Settings(name, cuda_graph, report, root)) for name in names}
+        for name, runner in runners.items():  # before any is open: building takes memory of its own
             stack.callback(runner.close)
-            sessions.append(_opened(contents, name, runner, threads, probes, cold, clock))
+            with base.about(name):
+                runner.prepare(contents.model(name))
+        sessions = [_opened(contents, name, runners[name], threads, probes, cold, clock) for name in names]
         if runtime != "null":
             for session in sessions:
                 _judge(session, sessions[0], manifest, probes, report)

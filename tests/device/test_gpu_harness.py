@@ -12,7 +12,8 @@ import pytest
 import trt_models
 from bundles import COUNT, TARGET, replace_file, write_bundle
 from PIL import Image
-from test_machine import plant
+from test_machine import JETSON as JETPACK
+from test_machine import MODES, plant
 
 from edgekd_device import arrays, environment, files, gpu, harness, latency
 from edgekd_device.__main__ import main
@@ -176,6 +177,42 @@ def test_a_file_for_the_processor_is_refused_on_the_gpu(jetson, tensorrt):
     with pytest.raises(UsageError, match=r"^model\.u8s8\.onnx: The model is not quantised for TensorRT"):
         run(jetson, files=["model.u8s8.onnx"])
     assert script.builds <= 1  # of the FP16 file beside it
+
+
+def test_engines_are_built_before_any_is_open(jetson, tensorrt, tmp_path, monkeypatch):
+    script, built = tensorrt(), []
+    real = trt.TrtSession.__init__
+
+    def opened(self: Any, *rest: Any) -> None:
+        built.append(script.builds)
+        real(self, *rest)
+
+    monkeypatch.setattr(trt.TrtSession, "__init__", opened)
+    report = run(jetson)
+    assert built == [4, 4, 4, 4]
+    assert all(row.engine is not None and row.engine["built_now"] for row in report.rows)
+    root = plant(tmp_path, {**JETPACK, environment.MODES: MODES})
+    notes = run(jetson, root=root, files=["model.onnx"]).rows[0].notes
+    assert "made for the board None, and here it is NVIDIA Jetson Orin Nano" in notes[0]
+    plant(tmp_path, {"var/lib/nvpmodel/status": "pmode:0000 fmode:fanNull\n"})
+    report = run(jetson, root=root, files=["model.onnx"])
+    assert "the engine was built with power mode 7W, and here it is 15W" in report.rows[0].notes
+    assert script.builds == 5
+
+
+def test_no_memory_is_found_out_before_the_kernel_kills(jetson, tensorrt, tmp_path, fake_cuda):
+    script, root = tensorrt(), plant(tmp_path, {"proc/meminfo": "MemAvailable: 500000 kB\n"})
+    with pytest.raises(
+        EnvironmentFault, match=r"^model\.onnx: 512 MB of memory are available, and 583 MB are needed\. C"
+    ):
+        run(jetson, root=root)
+    assert script.builds == 0
+    plant(tmp_path, {"proc/meminfo": "MemAvailable: 600000 kB\n"})
+    run(jetson, root=root, files=["model.onnx"])
+    plant(tmp_path, {"proc/meminfo": "MemAvailable: 500000 kB\n"})
+    with pytest.raises(EnvironmentFault, match="of memory are available"):  # the engine that was kept, too
+        run(jetson, root=root, files=["model.onnx"])
+    assert fake_cuda.live == 0
 
 
 def test_gpu_times_that_are_not_valid_make_the_report_so(jetson, tensorrt, monkeypatch):

@@ -36,6 +36,8 @@ WORDS = {
     "gpu": "the GPU",
     "compute_capability": "compute capability",
     "processors": "a number of multiprocessors of",
+    "board": "the board",
+    "cuda_driver": "CUDA",
 }
 
 
