@@ -121,6 +121,7 @@ def run(
         environment=around,
         cold_start_ms=cold,
         edgekd_version=__version__,
+        stage=None if shipped is None else shipped.row.stage,
         **found,
         raw_times=raw.write(times, _raw(sessions)) if plan.publishable and times is not None else None,
     )
@@ -155,6 +156,15 @@ def _shipped(sessions: Sequence[_Session], manifest: BundleManifest) -> _Session
         return own
     stands = own.row.stage in own.runner.foreign
     return next((s for s in sessions if stands and s.timed and s.row.precision == own.row.precision), None)
+
+
+def standing(contents: bundle.Bundle, runner: base.Runner) -> str:
+    """The file that ships, or the one of its precision that stands for it where this version runs it as another."""
+    manifest = contents.manifest
+    own = (_precision(manifest.model, manifest), _made_for(manifest.model))
+    alike = [name for name in contents.models if (_precision(name, manifest), _made_for(name)) == own]
+    suited = [name for name in alike if name not in runner.foreign]
+    return manifest.model if manifest.model not in runner.foreign or not suited else suited[0]
 
 
 def _precision(name: str, manifest: BundleManifest) -> str:
@@ -411,6 +421,8 @@ def _throughput(
         if speed is None:
             speed = latency.throughput(session.runner.infer, images, plan.sweep, clock)
         rates.append({"batch": float(batch), "samples_per_s": speed})
+    if session.runner.engine is not None:
+        session.notes.append("throughput: one engine for batches 1 to {max_batch}".format(**session.runner.engine))
     return tuple(rates)
 
 

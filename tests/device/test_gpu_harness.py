@@ -15,7 +15,7 @@ from PIL import Image
 from test_machine import JETSON as JETPACK
 from test_machine import MODES, plant
 
-from edgekd_device import arrays, environment, files, gpu, harness, latency
+from edgekd_device import arrays, environment, files, gpu, harness, latency, predict
 from edgekd_device.__main__ import main
 from edgekd_device.errors import EnvironmentFault, UsageError
 from edgekd_device.latency import Level
@@ -100,7 +100,21 @@ def test_eleven_takes_the_file_that_is_typed_for_it(jetson, tensorrt):
     )
     assert rows["model.qdq.fp16.onnx"].latency is not None
     assert [entry["batch"] for entry in report.throughput] == [1.0, 64.0]
-    assert run(jetson, files=["model.qdq.onnx"], level="full").throughput == ()  # nothing stands for it
+    assert report.stage == "model.qdq.fp16.onnx"
+    assert "throughput: one engine for batches 1 to 64" in rows["model.qdq.fp16.onnx"].notes
+    alone = run(jetson, files=["model.qdq.onnx"], level="full")
+    assert (alone.stage, alone.throughput) == (None, ())  # nothing stands for it
+
+
+@pytest.mark.parametrize(("version", "name"), [("10.3.0", "model.qdq.onnx"), ("11.4.0", "model.qdq.fp16.onnx")])
+def test_a_picture_goes_through_the_file_whose_latency_is_quoted(
+    version, name, jetson, tensorrt, engines_folder, tmp_path
+):
+    tensorrt(version)
+    Image.fromarray(np.full((8, 8, 3), (9, 200, 9), np.uint8)).save(tmp_path / "green.png")
+    assert predict.predict(jetson, tmp_path / "green.png")[0].name == "green"
+    (kept,) = engines_folder.glob("*.plan")
+    assert kept.stem == files.sha256_file(jetson / name)[:32]
 
 
 def test_a_publishable_level_holds_the_gpus_time_to_be_steady(jetson, tensorrt, tmp_path, monkeypatch):
