@@ -228,6 +228,8 @@ def _show(report: DeviceReport) -> None:
             print(f"    GPU alone p50 {row.gpu.p50_ms:.3f} ms  p90 {row.gpu.p90_ms:.3f} ms  n {row.gpu.count}")
         for note in (*row.notes, *(row.latency.notes if row.latency else ())):
             print(f"    {note}")
+    if report.throughput or report.multistream is not None:
+        print(f"of {report.stage}:")
     for entry in report.throughput:
         print(f"batch {entry['batch']:.0f}: {entry['samples_per_s']:.1f} images/s")
     if report.multistream is not None:
@@ -290,6 +292,7 @@ def _trtexec(arguments: argparse.Namespace) -> int:
 
     contents = bundle.read(arguments.bundle)
     name = arguments.file or contents.manifest.model
+    ours = arguments.report or os.path.join(arguments.bundle, bundle.REPORT)
     if arguments.log is None:
         version = arguments.tensorrt or environment.version_of("tensorrt")
         if version is None:
@@ -297,11 +300,13 @@ def _trtexec(arguments: argparse.Namespace) -> int:
                 "TensorRT is not installed here: say whose flags are wanted, as in --tensorrt 10.3.0."
             )
         model, shape = os.path.join(arguments.bundle, name), contents.manifest.input_shape
-        print(shlex.join(trtexec.command(model, version, shape, cuda_graph=arguments.cuda_graph)))
+        memory = trtexec.workspace(ours, name)
+        print(shlex.join(trtexec.command(model, version, shape, cuda_graph=arguments.cuda_graph, workspace=memory)))
         return 0
-    ours = arguments.report or os.path.join(arguments.bundle, bundle.REPORT)
     report = DeviceReport.from_json(files.read_json(ours))
-    found = trtexec.beside(trtexec.gpu_time(report, name), trtexec.read(arguments.log))
+    (time, engine), log = trtexec.timed(report, name), trtexec.read(arguments.log)
+    trtexec.refuse_unlike(engine, log)
+    found = trtexec.beside(time, log)
     for statistic, pair in found["ms"].items():
         here, there = ("n/a" if value is None else f"{value:.4f} ms" for value in pair.values())
         print(f"GPU {statistic}  ours {here}  trtexec {there}")

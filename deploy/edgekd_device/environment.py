@@ -9,16 +9,20 @@ import os
 import platform
 import re
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Mapping, NamedTuple, Sequence
 
 from . import __version__
 
 PACKAGES = ("numpy", "onnxruntime")
+MODES = "etc/nvpmodel.conf"  # which power mode has which number on this board
+BY_NUMBER = "number "
 BUSY = 0.5  # load average per core above which something else is running
 # A container is not shown the first place; this is where NVIDIA's own container scripts put the name.
 BOARD_IN_A_CONTAINER = "tmp/nv_jetson_model"
 # Zones that hold a placeholder of the board instead of a temperature.
 PLACEHOLDERS = ("pmic",)
+GPUS = ("gpu", "ga10b", "gv11b", "gp10b", "gpc")  # parts of the names of the devices that have a GPU's clock
+HELD = 1.01  # a clock whose readings differ by less stands still (card device_harness 3.5)
 
 
 class Zone(NamedTuple):
@@ -29,8 +33,21 @@ class Zone(NamedTuple):
     celsius: float
 
 
+class Clock(NamedTuple):
+    """One clock in MHz: where it may move to, and where it is; None where that is not looked at."""
+
+    low: float
+    high: float
+    now: float | None
+
+    @property
+    def readings(self) -> tuple[float, ...]:
+        return (self.low, self.high) if self.now is None else (self.low, self.high, self.now)
+
+
 def collect(root: str = "/") -> dict[str, Any]:
     """Hardware and software as plain JSON; None means that this machine does not say."""
+    speeds = clocks(root)
     found: dict[str, Any] = {
         "edgekd": __version__,
         "python": platform.python_version(),
@@ -47,14 +64,70 @@ def collect(root: str = "/") -> dict[str, Any]:
         "governor": read(root, "sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"),
         "cpu_khz": number(read(root, "sys/devices/system/cpu/cpu0/cpufreq/scaling_cur_freq")),
         "cpu_khz_max": number(read(root, "sys/devices/system/cpu/cpu0/cpufreq/scaling_max_freq")),
+        "clocks": {kind: _span(found) for kind, found in speeds.items()},
+        "clocks_pinned": pinned(speeds),
         "temperature_c": temperature(root),
-        "board": read(root, "proc/device-tree/model") or read(root, BOARD_IN_A_CONTAINER),
-        "l4t": _match(root, "etc/nv_tegra_release", r"^# (R\d+ \(release\), REVISION: [\d.]+)"),
-        "power_mode": _match(root, "var/lib/nvpmodel/status", r"pmode:(\d+)"),
+        **board(root),
     }
     for package in PACKAGES:
         found[package] = version_of(package)
     return found
+
+
+def board(root: str = "/") -> dict[str, str | None]:
+    """What a Jetson is: ``board``, ``l4t`` and ``power_mode``, each None where it is none or does not say."""
+    return {
+        "board": read(root, "proc/device-tree/model") or read(root, BOARD_IN_A_CONTAINER),
+        "l4t": _match(root, "etc/nv_tegra_release", r"^# (R\d+ \(release\), REVISION: [\d.]+)"),
+        "power_mode": power_mode(root),
+    }
+
+
+def memory_available(root: str = "/") -> int | None:
+    """Bytes that can be had without swapping; None where the machine does not say it."""
+    found = _megabytes(root, "MemAvailable")
+    return None if found is None else found << 20
+
+
+def clocks(root: str = "/") -> dict[str, dict[str, Clock]]:
+    """The clocks under "GPU" (with where they are) and "CPU" (per core that is on), by their names."""
+    found: dict[str, dict[str, Clock]] = {"GPU": {}, "CPU": {}}
+    for folder in _below(root, "sys/class/devfreq", "*"):
+        if any(part in folder.name for part in GPUS):
+            values = [number(read(root, f"{folder}/{end}_freq")) for end in ("min", "max", "cur")]
+            known = [value / 1e6 for value in values if value is not None]
+            if len(known) == len(values):
+                found["GPU"][folder.name] = Clock(*known)
+    for folder in _below(root, "sys/devices/system/cpu", "cpu[0-9]*/cpufreq"):
+        low, high = (number(read(root, f"{folder}/scaling_{end}_freq")) for end in ("min", "max"))
+        if low is not None and high is not None:
+            found["CPU"][folder.parent.name] = Clock(low / 1e3, high / 1e3, None)
+    return found
+
+
+def steady(values: Sequence[float]) -> bool:
+    """Whether readings of a clock are all the same."""
+    return max(values) <= HELD * min(values)
+
+
+def pinned(found: Mapping[str, Mapping[str, Clock]]) -> bool | None:
+    """Whether every clock is held where it is (card device_harness 8.4); None where no clock can be read."""
+    every = [clock for kind in found.values() for clock in kind.values()]
+    return all(steady(clock.readings) for clock in every) if every else None
+
+
+def _span(found: Mapping[str, Clock]) -> list[float] | None:
+    """MHz: how low and how high the clocks of one kind may go."""
+    return [min(c.low for c in found.values()), max(c.high for c in found.values())] if found else None
+
+
+def power_mode(root: str = "/") -> str | None:
+    """The name of a Jetson's power mode; its number where no name can be read, as numbers differ between boards."""
+    chosen = _match(root, "var/lib/nvpmodel/status", r"pmode:(\d+)")
+    if chosen is None:
+        return None
+    named = re.findall(r"^\s*<\s*POWER_MODEL\s+ID=(\d+)\s+NAME=([\w.-]+)", read(root, MODES) or "", re.MULTILINE)
+    return next((name for k, name in named if int(k) == int(chosen)), f"{BY_NUMBER}{int(chosen)}")
 
 
 def usable_cores() -> frozenset[int]:
@@ -94,12 +167,14 @@ def faults(found: dict[str, Any]) -> dict[str, str]:
     reasons = {}
     if found["load"] is not None and found["load"] > BUSY * found["cores_usable"]:
         reasons["the machine was busy before: load average {:g}".format(found["load"])] = "warning"
-    if found["governor"] not in (None, "performance"):
-        reasons["clocks not pinned: governor {}".format(found["governor"])] = "warning"
+    if found["clocks_pinned"] is False:
+        reasons["the clocks were not pinned (Jetson: sudo jetson_clocks)"] = "warning"
     if found["l4t"] is not None:
         for name in ("power_mode", "temperature_c"):
             if found[name] is None:
                 reasons["this Jetson does not say its {}".format(name.replace("_", " "))] = "invalid"
+        if str(found["power_mode"]).startswith(BY_NUMBER):
+            reasons[f"the power mode is not known by name: /{MODES} cannot be read"] = "warning"
     return reasons
 
 

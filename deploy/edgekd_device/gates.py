@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 from pathlib import Path
-from typing import Any, Iterator, Mapping
+from typing import Any, Iterator, Mapping, Sequence
 
 from . import environment, thermal
 from .environment import number, read
@@ -47,11 +47,13 @@ class Watch:
         self._tightest: tuple[float, str] | None = None  # °C below the trip point, in words
         self._untripped: str | None = None  # a hottest zone that names no passive trip point
         self._alerts: dict[str, int] = {}
+        self._speeds: list[dict[str, dict[str, environment.Clock]]] = []  # all readings
         self._counters, self._swap = counters(root), swapped_pages(root)
         self.look()
 
     def look(self) -> float | None:
-        """The hottest zone now, in °C; its distance from its trip point and the state of every alert are kept."""
+        """The hottest zone now, in °C; its distance from its trip point, every alert's state and every clock are kept."""
+        self._speeds.append(environment.clocks(self._root))
         for name, state in alerts(self._root).items():
             self._alerts[name] = max(state, self._alerts.get(name, 0))
         found = environment.zones(self._root)
@@ -80,7 +82,7 @@ class Watch:
         soak: what `thermal.soak` returned; around: `environment.collect` from before the first timed stretch.
         """
         self.look()
-        return (_soaked(soak), self._heat(), self._throttling(), self._swapping(), _clocks(around), _load(around))
+        return (_soaked(soak), self._heat(), self._throttling(), self._swapping(), *self._clocks(around), _load(around))
 
     def _heat(self) -> Gate:
         name, limit = "hottest zone", f"{MARGIN_C:g} °C or more below its first passive trip point"
@@ -107,6 +109,27 @@ class Watch:
             return Gate(name, limit, "not measured", "a counter came or went")
         return Gate(name, limit, "passed", f"{len(now) + len(self._alerts)} counters unchanged")
 
+    def _clocks(self, around: Mapping[str, Any]) -> tuple[Gate, ...]:
+        """The processor's clocks, and the GPU's where there is one, or must be, as on a Jetson."""
+        gpu = self._speeds[0]["GPU"] or around["l4t"] is not None
+        return tuple(self._clock(kind) for kind in (("GPU", "CPU") if gpu else ("CPU",)))
+
+    def _clock(self, kind: str) -> Gate:
+        name, limit = f"{kind} clocks", "minimum and maximum equal, and unchanged"
+        readings = [found[kind] for found in self._speeds]
+        if not readings[0]:
+            return Gate(name, limit, "not measured", "no clock can be read")
+        free = {what: clock.readings for what, clock in readings[0].items() if not environment.steady(clock.readings)}
+        if free:  # the card runs on with clocks that are not pinned, and says so
+            return Gate(name, limit, "warning", _moving(free))
+        seen = {what: [v for found in readings if what in found for v in found[what].readings] for what in readings[0]}
+        moved = {what: values for what, values in seen.items() if not environment.steady(values)}
+        if moved:
+            return Gate(name, limit, "failed", _moving(moved))
+        if any(set(found) != set(seen) for found in readings):
+            return Gate(name, limit, "not measured", "a clock came or went")
+        return Gate(name, limit, "passed", f"pinned at {max(max(values) for values in seen.values()):g} MHz")
+
     def _swapping(self) -> Gate:
         name, limit, now = "swap", "0 pages", swapped_pages(self._root)
         if now is None or self._swap is None:
@@ -125,12 +148,10 @@ def _soaked(soak: Mapping[str, Any] | None) -> Gate:
     return Gate(name, limit, verdict, f"{moved}{soak['end_c']:.1f} °C after {soak['seconds']:.0f} s")
 
 
-def _clocks(around: Mapping[str, Any]) -> Gate:
-    # The card runs on with clocks that are not pinned and says so.
-    name, limit, governor = "CPU clocks", "governor performance", around["governor"]
-    if governor is None:
-        return Gate(name, limit, "not measured", "no governor can be read")
-    return Gate(name, limit, "passed" if governor == "performance" else "warning", f"governor {governor}")
+def _moving(clocks: Mapping[str, Sequence[float]]) -> str:
+    """The first of the clocks that move, in words."""
+    name, values = next(iter(clocks.items()))
+    return f"{name} between {min(values):g} and {max(values):g} MHz"
 
 
 def _load(around: Mapping[str, Any]) -> Gate:

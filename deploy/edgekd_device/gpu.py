@@ -11,7 +11,7 @@ from .records import Gate, Latency
 
 SHARE = 1 / 6  # of the time of an end-to-end block, for the pass with the GPU's events
 STEADY = 0.025  # coefficient of variation of the GPU's times (card device_harness 3.5)
-ENOUGH = 0.9  # of the file's INT8 layers must be found as such in the engine, or the report says so
+ENOUGH = 0.9  # of the file's INT8 layers must be found as such in the engine
 
 
 def summary(blocks: Sequence[np.ndarray], plan: latency.Level, threads: int) -> Latency | None:
@@ -29,12 +29,22 @@ def gate(name: str, blocks: Sequence[np.ndarray]) -> Gate:
     return Gate(f"GPU time of {name}", limit, "passed", found)
 
 
-def doubts(engine: Mapping[str, Any], precision: str) -> tuple[str, str]:
-    """What is wrong with an engine that should compute in INT8, and what should be noted of it; empty where nothing is."""
-    layers = engine["layers"]
-    if precision != "int8" or not layers.get("products"):
-        return "", ""
-    found, meant = layers["int8 products"], engine["int8_layers_of_file"]
-    if found == 0:
-        return "no convolution of the engine computes in INT8", ""
-    return "", f"{found} of the file's {meant} INT8 layers are INT8 in the engine" if found < ENOUGH * meant else ""
+def int8_gate(name: str, engine: Mapping[str, Any]) -> Gate:
+    """Whether the engine of the INT8 file ``name`` computes in INT8 what the file says (card device_harness 5.4).
+
+    Layers may be fused, so of fewer products in the engine than INT8 layers in the file all count.
+    """
+    what, limit = f"INT8 layers of {name}", f"{100 * ENOUGH:g} % or more of the file's"
+    layers, meant = engine["layers"], engine["int8_layers_of_file"]
+    if not layers.get("products"):
+        return Gate(what, limit, "not measured", "the engine does not say what its products compute in")
+    found = layers["int8 products"]
+    verdict = "passed" if found >= max(1, ENOUGH * min(meant, layers["products"])) else "failed"
+    return Gate(what, limit, verdict, f"{found} of the file's {meant} INT8 layers are INT8 in the engine")
+
+
+def half_gate(precisions: Sequence[str]) -> tuple[Gate, ...]:
+    """That FP16 was not measured beside INT8, where it was not; nothing where it was, or nothing is INT8."""
+    if "int8" not in precisions or "fp16" in precisions:
+        return ()
+    return (Gate("FP16 beside INT8", "measured in the same run", "not measured", "the bundle holds no FP16 file"),)

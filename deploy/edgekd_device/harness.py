@@ -58,6 +58,7 @@ class _Session:
     steady: bool = True
     notes: list[str] = field(default_factory=list)
     wrong: list[str] = field(default_factory=list)
+    gates: list[Gate] = field(default_factory=list)  # of its engine
 
 
 def run(
@@ -88,11 +89,12 @@ def run(
     names, probes, around = chosen(contents, runtime, files), bundle.probes(contents), environment.collect(root)
     cold: dict[str, float] = {}
     with contextlib.ExitStack() as stack:
-        sessions = []
-        for name in names:
-            runner = base.make(runtime, base.Settings(name, cuda_graph, report))
+        runners = {name: base.make(runtime, base.Settings(name, cuda_graph, report, root)) for name in names}
+        for name, runner in runners.items():  # before any is open: building takes memory of its own
             stack.callback(runner.close)
-            sessions.append(_opened(contents, name, runner, threads, probes, cold, clock))
+            with base.about(name):
+                runner.prepare(contents.model(name))
+        sessions = [_opened(contents, name, runners[name], threads, probes, cold, clock) for name in names]
         if runtime != "null":
             for session in sessions:
                 _judge(session, sessions[0], manifest, probes, report)
@@ -107,6 +109,9 @@ def run(
     wrong = [f"{s.row.stage}: {why}" for s in sessions for why in s.wrong]
     wrong += [why for why, kind in doubts.items() if kind == "invalid"]
     wrong += [f"{gate.name}: {gate.found}" for gate in found["gates"] if gate.verdict == "failed"]
+    # those of engines come after: what they found is held against their own file, not against the machine
+    found["gates"] += tuple(gate for s in sessions for gate in s.gates)
+    found["gates"] += gpu.half_gate([s.row.precision for s in sessions if s.runner.engine is not None])
     return DeviceReport(
         manifest_sha256=contents.manifest_sha256,
         level=plan.name,
@@ -116,6 +121,7 @@ def run(
         environment=around,
         cold_start_ms=cold,
         edgekd_version=__version__,
+        stage=None if shipped is None else shipped.row.stage,
         **found,
         raw_times=raw.write(times, _raw(sessions)) if plan.publishable and times is not None else None,
     )
@@ -150,6 +156,15 @@ def _shipped(sessions: Sequence[_Session], manifest: BundleManifest) -> _Session
         return own
     stands = own.row.stage in own.runner.foreign
     return next((s for s in sessions if stands and s.timed and s.row.precision == own.row.precision), None)
+
+
+def standing(contents: bundle.Bundle, runner: base.Runner) -> str:
+    """The file that ships, or the one of its precision that stands for it where this version runs it as another."""
+    manifest = contents.manifest
+    own = (_precision(manifest.model, manifest), _made_for(manifest.model))
+    alike = [name for name in contents.models if (_precision(name, manifest), _made_for(name)) == own]
+    suited = [name for name in alike if name not in runner.foreign]
+    return manifest.model if manifest.model not in runner.foreign or not suited else suited[0]
 
 
 def _precision(name: str, manifest: BundleManifest) -> str:
@@ -406,6 +421,8 @@ def _throughput(
         if speed is None:
             speed = latency.throughput(session.runner.infer, images, plan.sweep, clock)
         rates.append({"batch": float(batch), "samples_per_s": speed})
+    if session.runner.engine is not None:
+        session.notes.append("throughput: one engine for batches 1 to {max_batch}".format(**session.runner.engine))
     return tuple(rates)
 
 
@@ -419,8 +436,11 @@ def _energy(
     report: Progress,
 ) -> dict[str, Any] | None:
     """Energy of the file that ships, apart from the timed blocks, which a sampling thread would disturb."""
-    source = power.find(root) if session is not None and plan.power else None
-    if session is None or source is None:
+    if session is None or not plan.power:
+        return None
+    # what a processor's counters say is not what a GPU beside it takes
+    source = power.find(root, rails_only=session.runner.engine is not None)
+    if source is None:
         return None
     infer = session.runner.infer
     report("energy", 0, 1, {})
@@ -445,10 +465,12 @@ def _finish(session: _Session, plan: Level, threads: int) -> None:
     """Put the times into the row, and what was built of the file."""
     engine = session.runner.engine
     if engine is not None:
-        wrong, note = gpu.doubts(engine, session.row.precision)
-        session.wrong += [wrong] if wrong else []
-        session.notes += [note] if note else []
+        if session.row.precision == "int8":
+            session.gates.append(gpu.int8_gate(session.row.stage, engine))
+            session.wrong += [gate.found for gate in session.gates if gate.verdict == "failed"]
         alone = gpu.summary(session.gpu_blocks, plan, threads)
+        if alone is not None and not alone.valid:
+            session.wrong.append("GPU alone: " + alone.notes[0])
         session.row = dataclasses.replace(session.row, engine=dict(engine), gpu=alone, seconds=engine["build_seconds"])
     session.notes[:0] = session.runner.notes
     if session.blocks:

@@ -77,11 +77,16 @@ class Rapl:
         return joules
 
 
-def find(root: str = "/") -> Source | None:
-    """The machine's source of energy readings; None where there is none that may be read."""
+def find(root: str = "/", rails_only: bool = False) -> Source | None:
+    """The machine's source of energy readings; None where there is none that may be read.
+
+    rails_only: of a whole module, GPU and all, and not of a processor alone.
+    """
     channels = _ina_channels(root)
     if any(all(name in channels for name in names) for names in WHOLE):
         return Rails(channels, root)
+    if rails_only:
+        return None
     zones = [
         str(zone.relative_to(root))
         for zone in sorted((Path(root) / "sys/class/powercap").glob("intel-rapl:*"))

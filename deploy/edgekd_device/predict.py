@@ -9,7 +9,7 @@ import numpy as np
 from . import bundle, pictures
 from .errors import UsageError
 from .files import PathLike
-from .harness import as_float
+from .harness import as_float, standing
 from .runtime import base
 
 
@@ -42,14 +42,15 @@ def predict(
     decoded = pictures.resize(pictures.decode_opaque(picture), height, width, picture)
     decoded = decoded.convert("L" if channels == 1 else "RGB")
     pixels = np.asarray(decoded, np.uint8).reshape(height, width, channels).transpose(2, 0, 1)
-    runner = base.make(runtime or manifest.runtime, base.Settings(manifest.model, progress=progress))
-    runner.open(contents.model(manifest.model), manifest.threads if threads is None else threads)
+    runner = base.make(runtime or manifest.runtime, base.Settings(progress=progress))
+    model = standing(contents, runner)
+    runner.open(contents.model(model), manifest.threads if threads is None else threads)
     try:
         logits = runner.infer(as_float(pixels[None]))[0].astype(np.float64)
     finally:
         runner.close()
     if logits.shape != (manifest.num_classes,) or not np.isfinite(logits).all():
-        raise UsageError(f"{manifest.model} gives no finite value per class. Export the bundle again.")
+        raise UsageError(f"{model} gives no finite value per class. Export the bundle again.")
     shares = np.exp(logits - logits.max())
     shares /= shares.sum()
     return tuple(

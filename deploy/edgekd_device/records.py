@@ -243,6 +243,7 @@ class DeviceReport:
     thermal: dict[str, Any] | None = None  # heat soak, temperatures around each timed stretch
     gates: tuple[Gate, ...] = ()
     raw_times: dict[str, str] | None = None  # file beside the report, and its sha256
+    stage: str | None = None  # the model file that throughput, multistream and power are of
     schema: int = SCHEMA
 
     def to_json(self) -> dict[str, Any]:
@@ -310,5 +311,6 @@ REPORT: dict[str, checks.Check] = {
     "throughput": checks.several(checks.named(checks.amount)),
     **dict.fromkeys(("power", "multistream", "thermal"), checks.optional(checks.mapping)),
     "raw_times": checks.optional(checks.named(checks.text)),
+    "stage": checks.optional(checks.text),
     "schema": checks.whole,
 }

@@ -10,9 +10,11 @@ import os
 import re
 from typing import Any, Mapping, NamedTuple, Sequence
 
+from . import files
 from .errors import UsageError
 from .files import PathLike
 from .records import DeviceReport
+from .runtime.trt_build import MAX_BATCH, WORKSPACES
 
 PLACE = "/usr/src/tensorrt/bin/trtexec"  # of JetPack; the package index's TensorRT has none
 STRONG_ONLY = 11  # the first version whose networks are all strongly typed, and whose defaults are others
@@ -25,6 +27,7 @@ _VALUE = re.compile(r"(min|max|mean|median|percentile\((\d+(?:\.\d+)?)%\)) = ([\
 _RATE = re.compile(r"Throughput: ([\d.]+) qps")
 _TOTAL = re.compile(r"Total (Host Walltime|GPU Compute Time): ([\d.]+) s")
 _RELEASE = re.compile(r"\[TensorRT v(\d+)\]")
+_RUNNING = re.compile(r"RUNNING TensorRT\.trtexec \[TensorRT v(\d+)\]([^\n]*)")
 _WARNING = re.compile(r"\[W\] (.+)")
 
 
@@ -36,10 +39,15 @@ class Summary(NamedTuple):
     times: Mapping[str, Mapping[str, float]]
     seconds: Mapping[str, float]
     warnings: Sequence[str]
+    cuda_graph: bool | None = None  # None where the log does not hold the command line
 
 
-def command(model: str, version: str, shape: Sequence[int], *, cuda_graph: bool = False) -> list[str]:
-    """trtexec's command line for an ONNX file at batch 1, timed as `run` times its GPU pass; shape: (C, H, W).
+def command(
+    model: str, version: str, shape: Sequence[int], *, cuda_graph: bool = False, workspace: int = WORKSPACES[0]
+) -> list[str]:
+    """trtexec's command line for an ONNX file at batch 1, built and timed as `run` does it; shape: (C, H, W).
+
+    workspace: bytes, those of the engine that it is held against.
 
     Raises UsageError where the version is none we know, or cannot build the file as it is meant.
     """
@@ -49,13 +57,16 @@ def command(model: str, version: str, shape: Sequence[int], *, cuda_graph: bool 
         raise UsageError(
             f"TensorRT {version} runs all of {name} but its integers in float32: give model.qdq.fp16.onnx."
         )
-    flags = ["--infStreams=1", "--warmUp=2000", "--duration=60", "--iterations=1000", "--percentile=50,90,95,99"]
+    size = "x".join(map(str, shape))
+    flags = [f"--{end}Shapes=input:{batch}x{size}" for end, batch in (("min", 1), ("opt", 1), ("max", MAX_BATCH))]
+    flags += ["--noTF32", f"--memPoolSize=workspace:{workspace >> 20}"]
+    flags += ["--infStreams=1", "--warmUp=2000", "--duration=60", "--iterations=1000", "--percentile=50,90,95,99"]
     if major >= STRONG_ONLY:
         flags += [] if cuda_graph else ["--noCudaGraph"]
     else:
         flags += ["--useSpinWait", "--noDataTransfers", *(["--useCudaGraph"] if cuda_graph else [])]
         flags += WEAK.get(name, ("--stronglyTyped",))
-    return [PLACE, f"--onnx={model}", "--shapes=input:1x{}x{}x{}".format(*shape), *flags]
+    return [PLACE, f"--onnx={model}", f"--shapes=input:1x{size}", *flags]
 
 
 def _major(version: str) -> int:
@@ -82,14 +93,25 @@ def parse(log: str) -> Summary:
     times = {name: _statistics(values) for name, values in _TIMES.findall(tail)}
     if not found or rate is None or "median" not in times.get("GPU Compute Time", {}):
         raise UsageError("The log holds no performance summary of trtexec: it ended before. Run it again and keep all.")
-    release = _RELEASE.search(log)
+    release = next(reversed(list(_RELEASE.finditer(head))), None)
     return Summary(
         tensorrt=None if release is None else _dotted(release.group(1)),
         throughput=float(rate.group(1)),
         times=times,
         seconds={name: float(value) for name, value in _TOTAL.findall(tail)},
         warnings=tuple(dict.fromkeys(map(_plain, _WARNING.findall(head + tail)))),
+        cuda_graph=_launched(head),
     )
+
+
+def _launched(head: str) -> bool | None:
+    """Whether the run whose log this is launched CUDA graphs; None where its command line is not there."""
+    found = _RUNNING.findall(head)
+    if not found:
+        return None
+    release, words = found[-1][0], found[-1][1].split()
+    strong = int(_dotted(release).split(".")[0]) >= STRONG_ONLY
+    return "--noCudaGraph" not in words if strong else "--useCudaGraph" in words
 
 
 def _plain(line: str) -> str:
@@ -106,6 +128,16 @@ def _dotted(number: str) -> str:
     if len(number) < 6:
         return ".".join((number[:-3], number[-3], number[-1]))
     return f"{int(number[:-4])}.{int(number[-4:-2])}.{int(number[-2:])}"
+
+
+def refuse_unlike(engine: Mapping[str, Any], theirs: Summary) -> None:
+    """Raise UsageError where ``theirs`` was not run as our ``engine`` was; what a log does not say is let pass."""
+    version, graph = engine.get("tensorrt"), engine.get("cuda_graph")
+    if theirs.tensorrt is not None and theirs.tensorrt.split(".") != str(version).split(".")[:3]:
+        raise UsageError(f"The log is of TensorRT {theirs.tensorrt}, the report of {version}: measure both on one.")
+    if theirs.cuda_graph is not None and theirs.cuda_graph != graph:
+        with_graph = "log" if theirs.cuda_graph else "report"
+        raise UsageError(f"Only the {with_graph} is of a run with CUDA graphs: give both --cuda-graph, or neither.")
 
 
 def beside(ours: Mapping[str, Any], theirs: Summary) -> dict[str, Any]:
@@ -127,10 +159,18 @@ def beside(ours: Mapping[str, Any], theirs: Summary) -> dict[str, Any]:
     }
 
 
-def gpu_time(report: DeviceReport, name: str) -> Mapping[str, Any]:
-    """The GPU's own time of one model file in a report of ours, as JSON; raises UsageError where there is none."""
-    found: Any = next((row.to_json().get("gpu") for row in report.rows if row.stage == name), None)
-    if found is None:
+def workspace(path: PathLike, name: str) -> int:
+    """Bytes that the engine of ``name`` in our report at ``path`` was built with; a small board's where there is none."""
+    if not os.path.exists(str(path)):
+        return WORKSPACES[0]
+    report = DeviceReport.from_json(files.read_json(path))
+    engines = [row.engine for row in report.rows if row.stage == name and row.engine is not None]
+    return int(engines[0]["workspace"]) if engines else WORKSPACES[0]
+
+
+def timed(report: DeviceReport, name: str) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+    """The GPU's own time of one model file in a report of ours, as JSON, and its engine; raises UsageError without one."""
+    row = next((row.to_json() for row in report.rows if row.stage == name), {})
+    if row.get("gpu") is None or row.get("engine") is None:
         raise UsageError(f"The report holds no GPU time of {name}: measure it with --runtime tensorrt --file {name}.")
-    times: Mapping[str, Any] = found
-    return times
+    return row["gpu"], row["engine"]

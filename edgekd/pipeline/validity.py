@@ -9,6 +9,7 @@ from edgekd_device import environment
 
 from ..types import DeviceReport, StageRow
 
+TIMED = ("MultiStream: ", "GPU alone: ")  # what reasons of times begin with
 UNSAID = "the device calls its report not valid and does not say why"
 
 
@@ -36,7 +37,7 @@ def doubts(report: DeviceReport | None, row: StageRow | None) -> Doubts:
         others = tuple(other.stage + ": " for other in report.rows if other.stage != row.stage)
         for reason in report.invalid_reasons:
             what = reason.removeprefix(own)
-            if reason in machine or (what != reason and (what in timed or what.startswith("MultiStream: "))):
+            if reason in machine or (what != reason and (what in timed or what.startswith(TIMED))):
                 times.append(what)
             elif not reason.startswith(others):
                 answers.append(what)
@@ -67,5 +68,5 @@ def _holds(report: DeviceReport, row: StageRow) -> bool:
 def _of_the_machine(report: DeviceReport) -> set[str]:
     """Reasons that speak of the machine while it was timed, as the harness words them."""
     around = {key: report.environment.get(key) for key in ("l4t", "power_mode", "temperature_c")}
-    faults = environment.faults({"load": None, "governor": None, **around})
+    faults = environment.faults({"load": None, "clocks_pinned": None, **around})
     return {*faults, *(f"{gate.name}: {gate.found}" for gate in report.gates)}

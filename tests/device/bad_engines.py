@@ -14,11 +14,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import trt_models
 from bundles import TARGET, write_bundle
 
 from edgekd_device import files
+from edgekd_device.runtime import engines
 from edgekd_device.runtime.engines import Store
 
 JETSON = dataclasses.replace(TARGET, runtime="tensorrt", ships="model.qdq.onnx", files=("model.qdq.onnx",))
@@ -69,6 +71,13 @@ def _elsewhere(folder: Path) -> None:
     other.save(plan(folder).name, kept.fields, kept.data or b"")
     for name in (plan(folder).name, seal(folder).name):
         shutil.copy(other.path / name, folder / name)
+
+
+def _moved_in(folder: Path) -> None:
+    """The whole folder of another device, with the key that sealed it."""
+    kept = Store(folder).load(plan(folder).name, {})
+    with mock.patch.object(engines, "identity", return_value=b"another machine"):
+        Store(folder).save(plan(folder).name, kept.fields, kept.data or b"")
 
 
 def _another_file(folder: Path) -> None:
@@ -135,6 +144,7 @@ BAD: dict[str, Row] = {
     "mark is not ASCII": Row(change(seal, lambda data: '{"seal": "é"}'.encode()), "rebuilt", SEAL),
     "another version written in": Row(change(seal, lambda data: data.replace(b"10.3.0", b"10.3.1")), "rebuilt", SEAL),
     "sealed by another device": Row(_elsewhere, "rebuilt", SEAL),
+    "whole folder with its key from another device": Row(_moved_in, "rebuilt", SEAL),
     "key gone": Row(lambda folder: (folder / "key").unlink(), "rebuilt", SEAL),
     "key cut short": Row(lambda folder: os.truncate(folder / "key", 31), "rebuilt", SEAL),
     "key too long": Row(change(lambda folder: folder / "key", lambda data: data + b"\0"), "rebuilt", SEAL),
@@ -143,6 +153,9 @@ BAD: dict[str, Row] = {
     "other GPU": Row(resealed(gpu="Orin NX"), "rebuilt", "made for the GPU Orin NX, and here it is Fake Orin"),
     "other compute capability": Row(resealed(compute_capability="7.2"), "rebuilt", "made for compute capability 7.2"),
     "other multiprocessors": Row(resealed(processors=16), "rebuilt", "made for a number of multiprocessors of 16"),
+    "other board": Row(resealed(board="Orin NX"), "rebuilt", "made for the board Orin NX, and here it is None"),
+    "other CUDA": Row(resealed(cuda_driver="13.2"), "rebuilt", "made for CUDA 13.2, and here it is 12.6"),
+    "other use": Row(resealed(kind="timings"), "rebuilt", "made for use as timings, and here it is engine"),
     "other flags": Row(resealed(flags=["FP16"]), "rebuilt", "made for flags ['FP16']"),
     "other typing": Row(resealed(typing="strong"), "rebuilt", "made for typing strong"),
     "other workspace": Row(resealed(workspace=1), "rebuilt", "made for workspace 1"),

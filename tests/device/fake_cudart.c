@@ -110,6 +110,7 @@ const char *cudaGetErrorString(cudaError_t error) {
 }
 cudaError_t cudaGetDeviceCount(int *count) { ENTER; *count = devices; return OK; }
 cudaError_t cudaRuntimeGetVersion(int *version) { ENTER; *version = 12060; return OK; }
+cudaError_t cudaDriverGetVersion(int *version) { ENTER; *version = 12060; return OK; }
 cudaError_t cudaGetDeviceProperties(struct cudaDeviceProp *prop, int device) {
     ENTER; if (device) return E(INVALID_VALUE); strcpy(prop->name, "Fake Orin"); return OK;
 }

@@ -142,6 +142,7 @@ def install(fake: FakeCuda, monkeypatch: pytest.MonkeyPatch) -> types.ModuleType
         "device_attribute": types.SimpleNamespace(MULTIPROCESSOR_COUNT=16),
         "init": lambda: None,
         "get_version": lambda: (12, 6, 0),
+        "get_driver_version": lambda: 12060,
         "mem_alloc": lambda size: DeviceAllocation(made("cudaMalloc", size)),
         "pagelocked_empty": lambda n, kind: np.asarray(PagelockedHostAllocation(made("cudaHostAlloc", 4 * n, 0), n)),
         "memcpy_htod_async": lambda to, a, stream: copy(1, to, a.ctypes.data, a.nbytes, stream),

@@ -2,7 +2,7 @@
 
 Its engines work on the memory and the stream of the fake CUDA runtime (fake_cudart.c), so a forgotten copy, wait or address
 shows in the logits. Every class, method, argument and enum here is held against NVIDIA's real bindings by
-tests/contract/test_tensorrt_names.py. ``make("10.3.0")`` gives a module of the weakly typed family, ``make("11.4.0")`` one
+tests/trt/test_names.py. ``make("10.3.0")`` gives a module of the weakly typed family, ``make("11.4.0")`` one
 of the strongly typed.
 """
 
@@ -35,9 +35,10 @@ class Script:
     cudart: ctypes.CDLL
     refuses: tuple[
         str, ...
-    ] = ()  # no_runtime, no_builder, parse, build, deserialize, context, shapes, address, run, timings
+    ] = ()  # no_runtime, no_builder, parse, build, deserialize, context, shapes, address, run, timings, no_timings
     warns: tuple[str, ...] = ()  # said by the parser
     float_layers: bool = False  # the inspector says that nothing computes in INT8
+    silent_layers: bool = False  # the inspector names none that computes
     builds: int = 0
     timings: list[bytes] = field(default_factory=list)
     kept: list[Any] = field(default_factory=list)
@@ -188,7 +189,7 @@ def make(version: str, cudart: ctypes.CDLL, flags: tuple[str, ...] | None = None
             return not ignore_mismatch
 
         def get_timing_cache(self) -> ITimingCache | None:
-            return self.cache
+            return None if "no_timings" in script.refuses else self.cache
 
         def add_optimization_profile(self, profile: IOptimizationProfile) -> int:
             self.profiles.append(profile)
@@ -284,7 +285,10 @@ def make(version: str, cudart: ctypes.CDLL, flags: tuple[str, ...] | None = None
             if not self._engine.head["detailed"]:
                 return json.dumps({"Layers": [node.name for node in self._engine.model.graph.node]})
             dequantised = {n.output[0] for n in self._engine.model.graph.node if n.op_type == "DequantizeLinear"}
-            layers = []
+            copy = "Reformatting CopyNode for Input Tensor 0 to Conv_0"  # in whatever precision, it computes nothing
+            layers: list[dict[str, Any]] = [
+                {"Name": copy, "LayerType": "Reformat", "Inputs": [{"Format/Datatype": "Row major linear Int8 format"}]}
+            ]
             for node in self._engine.model.graph.node:
                 if node.op_type in ("QuantizeLinear", "DequantizeLinear"):
                     continue
@@ -292,7 +296,10 @@ def make(version: str, cudart: ctypes.CDLL, flags: tuple[str, ...] | None = None
                 kind = (
                     "Int8 NC/32HW32" if int8 else "FP16 NCHW" if "FP16" in self._engine.head["flags"] else "FP32 NCHW"
                 )
-                layers.append({"Name": node.op_type, "LayerType": node.op_type, "Inputs": [{"Format/Datatype": kind}]})
+                if not script.silent_layers:
+                    layers.append(
+                        {"Name": node.op_type, "LayerType": node.op_type, "Inputs": [{"Format/Datatype": kind}]}
+                    )
             return json.dumps({"Layers": layers, "Bindings": ["input", "logits"]})
 
     class IExecutionContext:

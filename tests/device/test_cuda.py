@@ -149,7 +149,7 @@ def test_pycuda_does_what_the_seam_promises(fake_cuda, monkeypatch):
     assert cuda_pycuda.available()
     gpu, second = cuda.start(), cuda.start()
     assert isinstance(gpu, cuda_pycuda.PyCuda)
-    assert (gpu.device, gpu.name) == (cuda.Device("Fake Orin", "8.7", 8, 8 << 30), "pycuda, CUDA 12.6")
+    assert (gpu.device, gpu.name) == (cuda.Device("Fake Orin", "8.7", 8, 8 << 30, "12.6"), "pycuda, CUDA 12.6")
     second.allocate(16)
     cuda_contract.check(gpu)
     second.close()

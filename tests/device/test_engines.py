@@ -173,6 +173,14 @@ def test_where_engines_are_kept(tmp_path, monkeypatch):
             engines.folder()
 
 
+def test_what_tells_devices_apart(tmp_path):
+    assert engines.identity(str(tmp_path)) == b"\n"
+    for name, text in (("etc/machine-id", "0af3\n"), ("proc/device-tree/serial-number", "1421\0")):
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).write_text(text)
+    assert engines.identity(str(tmp_path)) == b"0af3\n1421"
+
+
 def test_a_folder_of_another_user(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "geteuid", lambda: os.getuid() + 1)
     with pytest.raises(EnvironmentFault, match=r"belongs to somebody else.*EDGEKD_ENGINES names another"):

@@ -12,13 +12,16 @@ import pytest
 import trt_models
 from bundles import COUNT, TARGET, replace_file, write_bundle
 from PIL import Image
+from test_machine import JETSON as JETPACK
+from test_machine import MODES, plant
 
-from edgekd_device import arrays, environment, files, gpu, harness, latency
+from edgekd_device import arrays, environment, files, gpu, harness, latency, predict
 from edgekd_device.__main__ import main
 from edgekd_device.errors import EnvironmentFault, UsageError
 from edgekd_device.latency import Level
 from edgekd_device.metrics import Rate
 from edgekd_device.records import DeviceReport
+from edgekd_device.runtime import trt
 
 SHORT = Level("smoke", 1, 0.02, 1, 1, 0.01, 0.01, 0.0, 4)
 FULL = dataclasses.replace(SHORT, name="full", blocks=2, publishable=True, sweep=0.01, batches=(1, 64))
@@ -97,7 +100,21 @@ def test_eleven_takes_the_file_that_is_typed_for_it(jetson, tensorrt):
     )
     assert rows["model.qdq.fp16.onnx"].latency is not None
     assert [entry["batch"] for entry in report.throughput] == [1.0, 64.0]
-    assert run(jetson, files=["model.qdq.onnx"], level="full").throughput == ()  # nothing stands for it
+    assert report.stage == "model.qdq.fp16.onnx"
+    assert "throughput: one engine for batches 1 to 64" in rows["model.qdq.fp16.onnx"].notes
+    alone = run(jetson, files=["model.qdq.onnx"], level="full")
+    assert (alone.stage, alone.throughput) == (None, ())  # nothing stands for it
+
+
+@pytest.mark.parametrize(("version", "name"), [("10.3.0", "model.qdq.onnx"), ("11.4.0", "model.qdq.fp16.onnx")])
+def test_a_picture_goes_through_the_file_whose_latency_is_quoted(
+    version, name, jetson, tensorrt, engines_folder, tmp_path
+):
+    tensorrt(version)
+    Image.fromarray(np.full((8, 8, 3), (9, 200, 9), np.uint8)).save(tmp_path / "green.png")
+    assert predict.predict(jetson, tmp_path / "green.png")[0].name == "green"
+    (kept,) = engines_folder.glob("*.plan")
+    assert kept.stem == files.sha256_file(jetson / name)[:32]
 
 
 def test_a_publishable_level_holds_the_gpus_time_to_be_steady(jetson, tensorrt, tmp_path, monkeypatch):
@@ -126,23 +143,47 @@ def test_the_gate_of_the_gpus_time():
 
 
 @pytest.mark.parametrize(
-    ("layers", "precision", "wrong", "note"),
+    ("layers", "meant", "verdict"),
     [
-        ({}, "int8", "", ""),
-        ({"products": 20, "int8 products": 0}, "fp16", "", ""),
-        ({"products": 20, "int8 products": 0}, "int8", "no convolution of the engine computes in INT8", ""),
-        ({"products": 20, "int8 products": 19}, "int8", "", ""),
-        ({"products": 20, "int8 products": 10}, "int8", "", "10 of the file's 20 INT8 layers are INT8 in the engine"),
+        ({}, 20, "not measured"),
+        ({"fp16": 3}, 20, "not measured"),
+        ({"products": 21, "int8 products": 0}, 20, "failed"),
+        ({"products": 21, "int8 products": 17}, 20, "failed"),
+        ({"products": 21, "int8 products": 18}, 20, "passed"),
+        ({"products": 17, "int8 products": 16}, 20, "passed"),  # four were fused into others
+        ({"products": 21, "int8 products": 9}, 10, "passed"),  # the others stay float in the file, too
+        ({"products": 1, "int8 products": 0}, 0, "failed"),
     ],
 )
-def test_an_int8_file_must_compute_in_int8(layers, precision, wrong, note):
-    assert gpu.doubts({"layers": layers, "int8_layers_of_file": 20}, precision) == (wrong, note)
+def test_an_int8_file_must_compute_in_int8(layers, meant, verdict):
+    gate = gpu.int8_gate("m", {"layers": layers, "int8_layers_of_file": meant})
+    assert (gate.name, gate.limit, gate.verdict) == ("INT8 layers of m", "90 % or more of the file's", verdict)
+
+
+def test_an_engine_that_says_nothing_of_its_layers_is_not_measured(jetson, tensorrt):
+    tensorrt().silent_layers = True
+    report = run(jetson, files=["model.qdq.onnx"])
+    assert report.valid
+    assert [(gate.name, gate.verdict) for gate in report.gates] == [("INT8 layers of model.qdq.onnx", "not measured")]
+    assert report.rows[1].notes[0].endswith("the layers' precisions are not known")
+
+
+def test_fp16_that_the_bundle_lacks_is_not_measured(tensorrt, tmp_path):
+    tensorrt()
+    target = dataclasses.replace(JETSON, files=("model.qdq.onnx",))
+    folder = write_bundle(tmp_path, {"model.qdq.onnx": trt_models.model()}, target=target, references={})
+    found = {gate.name: gate for gate in run(folder).gates}
+    assert found["FP16 beside INT8"].verdict == "not measured"
+    assert found["INT8 layers of model.qdq.onnx"].verdict == "passed"
+    assert gpu.half_gate(["fp16", "int8"]) == gpu.half_gate(["fp32"]) == ()
 
 
 def test_an_engine_that_silently_runs_float_is_not_valid(jetson, tensorrt):
     tensorrt().float_layers = True
     report = run(jetson, files=["model.qdq.onnx"])
-    assert report.invalid_reasons == ("model.qdq.onnx: no convolution of the engine computes in INT8",)
+    found = "0 of the file's 1 INT8 layers are INT8 in the engine"
+    assert report.invalid_reasons == (f"model.qdq.onnx: {found}",)
+    assert [(gate.verdict, gate.found) for gate in report.gates] == [("failed", found)]
 
 
 def test_a_file_for_the_processor_is_refused_on_the_gpu(jetson, tensorrt):
@@ -150,6 +191,62 @@ def test_a_file_for_the_processor_is_refused_on_the_gpu(jetson, tensorrt):
     with pytest.raises(UsageError, match=r"^model\.u8s8\.onnx: The model is not quantised for TensorRT"):
         run(jetson, files=["model.u8s8.onnx"])
     assert script.builds <= 1  # of the FP16 file beside it
+
+
+def test_engines_are_built_before_any_is_open(jetson, tensorrt, tmp_path, monkeypatch):
+    script, built = tensorrt(), []
+    real = trt.TrtSession.__init__
+
+    def opened(self: Any, *rest: Any) -> None:
+        built.append(script.builds)
+        real(self, *rest)
+
+    monkeypatch.setattr(trt.TrtSession, "__init__", opened)
+    report = run(jetson)
+    assert built == [4, 4, 4, 4]
+    assert all(row.engine is not None and row.engine["built_now"] for row in report.rows)
+    root = plant(tmp_path, {**JETPACK, environment.MODES: MODES})
+    notes = run(jetson, root=root, files=["model.onnx"]).rows[0].notes
+    assert "made for the board None, and here it is NVIDIA Jetson Orin Nano" in notes[0]
+    plant(tmp_path, {"var/lib/nvpmodel/status": "pmode:0000 fmode:fanNull\n"})
+    report = run(jetson, root=root, files=["model.onnx"])
+    assert "the engine was built with power mode 7W, and here it is 15W" in report.rows[0].notes
+    assert script.builds == 5
+
+
+def test_no_memory_is_found_out_before_the_kernel_kills(jetson, tensorrt, tmp_path, fake_cuda):
+    script, root = tensorrt(), plant(tmp_path, {"proc/meminfo": "MemAvailable: 500000 kB\n"})
+    with pytest.raises(
+        EnvironmentFault, match=r"^model\.onnx: 512 MB of memory are available, and 583 MB are needed\. C"
+    ):
+        run(jetson, root=root)
+    assert script.builds == 0
+    plant(tmp_path, {"proc/meminfo": "MemAvailable: 600000 kB\n"})
+    run(jetson, root=root, files=["model.onnx"])
+    plant(tmp_path, {"proc/meminfo": "MemAvailable: 500000 kB\n"})
+    with pytest.raises(EnvironmentFault, match="of memory are available"):  # the engine that was kept, too
+        run(jetson, root=root, files=["model.onnx"])
+    assert fake_cuda.live == 0
+
+
+def test_gpu_times_that_are_not_valid_make_the_report_so(jetson, tensorrt, monkeypatch):
+    tensorrt()
+    blocks = iter([np.full(9, 1000000), np.full(9, 2000000)])
+    real = trt.TrtRunner.gpu_block
+    monkeypatch.setattr(trt.TrtRunner, "gpu_block", lambda *a: real(*a) is None or next(blocks))
+    report = run(jetson, level="full", files=["model.onnx"])
+    assert "model.onnx: GPU alone: block medians differ by 100.0 %" in report.invalid_reasons
+
+
+def test_a_processors_counters_say_nothing_of_the_gpu(tensorrt, tmp_path, monkeypatch):
+    tensorrt()
+    monkeypatch.setitem(latency.LEVELS, "smoke", dataclasses.replace(SHORT, power=0.05))
+    zone = "sys/class/powercap/intel-rapl:0"
+    root = plant(tmp_path, {zone + "/name": "package-0", zone + "/energy_uj": "9000000"})
+    target = dataclasses.replace(JETSON, ships="model.onnx", files=("model.onnx",))
+    folder = write_bundle(tmp_path, {"model.onnx": trt_models.model("model.onnx")}, target=target, references={})
+    assert run(folder, root=root).power is None
+    assert run(folder, root=root, runtime="onnxruntime").power is not None
 
 
 @pytest.mark.gpu

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_machine import PC, plant
+from test_machine import JETSON, PC, core, devfreq, plant
 
 from edgekd_device import environment, gates, thermal
 from edgekd_device.records import Gate
@@ -32,6 +32,7 @@ WHOLE = {
     ALERT + "cur_state": "0\n",
     "sys/class/thermal/cooling_device5/type": "Processor\n",
     "sys/class/thermal/cooling_device5/cur_state": "3\n",
+    **core(0, 3000000, 3000000),
     "proc/vmstat": "nr_free_pages 100\npswpin 5\npswpout 6\n",
 }
 SOAKED = {"seconds": 75.0, "start_c": 40.0, "end_c": 41.5, "moved_c": 0.4, "steady": True}
@@ -144,11 +145,35 @@ def test_one_gate_fails(tmp_path, after, name, words):
 
 
 def test_clocks_and_load_warn_as_the_environment_does(tmp_path):
-    governor = {"sys/devices/system/cpu/cpu0/cpufreq/scaling_governor": "schedutil", "proc/loadavg": "99.0 1 1\n"}
-    found = judged(tmp_path, {}, before={**WHOLE, **governor})
-    assert (found["CPU clocks"].verdict, found["CPU clocks"].found) == ("warning", "governor schedutil")
+    found = judged(tmp_path, {}, before={**WHOLE, **core(0, 400000, 3000000), "proc/loadavg": "99.0 1 1\n"})
+    assert (found["CPU clocks"].verdict, found["CPU clocks"].found) == ("warning", "cpu0 between 400 and 3000 MHz")
     assert found["other load"].verdict == "warning"
     assert set(environment.faults(environment.collect(str(tmp_path))).values()) == {"warning"}
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "verdict", "words"),
+    [
+        ((612, 612, 612), (612, 612, 612), "passed", "pinned at 612 MHz"),
+        ((612, 612, 612), (612, 612, 306), "failed", "17000000.gpu between 306 and 612 MHz"),
+        ((612, 612, 612), (306, 1020, 612), "failed", "17000000.gpu between 306 and 1020 MHz"),
+        ((306, 612, 612), (306, 612, 306), "warning", "17000000.gpu between 306 and 612 MHz"),
+        ((612, 612, 306), (612, 612, 612), "warning", "17000000.gpu between 306 and 612 MHz"),
+        ((612, 612, 612), None, "not measured", "a clock came or went"),
+        (None, None, "not measured", "no clock can be read"),
+    ],
+)
+def test_a_boards_gpu_clock_is_watched(before, after, verdict, words, tmp_path):
+    name = "17000000.gpu"
+    trees = [
+        {f"sys/class/devfreq/{name}/cur_freq": "N/A"}
+        if megahertz is None
+        else devfreq(name, *(1000000 * value for value in megahertz))
+        for megahertz in (before, after)
+    ]
+    found = judged(tmp_path, trees[1], before={**WHOLE, **JETSON, **trees[0]})
+    assert (found["GPU clocks"].verdict, found["GPU clocks"].found) == (verdict, words)
+    assert found["CPU clocks"].verdict == "passed"
 
 
 def test_what_cannot_be_read_is_not_measured(tmp_path):

@@ -39,6 +39,18 @@ JETSON = {
 }
 
 
+MODES = """# comments
+< PARAM TYPE=CLOCK NAME=EMC >
+MAX_FREQ /sys/kernel/nvpmodel_clk_cap/emc
+< POWER_MODEL ID=0 NAME=15W >
+CPU_ONLINE CORE_0 1
+GPU MAX_FREQ 624750000
+< POWER_MODEL ID=1 NAME=7W >
+< POWER_MODEL ID=2 NAME=MODE_30W >
+< PM_CONFIG DEFAULT=0 >
+"""
+
+
 def ina(chip: int, channel: int, label: str, millivolts: str, milliamperes: str) -> dict[str, str]:
     base = f"sys/class/hwmon/hwmon{chip}/"
     return {
@@ -73,16 +85,62 @@ def test_a_jetson(tmp_path):
     found = environment.collect(plant(tmp_path, {**PC, **JETSON}))
     assert found["board"] == "NVIDIA Jetson Orin Nano Developer Kit"
     assert found["l4t"] == "R36 (release), REVISION: 4.3"
-    assert found["power_mode"] == "0001"
+    assert found["power_mode"] == "number 1"
+    assert list(environment.faults(found).values()) == ["warning"]  # numbers differ between boards
+    found = environment.collect(plant(tmp_path, {environment.MODES: MODES}))
+    assert found["power_mode"] == "7W"
     assert environment.faults(found) == {}
+    plant(tmp_path, {"var/lib/nvpmodel/status": "pmode:0007 fmode:fanNull\n"})
+    assert environment.power_mode(str(tmp_path)) == "number 7"
+
+
+def devfreq(name: str, low: int, high: int, now: int) -> dict[str, str]:
+    """A GPU's clock, in Hz as the kernel writes it."""
+    values = zip(("min", "max", "cur"), (low, high, now), strict=True)
+    return {f"sys/class/devfreq/{name}/{end}_freq": f"{value}\n" for end, value in values}
+
+
+def core(number: int, low: int, high: int) -> dict[str, str]:
+    """A core's clock, in kHz as the kernel writes it."""
+    base = f"sys/devices/system/cpu/cpu{number}/cpufreq/scaling_"
+    return {base + "min_freq": f"{low}\n", base + "max_freq": f"{high}\n"}
+
+
+@pytest.mark.parametrize(
+    ("name", "known"),
+    [("17000000.gpu", True), ("17000000.ga10b", True), ("57000000.gpu", True), ("17000000.gv11b", True)]
+    + [("gpu-gpc-0", True), ("gpu-nvd-0", True), ("15340000.vic", False), ("emc", False)],
+)
+def test_the_clock_of_a_gpu_is_found_by_its_name(name, known, tmp_path):
+    found = environment.clocks(plant(tmp_path, devfreq(name, 306000000, 612000000, 408000000)))
+    assert found == {"GPU": {name: environment.Clock(306.0, 612.0, 408.0)} if known else {}, "CPU": {}}
+
+
+@pytest.mark.parametrize(
+    ("tree", "held", "spans"),
+    [
+        ({}, None, (None, None)),
+        ({**core(0, 729600, 729600), **core(1, 1510400, 1510400)}, True, (None, [729.6, 1510.4])),
+        ({**core(0, 729600, 1510400)}, False, (None, [729.6, 1510.4])),
+        ({**devfreq("17000000.gpu", 612000000, 612000000, 612000000)}, True, ([612.0, 612.0], None)),
+        ({**devfreq("17000000.gpu", 612000000, 612000000, 306000000)}, False, ([612.0, 612.0], None)),
+        ({**devfreq("17000000.gpu", 1, 2, 1), "sys/class/devfreq/17000000.gpu/cur_freq": "N/A"}, None, (None, None)),
+        ({**core(0, 1, 2), "sys/devices/system/cpu/cpu0/cpufreq/scaling_min_freq": ""}, None, (None, None)),
+    ],
+)
+def test_clocks_are_pinned_where_they_cannot_move(tree, held, spans, tmp_path):
+    found = environment.collect(plant(tmp_path, {**PC, **tree}))
+    assert found["clocks_pinned"] is held
+    assert (found["clocks"]["GPU"], found["clocks"]["CPU"]) == spans
+    assert len(environment.faults(found)) == (held is False)
 
 
 def test_a_jetson_that_hides_its_power_mode_cannot_be_quoted(tmp_path):
-    tree = {**JETSON, "proc/loadavg": "99.0 1 1\n", "sys/devices/system/cpu/cpu0/cpufreq/scaling_governor": "schedutil"}
+    tree = {**JETSON, "proc/loadavg": "99.0 1 1\n", **core(0, 729600, 1510400)}
     del tree["var/lib/nvpmodel/status"]
     assert environment.faults(environment.collect(plant(tmp_path, tree))) == {
         "the machine was busy before: load average 99": "warning",
-        "clocks not pinned: governor schedutil": "warning",
+        "the clocks were not pinned (Jetson: sudo jetson_clocks)": "warning",
         "this Jetson does not say its power mode": "invalid",
         "this Jetson does not say its temperature c": "invalid",
     }
@@ -126,6 +184,7 @@ def test_jetson_rails(tree, rails, watts, tmp_path):
     source = power.find(plant(tmp_path, {**tree, "sys/class/hwmon/hwmon9/name": "coretemp\n"}))
     assert source is not None
     assert source.rails == rails
+    assert isinstance(power.find(str(tmp_path), rails_only=True), power.Rails)
     assert source.step(10.0) == 0.0
     assert source.step(12.0) == pytest.approx(2 * watts)
 
@@ -158,6 +217,7 @@ def test_rapl_counters_wrap(tmp_path):
     source = power.find(plant(tmp_path, {**tree, zone + "/intel-rapl:0:0/energy_uj": "5"}))
     assert source is not None
     assert (source.name, source.rails) == ("rapl", ("package-0",))
+    assert power.find(str(tmp_path), rails_only=True) is None  # they say nothing of a GPU
     assert source.step(0.0) == 0.0
     plant(tmp_path, {zone + "/energy_uj": "2000000"})
     assert source.step(1.0) == pytest.approx(3.0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 import time
 from typing import Any
@@ -14,7 +15,7 @@ import trt_models
 from onnx import TensorProto, helper
 
 from edgekd_device.errors import EnvironmentFault, UsageError
-from edgekd_device.runtime import base, cuda_ctypes, trt_build, trt_layers
+from edgekd_device.runtime import base, cuda_ctypes, engines, trt_build, trt_layers
 
 IMAGES = np.random.RandomState(0).rand(150, 3, 8, 8).astype(np.float32)
 
@@ -101,6 +102,20 @@ def test_a_warning_of_zero_points_is_an_error(tensorrt):
     assert script.builds == 0
     script.warns = ("Weights are FLOAT",)
     opened().close()
+
+
+def test_a_tensor_that_stays_float_is_a_note(tensorrt):
+    script = tensorrt()
+    missing = "Missing scale and zero-point for tensor {}, expect fall back to non-int8 implementation for any layer"
+    script.warns = (missing.format("logits"), missing.format("mean"))
+    for _ in range(2):  # built, and kept from before
+        runner = opened()
+        assert "2 tensors have no INT8 scale in the file and stay float" in runner.notes
+        runner.close()
+    assert script.builds == 1
+    script.warns += ("non-zero zero-point",)
+    with pytest.raises(UsageError, match="would not compute what the model says: non-zero"):
+        opened("model.onnx")
 
 
 @pytest.mark.parametrize(
@@ -246,7 +261,8 @@ def test_the_gpus_own_time(graph, tensorrt, fake_cuda):
     assert times.dtype == np.int64
     assert len(times) >= 200
     assert (times > 1000).all()  # onnxruntime ran between every two events
-    assert fake_cuda.calls("cudaStreamSynchronize") - waits == 1  # before the pass; none within it
+    assert fake_cuda.calls("cudaStreamSynchronize") - waits == 1 + graph  # before the pass; none within it
+    assert fake_cuda.calls("cudaGraphLaunch") == (len(times) + 1 if graph else 0)  # the first is not timed
     events = fake_cuda.calls("cudaEventCreateWithFlags")
     runner.gpu_block(inputs[:3], 0.0, 1, time.perf_counter_ns)
     assert fake_cuda.calls("cudaEventCreateWithFlags") == events
@@ -291,7 +307,52 @@ def test_timings_of_layers_are_handed_on(tensorrt, engines_folder):
     assert script.timings[2:] == [b"timings ", b""]
     (engines_folder / "timings").write_bytes(b"foreign")
     opened("model.qdq.fp16.onnx").close()
-    assert script.timings[4:] == [b"", b""] or script.timings[4:] == [b""]
+    assert script.timings[4:] == [b""]
+
+
+def test_timings_that_cannot_be_had_or_kept_cost_no_engine(tensorrt, engines_folder, monkeypatch):
+    script = tensorrt()
+    script.refuses = ("no_timings",)
+    opened("model.onnx").close()
+    assert (engines_folder / "timings").read_bytes() == b""
+    save = engines.Store.save
+
+    def full(self: engines.Store, name: str, *rest: Any) -> None:
+        if name == "timings":
+            raise EnvironmentFault("Could not write: no space left on device.")
+        save(self, name, *rest)
+
+    monkeypatch.setattr(engines.Store, "save", full)
+    opened().close()
+    assert script.builds == 2
+    opened().close()
+    assert script.builds == 2
+
+
+def test_an_engine_is_no_timings(tensorrt, engines_folder):
+    """Whole, of this device, and sealed: but for another use."""
+    script = tensorrt()
+    opened("model.onnx").close()
+    name = next(engines_folder.glob("*.plan")).name
+    for end in ("", ".json"):
+        shutil.copy(engines_folder / (name + end), engines_folder / ("timings" + end))
+    opened("model.fp16.onnx").close()
+    assert script.timings == [b"", b""]
+
+
+def test_an_old_error_is_not_quoted_for_a_new_one(tensorrt):
+    script = tensorrt()
+    opened().close()
+    script.refuses = ("deserialize", "no_builder")
+    with pytest.raises(EnvironmentFault, match="CUDA initialization failure") as caught:
+        opened()
+    assert "Serialization" not in str(caught.value)
+    script.refuses = ()
+    runner = opened()
+    script.refuses = ("run",)
+    with pytest.raises(EnvironmentFault, match=r"does not run the engine\. Close"):
+        runner.infer(IMAGES[:1])
+    runner.close()
 
 
 def test_two_models_are_open_at_once(tensorrt):
@@ -340,10 +401,11 @@ def test_tensorrt_absent_broken_or_too_old(fake_cuda, monkeypatch, tmp_path):
         base.make("tensorrt")
     import ctypes
 
-    module, _ = fake_tensorrt.make("8.6.1.6", ctypes.CDLL(fake_cuda.path))
-    monkeypatch.setitem(sys.modules, "tensorrt", module)
-    with pytest.raises(EnvironmentFault, match=r"TensorRT 8\.6\.1\.6 is too old: edgekd needs 10\.3 or newer"):
-        base.make("tensorrt")
+    for version in ("8.6.1.6", "10.2.0", "10.0"):
+        module, _ = fake_tensorrt.make(version, ctypes.CDLL(fake_cuda.path))
+        monkeypatch.setitem(sys.modules, "tensorrt", module)
+        with pytest.raises(EnvironmentFault, match=rf"TensorRT {version} is too old: edgekd needs 10\.3 or newer"):
+            base.make("tensorrt")
 
 
 @pytest.mark.parametrize(
@@ -362,20 +424,24 @@ def test_tensorrt_absent_broken_or_too_old(fake_cuda, monkeypatch, tmp_path):
         (
             '{"Layers": [{"LayerType": "gemm", "Inputs": [{"Format": "Row major", "Datatype": "Half"}]}, '
             '{"LayerType": "Reformat", "Inputs": [{"Format/Datatype": "Row major linear FP32"}]}]}',
-            {"fp16": 1, "fp32": 1, "products": 1, "int8 products": 0},
+            {"fp16": 1, "products": 1, "int8 products": 0},
+        ),
+        (
+            '{"Layers": [{"Name": "Reformatting CopyNode for Input Tensor 0 to Conv_12", "LayerType": "Reformat", '
+            '"ParameterType": "Reformat", "Inputs": [{"Format/Datatype": "Row major linear Int8 format"}]}, '
+            '{"Name": "Conv_12 + Relu_13", "LayerType": "CaskConvolution", "ParameterType": "Convolution", '
+            '"Inputs": [{"Format/Datatype": "Channel major FP16 format where channel % 8 == 0"}]}, '
+            '{"Name": "conv pool", "LayerType": "CaskPooling", "ParameterType": "Pooling", '
+            '"Inputs": [{"Format/Datatype": "Row major linear FP16 format"}]}]}',
+            {"fp16": 2, "products": 1, "int8 products": 0},
         ),
     ],
 )
 def test_what_the_inspector_says(text, counts):
     assert trt_layers.precisions(text) == counts
-    assert (
-        trt_layers.sentence(counts)
-        == {
-            0: "the layers' precisions are not known",
-            3: "layers: 1 in int8",
-            4: "layers: 1 in fp16, 1 in fp32",
-        }[len(counts)]
-    )
+    kinds = [f"{count} in {kind}" for kind, count in counts.items() if "products" not in kind]
+    said = "layers: " + ", ".join(kinds) if kinds else "the layers' precisions are not known"
+    assert trt_layers.sentence(counts) == said
 
 
 @pytest.mark.gpu

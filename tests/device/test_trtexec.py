@@ -89,7 +89,8 @@ def test_a_log_cut_short_is_refused(log):
 def test_flags_are_said_for_each_version(model, version, graph, present, absent):
     words = trtexec.command(model, version, (3, 32, 32), cuda_graph=graph)
     assert words[:3] == [trtexec.PLACE, f"--onnx={model}", "--shapes=input:1x3x32x32"]
-    assert "--infStreams=1" in words
+    assert {"--infStreams=1", "--noTF32", "--memPoolSize=workspace:256"} <= set(words)
+    assert words[3:6] == [f"--{end}Shapes=input:{n}x3x32x32" for end, n in (("min", 1), ("opt", 1), ("max", 64))]
     assert present <= set(words)
     assert not absent & set(words)
 
@@ -126,11 +127,12 @@ def test_of_a_tiny_network_twenty_microseconds_are_allowed():
 
 @pytest.fixture
 def board_bundle(tmp_path):
-    """A bundle for TensorRT with a report of the board beside it, when it was measured there; and trtexec's log."""
+    """A bundle for TensorRT with a report of the board beside it, and trtexec's log."""
     target = dataclasses.replace(TARGET, runtime="tensorrt", ships="model.qdq.onnx", files=("model.qdq.onnx",))
     folder = write_bundle(tmp_path, {"model.qdq.onnx": graph(quantised=True)}, target=target, references={})
-    timed = Latency(1, 9000, 0.69, 0.72, 0.8, 0.7, 0.6, 0.9)
-    row = StageRow("model.qdq.onnx", "stage", "tensorrt", "int8", "0" * 64, gpu=timed)
+    time = Latency(1, 9000, 0.69, 0.72, 0.8, 0.7, 0.6, 0.9)
+    engine = {"tensorrt": "10.3.0", "cuda_graph": False, "workspace": 1 << 30}
+    row = StageRow("model.qdq.onnx", "stage", "tensorrt", "int8", "0" * 64, gpu=time, engine=engine)
     report = DeviceReport("0" * 64, "smoke", True, (), (row,), {})
     files.write_json(folder / "device-report.json", report.to_json())
     (folder.parent / "trtexec.log").write_text(stamped())
@@ -141,7 +143,12 @@ def test_the_command_line_is_printed_for_the_shell(board_bundle, capsys):
     assert main(["trtexec", str(board_bundle), "--tensorrt", "10.3.0"]) == 0
     words = capsys.readouterr().out.split()
     assert words[:2] == [trtexec.PLACE, f"--onnx={board_bundle}{os.sep}model.qdq.onnx"]
-    assert {"--shapes=input:1x3x8x8", "--int8"} <= set(words)
+    assert {"--shapes=input:1x3x8x8", "--int8", "--memPoolSize=workspace:1024"} <= set(words)  # of the report's engine
+    assert main(["trtexec", str(board_bundle), "--tensorrt", "10.3.0", "--file", "model.onnx"]) == 0
+    assert "--memPoolSize=workspace:256" in capsys.readouterr().out
+    (board_bundle / "device-report.json").unlink()
+    assert main(["trtexec", str(board_bundle), "--tensorrt", "10.3.0"]) == 0
+    assert "--memPoolSize=workspace:256" in capsys.readouterr().out
     assert main(["trtexec", str(board_bundle), "--tensorrt", "11.4.0"]) == 2
     assert "give model.qdq.fp16.onnx" in capsys.readouterr().err
 
@@ -149,6 +156,29 @@ def test_the_command_line_is_printed_for_the_shell(board_bundle, capsys):
 def test_without_tensorrt_its_version_must_be_said(board_bundle, capsys):
     assert main(["trtexec", str(board_bundle)]) == 4
     assert "--tensorrt 10.3.0" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("release", "flags", "engine", "word"),
+    [
+        ("100300", "", {"tensorrt": "10.3.0", "cuda_graph": False}, ""),
+        ("100300", " --useCudaGraph", {"tensorrt": "10.3.0.26", "cuda_graph": True}, ""),
+        ("110400", "", {"tensorrt": "11.4.0.106", "cuda_graph": True}, ""),
+        ("110400", " --noCudaGraph", {"tensorrt": "11.4.0.106", "cuda_graph": False}, ""),
+        ("101601", "", {"tensorrt": "10.3.0", "cuda_graph": False}, "The log is of TensorRT 10.16.1, the report of 10.3.0"),
+        ("100300", " --useCudaGraph", {"tensorrt": "10.3.0", "cuda_graph": False}, "Only the log is of a run with CUDA graphs"),
+        ("110400", " --noCudaGraph", {"tensorrt": "11.4.0", "cuda_graph": True}, "Only the report is of a run with CUDA"),
+    ],
+)  # fmt: skip
+def test_only_like_is_held_against_like(release, flags, engine, word):
+    log = stamped().replace(HEAD, HEAD.replace("100300", release) + flags)
+    for found in (trtexec.parse(log), trtexec.parse(stamped() + log)):  # the last run counts
+        if word:
+            with pytest.raises(UsageError, match=word):
+                trtexec.refuse_unlike(engine, found)
+        else:
+            trtexec.refuse_unlike(engine, found)
+    trtexec.refuse_unlike(engine, trtexec.parse("\n".join(LINES)))  # a log that does not say
 
 
 def test_our_report_and_their_log_side_by_side(board_bundle, capsys):

@@ -43,6 +43,14 @@ def test_an_image_is_small_unprivileged_and_has_one_entry(file):
     assert all(name != "ADD" and "chmod 777" not in rest and "sudo" not in rest for name, rest in found)
 
 
+@pytest.mark.parametrize("file", [file for file in FILES if file.suffix != ".cpu"], ids=lambda file: file.name)
+def test_engines_lie_apart_from_what_is_handed_around(file):
+    """They are native code, and the key that seals them lies beside them."""
+    found = " ".join(rest for _, rest in instructions(file))
+    assert "EDGEKD_ENGINES=/engines " in found
+    assert "-m 0700 /engines" in found
+
+
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.name)
 def test_hadolint_has_nothing_to_say(file):
     tool = shutil.which("hadolint") or shutil.which("hadolint", path=str(Path(sys.executable).parent))

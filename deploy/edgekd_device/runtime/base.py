@@ -33,6 +33,7 @@ class Settings:
     label: str = "the model"  # in messages: the file's name
     cuda_graph: bool = False
     progress: Progress = silent
+    root: str = "/"  # of the file system, for what is read of the machine
 
 
 class Runner(Protocol):
@@ -43,6 +44,9 @@ class Runner(Protocol):
     foreign: Sequence[str]  # files that this version reads, and that another file of the bundle is made for
     engine: Mapping[str, Any] | None  # what was built of the model, as plain JSON; None where nothing is built
     notes: Sequence[str]  # what a report should say of it
+
+    def prepare(self, model: bytes) -> None:
+        """Build and keep what `open` needs of a model, where it is not there yet; nothing is open afterwards."""
 
     def open(self, model: bytes, threads: int) -> None:
         """Load the bytes of a model file; raises UsageError or UnsafeInput naming what is wrong with it."""
@@ -68,6 +72,9 @@ class OnProcessor:
     foreign: Sequence[str] = ()
     engine: Mapping[str, Any] | None = None
     notes: Sequence[str] = ()
+
+    def prepare(self, model: bytes) -> None:
+        return None
 
     def gpu_block(
         self, inputs: Sequence[np.ndarray], seconds: float, samples: int, clock: Callable[[], int]

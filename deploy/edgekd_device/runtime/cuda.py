@@ -27,6 +27,12 @@ class Device:
     compute_capability: str  # e.g. "8.7"
     processors: int  # that are switched on: boards of one name, and power modes of one board, differ in it
     memory_bytes: int
+    cuda: str  # the version that the driver offers, the same through every adapter
+
+
+def dotted(version: int) -> str:
+    """CUDA's number of a version, 12060, as it is written, 12.6."""
+    return "{}.{}".format(*divmod(version // 10, 100))
 
 
 class Cuda(Protocol):

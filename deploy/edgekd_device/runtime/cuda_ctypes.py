@@ -12,7 +12,7 @@ from ctypes import POINTER, byref, c_char_p, c_float, c_int, c_size_t, c_uint, c
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Callable, Iterator, Sequence
 
-from .cuda import CudaError, Device
+from .cuda import CudaError, Device, dotted
 
 if TYPE_CHECKING:
     import numpy as np
@@ -38,6 +38,7 @@ SIGNATURES: dict[str, list[Any]] = {
     "cudaGetDeviceProperties": [c_void_p, c_int],
     "cudaDeviceGetAttribute": [POINTER(c_int), c_int, c_int],
     "cudaRuntimeGetVersion": [POINTER(c_int)],
+    "cudaDriverGetVersion": [POINTER(c_int)],
     "cudaMemGetInfo": [POINTER(c_size_t), POINTER(c_size_t)],
     "cudaMalloc": [POINTER(HANDLE), c_size_t],
     "cudaFree": [HANDLE],
@@ -90,7 +91,7 @@ class Cudart:
         self._kept: list[tuple[str, Any]] = []  # what gives it back, and its handle, oldest first
         self._library = self._find(candidates() if names is None else iter(names))
         self.device = self._describe()
-        self.name = "ctypes, CUDA {}.{}".format(*divmod(self._number("cudaRuntimeGetVersion") // 10, 100))
+        self.name = "ctypes, CUDA " + self._version("cudaRuntimeGetVersion")
         try:
             self.stream = self._made("cudaStreamDestroy", "cudaStreamCreateWithFlags", NON_BLOCKING)
         except BaseException:
@@ -125,7 +126,10 @@ class Cudart:
             self._call("cudaDeviceGetAttribute", byref(value), attribute, 0)
             said.append(value.value)
         name = properties.raw[:256].split(b"\0")[0].decode("utf-8", "replace")
-        return Device(name, f"{said[0]}.{said[1]}", said[2], total.value)
+        return Device(name, f"{said[0]}.{said[1]}", said[2], total.value, self._version("cudaDriverGetVersion"))
+
+    def _version(self, name: str) -> str:
+        return dotted(self._number(name))
 
     def _call(self, name: str, *arguments: Any) -> None:
         code = getattr(self._library, name)(*arguments)

@@ -6,7 +6,7 @@ import atexit
 import contextlib
 from typing import TYPE_CHECKING, Any, Callable, Iterator
 
-from .cuda import CudaError, Device
+from .cuda import CudaError, Device, dotted
 
 if TYPE_CHECKING:
     import numpy as np
@@ -51,6 +51,7 @@ class PyCuda:
                 "{}.{}".format(*gpu.compute_capability()),
                 int(gpu.get_attribute(driver.device_attribute.MULTIPROCESSOR_COUNT)),
                 int(gpu.total_memory()),
+                dotted(driver.get_driver_version()),
             )
         self.stream = int(self._stream.handle)
         self.name = "pycuda, CUDA {}.{}".format(*driver.get_version()[:2])

@@ -1,7 +1,8 @@
 """The engines that this device built, and no other.
 
 An engine is native code: loading a foreign one runs it. So each is sealed with a key that never leaves the device (HMAC
-over what is said of it and the very bytes that are loaded), in a folder that no other user may enter. There is no way to
+over what is said of it and the very bytes that are loaded), in a folder that no other user may enter. The device's own
+identity is part of the key, so that a whole folder from elsewhere, with its key, holds nothing here. There is no way to
 bring one in. What does not fit, for whatever reason, is built again.
 """
 
@@ -17,21 +18,26 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, Mapping, NamedTuple
 
-from .. import files
+from .. import environment, files
 from ..errors import EnvironmentFault
 
 VARIABLE = "EDGEKD_ENGINES"
 FORMAT = "engines-1"  # another format is another folder
 KEY, KEY_BYTES = "key", 32
 LIMIT = 4 << 30
+# What tells devices apart; a container shows the first where it is mounted, and the second never.
+IDENTITIES = ("etc/machine-id", "proc/device-tree/serial-number")
 OLD = 3600.0  # seconds after which a temporary file is nobody's
 # How the fields that an engine is tied to are called in a message.
 WORDS = {
+    "kind": "use as",
     "onnx_sha256": "the file",
     "tensorrt": "TensorRT",
     "gpu": "the GPU",
     "compute_capability": "compute capability",
     "processors": "a number of multiprocessors of",
+    "board": "the board",
+    "cuda_driver": "CUDA",
 }
 
 
@@ -43,6 +49,11 @@ def folder() -> Path:
     if not path.is_absolute():
         raise EnvironmentFault(f"There is no folder for engines: set {VARIABLE} to the absolute path of one.")
     return path
+
+
+def identity(root: str = "/") -> bytes:
+    """What tells this device from others, as far as it says it; never written down."""
+    return "\n".join(environment.read(root, name) or "" for name in IDENTITIES).encode("utf-8")
 
 
 class Found(NamedTuple):
@@ -62,7 +73,7 @@ class Store:
         except EnvironmentFault as error:
             raise EnvironmentFault(f"{error} {VARIABLE} names another folder for engines.") from error
         self._sweep()
-        self._key = self._own_key()
+        self._key = hmac.new(self._own_key(), identity(), sha256).digest()
 
     def _sweep(self) -> None:
         """Delete what a killed write left; what is young may be another process's, on its way."""
@@ -72,7 +83,7 @@ class Store:
                     leftover.unlink()
 
     def _own_key(self) -> bytes:
-        """This device's key; one that is damaged or that others may have read is replaced, and nothing it sealed holds."""
+        """The key of this folder; one that is damaged or that others may have read is replaced, and nothing it sealed holds."""
         path = self.path / KEY
         try:
             key = files.read_own(path, KEY_BYTES)

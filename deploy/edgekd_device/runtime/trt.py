@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from typing import TYPE_CHECKING, Any, Callable, Mapping, Sequence
 
-from .. import files, graph_facts
+from .. import environment, files, graph_facts
 from ..errors import EnvironmentFault, UsageError
 from . import cuda, engines, trt_build, trt_layers
 from .base import Settings
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
     import tensorrt
 
 RESERVE = 8 << 20  # bytes that must be free besides twice the model
+# Bytes of memory that must be there besides; a board shares it with the GPU, and its kernel kills what takes too much.
+SPARE = 300 << 20
+CAN_CHANGE = {"power_mode": "power mode", "l4t": "L4T"}  # an engine still runs, but was tuned for another
 TIMINGS = "timings"  # of layers, kept beside the engines
 
 
@@ -34,13 +38,25 @@ class TrtRunner:
         self.notes: list[str] = []
         self.engine: dict[str, Any] | None = None
         self._session: TrtSession | None = None
+        self._fresh = ""  # the engine that `prepare` built
+
+    def prepare(self, model: bytes) -> None:
+        facts = graph_facts.read(model)
+        self.notes, self._log = [], trt_build.open_log(self._trt)
+        with contextlib.closing(cuda.start(self._settings.cuda_graph)) as gpu:
+            how = trt_build.recipe(self._trt, facts, gpu.device.memory_bytes)
+            key, store = self._key(model, how, gpu.device), engines.Store()
+            kept = store.load(_name(key), key)
+            if kept.data is None:
+                self._built(store, model, how, key, kept.why)
+                self._fresh = _name(key)
 
     def open(self, model: bytes, threads: int) -> None:
         if threads < 1:
             raise UsageError("--threads must be 1 or more.")
         facts = graph_facts.read(model)
         self.close()
-        self.notes, self._log = [], trt_build.open_log(self._trt)
+        self.notes, self._log = self.notes if self._fresh else [], trt_build.open_log(self._trt)
         gpu = cuda.start(self._settings.cuda_graph)
         try:
             how = trt_build.recipe(self._trt, facts, gpu.device.memory_bytes)
@@ -49,6 +65,7 @@ class TrtRunner:
             self._describe(engine, facts, gpu)
             graphs = self._settings.cuda_graph and gpu.graphs
             self._session = TrtSession(self._trt, runtime, engine, gpu, self._log, self.notes, graphs)
+            self._log.lines.clear()  # so that what goes wrong later is not put down to something said before
         except BaseException:
             gpu.close()
             raise
@@ -56,11 +73,14 @@ class TrtRunner:
     def _key(self, model: bytes, how: Recipe, device: cuda.Device) -> dict[str, Any]:
         """What an engine is tied to."""
         return {
+            "kind": "engine",
             "onnx_sha256": files.sha256_bytes(model),
             "tensorrt": self.version,
             "gpu": device.name,
             "compute_capability": device.compute_capability,
             "processors": device.processors,
+            "cuda_driver": device.cuda,
+            "board": environment.board(self._settings.root)["board"],
             **how._asdict(),
             "flags": list(how.flags),
         }
@@ -70,20 +90,19 @@ class TrtRunner:
     ) -> tensorrt.ICudaEngine:
         """The engine that was kept, or a new one where there is none that fits; ``self.engine`` says which."""
         store = engines.Store()
-        # one per model: what was built for another TensorRT, GPU or recipe makes room for what is needed now
-        name = key["onnx_sha256"][:32] + ".plan"
+        name = _name(key)
         kept = store.load(name, key)
-        why = kept.why
+        why, fresh, self._fresh = kept.why, self._fresh == name, ""
         if kept.data is not None:
+            self._memory_for(len(kept.data), how)
             # no plugin and no runtime of the engine's own is ever loaded: engine_host_code_allowed stays False
             engine: tensorrt.ICudaEngine = runtime.deserialize_cuda_engine(kept.data)
             if engine is not None:
-                self.engine = {**kept.fields, "file": name, "built_now": False}
+                self.engine = {**kept.fields, "file": name, "built_now": fresh}
+                self._compare(kept.fields)
                 return engine
             why = f"TensorRT does not take it{last_error(self._log)}"
-        if why:
-            self.notes.append(f"the engine that was kept was not used, a new one was built: {why}")
-        plan, fields = self._built(store, name, model, how, key)
+        plan, fields = self._built(store, model, how, key, why)
         self.engine = {**fields, "file": name, "built_now": True}
         made: tensorrt.ICudaEngine = runtime.deserialize_cuda_engine(plan)
         if made is None:
@@ -94,24 +113,48 @@ class TrtRunner:
         return made
 
     def _built(
-        self, store: engines.Store, name: str, model: bytes, how: Recipe, key: Mapping[str, Any]
+        self, store: engines.Store, model: bytes, how: Recipe, key: Mapping[str, Any], why: str
     ) -> tuple[bytes, dict[str, Any]]:
-        """A new engine and what is said of it, both kept."""
+        """A new engine and what is said of it, both kept; why: the one that was kept was not used, or empty."""
+        if why:
+            self.notes.append(f"the engine that was kept was not used, a new one was built: {why}")
         store.room_for(2 * len(model) + RESERVE)
-        tied = {word: key[word] for word in ("tensorrt", "gpu", "compute_capability", "processors")}
+        self._memory_for(len(model), how)
+        words = ("tensorrt", "gpu", "compute_capability", "processors", "cuda_driver", "board")
+        tied = {"kind": TIMINGS, **{word: key[word] for word in words}}
         begun = time.monotonic()
         with trt_build.heartbeat(self._settings.progress, f"building the engine of {self._settings.label}"):
             timings = store.load(TIMINGS, tied).data or b""
             built = trt_build.build(self._trt, model, how, self._log, timings)
+        around = environment.board(self._settings.root)
         fields = {
             **key,
+            **{word: around[word] for word in CAN_CHANGE},
             "plan_sha256": files.sha256_bytes(built.plan),
             "plan_bytes": len(built.plan),
             "build_seconds": round(time.monotonic() - begun, 3),
+            "unscaled_tensors": built.unscaled,
         }
-        store.save(name, fields, built.plan)
-        store.save(TIMINGS, tied, built.timings)
+        store.save(_name(key), fields, built.plan)
+        with contextlib.suppress(EnvironmentFault):  # without them the next build takes longer, that is all
+            store.save(TIMINGS, tied, built.timings)
         return built.plan, fields
+
+    def _memory_for(self, size: int, how: Recipe) -> None:
+        """Raise EnvironmentFault unless there is memory for a model or an engine of ``size`` bytes (card 7)."""
+        free, needed = environment.memory_available(self._settings.root), 2 * size + how.workspace + SPARE
+        if free is not None and free < needed:
+            raise EnvironmentFault(
+                f"{free / 1e6:.0f} MB of memory are available, and {needed / 1e6:.0f} MB are needed. Close what else uses "
+                "memory (a desktop: sudo systemctl isolate multi-user.target), and try again."
+            )
+
+    def _compare(self, fields: Mapping[str, Any]) -> None:
+        """Note what was another when the engine was built."""
+        around = environment.board(self._settings.root)
+        for word, said in CAN_CHANGE.items():
+            if fields[word] != around[word]:
+                self.notes.append(f"the engine was built with {said} {fields[word]}, and here it is {around[word]}")
 
     def _describe(self, engine: tensorrt.ICudaEngine, facts: graph_facts.Facts, gpu: cuda.Cuda) -> None:
         """What a report says of the engine."""
@@ -122,6 +165,8 @@ class TrtRunner:
         flags = " + ".join(described["flags"])
         typed = described["typing"] + "ly typed" + (f", {flags}" if flags else "")
         self.notes.append(f"TensorRT {self.version}, {typed}; {trt_layers.sentence(layers)}")
+        if described["unscaled_tensors"]:
+            self.notes.append(f"{described['unscaled_tensors']} tensors have no INT8 scale in the file and stay float")
         if self._settings.cuda_graph and not gpu.graphs:
             self.notes.append("no CUDA graph: pycuda records none, and there is no libcudart")
 
@@ -150,3 +195,8 @@ class TrtRunner:
             self.engine["cuda_graph"] = session.graphs
         if session.graphs:
             self.notes.append("launched as one CUDA graph")
+
+
+def _name(key: Mapping[str, Any]) -> str:
+    """One per model: what was built for another TensorRT, GPU or recipe makes room for what is needed now."""
+    return f"{key['onnx_sha256'][:32]}.plan"

@@ -1,6 +1,6 @@
 """From an ONNX file to an engine, for TensorRT 10 and 11: what a module offers decides, not what it is called.
 
-Every variable that holds an object of TensorRT's is annotated with its class: tests/contract/test_tensorrt_names.py reads
+Every variable that holds an object of TensorRT's is annotated with its class: tests/trt/test_names.py reads
 the annotations and holds every name used here against NVIDIA's own bindings, branch by branch of the hasattr's.
 """
 
@@ -23,6 +23,9 @@ MAX_BATCH = 64  # of one inference; larger batches go in pieces
 SMALL_MEMORY = 10 << 30  # boards below share it with the processor, and the kernel kills what takes too much
 WORKSPACES = (256 << 20, 1 << 30)
 ZERO_POINT = re.compile(r"zero[\s_-]?point", re.IGNORECASE)
+# Of a tensor that stays float, as is meant: a flag allows INT8, the file asks for it elsewhere.
+STAYS_FLOAT = re.compile(r"missing scale and zero[\s_-]?point for tensor", re.IGNORECASE)
+OLDEST = (10, 3)
 BEAT = 1.0  # seconds
 
 
@@ -36,7 +39,7 @@ def library() -> Any:
             "nvidia-jetpack), on a PC python3 -m pip install tensorrt; --runtime onnxruntime measures on the processor."
             + ("" if isinstance(error, ModuleNotFoundError) else f" It said: {plain(str(error))}")
         ) from error
-    if int(str(trt.__version__).split(".")[0]) < 10:
+    if tuple(int(part) for part in str(trt.__version__).split(".")[:2]) < OLDEST:
         raise EnvironmentFault(
             f"TensorRT {trt.__version__} is too old: edgekd needs 10.3 or newer, which comes with JetPack 6.1; "
             "--runtime onnxruntime measures on the processor."
@@ -119,7 +122,8 @@ def runtime(trt: Any, log: Any) -> tensorrt.Runtime:
 
 class Built(NamedTuple):
     plan: bytes
-    timings: bytes  # of single layers: the next engine on this device is built faster
+    timings: bytes  # of single layers: the next engine on this device is built faster; empty where there are none
+    unscaled: int  # tensors that TensorRT found no scale for, and so keeps out of INT8
 
 
 def build(trt: Any, model: bytes, how: Recipe, log: Any, timings: bytes) -> Built:
@@ -127,6 +131,7 @@ def build(trt: Any, model: bytes, how: Recipe, log: Any, timings: bytes) -> Buil
 
     Raises UsageError for a model that TensorRT does not take as it is meant, EnvironmentFault where building fails.
     """
+    log.lines.clear()  # what was said of an engine before is not of this one
     with _starting(trt, log):
         builder: tensorrt.Builder = trt.Builder(log)
     strong = 1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
@@ -151,7 +156,8 @@ def build(trt: Any, model: bytes, how: Recipe, log: Any, timings: bytes) -> Buil
             "try again; --runtime onnxruntime measures on the processor."
         )
     kept: tensorrt.ITimingCache = config.get_timing_cache()
-    return Built(bytes(plan), bytes(kept.serialize()))
+    unscaled = {message for _, message in log.lines if STAYS_FLOAT.search(message)}
+    return Built(bytes(plan), b"" if kept is None else bytes(kept.serialize()), len(unscaled))
 
 
 def _parse(trt: Any, model: bytes, network: tensorrt.INetworkDefinition, log: Any) -> None:
@@ -178,7 +184,7 @@ def _parse(trt: Any, model: bytes, network: tensorrt.INetworkDefinition, log: An
 def _refuse_zero_points(trt: Any, log: Any) -> None:
     """A warning about zero points means that the logits will be wrong."""
     for _, message in log.lines:
-        if ZERO_POINT.search(message):
+        if ZERO_POINT.search(message) and not STAYS_FLOAT.search(message):
             raise UsageError(
                 f"TensorRT {trt.__version__} would not compute what the model says: {plain(message)}. "
                 "Give it model.qdq.onnx or model.qdq.fp16.onnx."

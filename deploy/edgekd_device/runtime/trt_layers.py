@@ -9,11 +9,13 @@ import json
 from typing import Any
 
 NAMES = (("int8", "int8"), ("fp16", "fp16"), ("half", "fp16"), ("bf16", "bf16"), ("fp32", "fp32"), ("float", "fp32"))
-CONVOLUTIONS = ("conv", "gemm", "matrixmultiply", "matmul")
+# Parts of the types of layers that multiply. Names tell nothing: a copy is named after the layer that it is made for.
+PRODUCTS = ("conv", "gemm", "matrixmultiply", "matmul", "fullyconnected")
+MOVES = ("reformat", "noop", "constant")  # types of layers that compute nothing
 
 
 def precisions(text: str) -> dict[str, int]:
-    """Layers per precision, by the type of their first input, and under "int8 products" and "products" those that multiply.
+    """Layers that compute per precision, by the type of their first input, and under "int8 products" and "products" those that multiply.
 
     Empty where the inspector says nothing of types.
     """
@@ -26,9 +28,11 @@ def precisions(text: str) -> dict[str, int]:
         kind = _precision(layer)
         if kind is None:
             continue
+        types = [str(layer.get(key, "")).lower() for key in ("LayerType", "ParameterType")]
+        if any(word in MOVES for word in types):
+            continue
         counts[kind] = counts.get(kind, 0) + 1
-        words = "".join(str(layer.get(key, "")) for key in ("LayerType", "ParameterType", "Name")).lower()
-        if any(word in words for word in CONVOLUTIONS):
+        if any(word in what for word in PRODUCTS for what in types):
             counts["products"] = counts.get("products", 0) + 1
             counts["int8 products"] = counts.get("int8 products", 0) + (kind == "int8")
     return counts

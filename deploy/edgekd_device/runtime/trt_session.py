@@ -139,6 +139,9 @@ class TrtSession:
         self._compute()  # before a graph is recorded
         self._gpu.wait()
         graph = self._captured(self._compute) if self.graphs else None
+        if graph is not None:
+            self._gpu.launch(graph)  # the first launch of a graph uploads it
+            self._gpu.wait()
         rings = self._events()
         times: list[float] = []
         before: list[tuple[Any, Any]] = []
