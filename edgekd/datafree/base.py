@@ -119,7 +119,7 @@ class Source:
 
     @property
     def report(self) -> dict[str, Any]:
-        """What the source measured about itself; ``classes``: how many images the teacher takes for each."""
+        """What the source measured about itself; ``classes``: how many images the teacher takes for each, before any choice."""
         raise NotImplementedError
 
     @property

@@ -106,7 +106,7 @@ class ContrastiveInversion(Source):
         pool = self._drawn() if self.still and not len(self.pool) else self.pool
         if not self.still:
             if self.vaccine is not None and not self.vaccine.searched and number >= SEARCH_AFTER:
-                self.vaccine.search(self.view.teacher.teacher, self.pool.float().div(255))
+                self.vaccine.search(self.view.teacher.teacher, self.pool)
             self._round(number)
             pool = self.pool
         images = ImageSet(pool.cpu().numpy(), np.zeros(len(pool), np.int64), ("none",), "cmi")
@@ -182,7 +182,7 @@ class ContrastiveInversion(Source):
     def collect(self, count: int, seed: int) -> np.ndarray:
         found = self.pool
         if self.vaccine is not None and self.vaccine.on:
-            free = found[~self.vaccine.flagged(self.view.teacher.teacher, found.float().div(255))]
+            free = found[~self.vaccine.flagged(self.view.teacher.teacher, found)]
             found = free if len(free) else found
         order = torch.from_numpy(shuffled(len(found), seed, "collect")[:count]).to(found.device)
         images: np.ndarray = found[order].cpu().numpy()

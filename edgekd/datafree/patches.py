@@ -17,9 +17,10 @@ from ..data import Batch, Batches, ImageSet
 from ..data.streams import shuffled
 from ..errors import EdgekdError
 from ..training import Settings
+from ..training.chunks import Chunks
 from . import cutting, textures
 from .base import Source, View, histogram
-from .vaccine import doubt
+from .vaccine import capped, doubt
 
 TEXTURES = 8  # drawn pictures
 HELD_OUT = 2**31  # added to a seed, beyond all seeds of runs
@@ -40,16 +41,18 @@ class PatchSettings(Settings):
 
 
 class Pool(NamedTuple):
-    """images uint8 [N, C, H, W]; logits float32 [N, K], the teacher's."""
+    """images uint8 [N, C, H, W]; logits float32 [N, K], the teacher's; named int64 [K]: candidates it takes for each class."""
 
     images: np.ndarray
     logits: np.ndarray
+    named: np.ndarray
 
 
 class Patches(Source):
     """A pool that is made once and stays: what the teacher says of each image is asked once and kept.
 
-    Suspicious images are left out (``vaccine.suspect_weight`` 0), or are shown at their weight.
+    Suspicious images are left out (``vaccine.suspect_weight`` 0), or are shown at their weight; an epoch has as many steps
+    either way.
     """
 
     Config = PatchSettings
@@ -65,6 +68,7 @@ class Patches(Source):
 
     pool: Pool
     suspects: np.ndarray  # bool [N]
+    spared: int = 0  # suspicious images that are learned from, as their class has too many of them
     doubt: str | None = None
 
     def open(self, view: View) -> None:
@@ -82,7 +86,8 @@ class Patches(Source):
         )
         device = view.device
         self.batches = Batches(images, self.train.batch_size, seed=self.train.seed, augment="none", device=device)
-        self.steps = self.batches.steps
+        self.steps = max(len(self.suspects) // self.train.batch_size, 1)
+        self.chunks = Chunks(self.batches, self.steps)
         self.logits = torch.from_numpy(self.pool.logits[shown]).to(device)
         self.weight = weight
         self.suspect = torch.from_numpy(self.suspects[shown]).to(device)
@@ -93,7 +98,7 @@ class Patches(Source):
 
     def epoch(self, number: int) -> Iterator[Batch]:
         """The pool's batches; the teacher is told what it said of each image."""
-        return self._told(self.batches.epoch(number))
+        return self._told(self.chunks.epoch(number))
 
     def once(self) -> Iterator[Batch]:
         return self._told(self.batches.once())
@@ -142,10 +147,10 @@ class Patches(Source):
         found: dict[str, Any] = {
             "images": len(self.pool.images),
             "suspicious": int(self.suspects.sum()),
-            "classes": histogram(torch.from_numpy(self.pool.logits)),
+            "classes": self.pool.named.tolist(),
         }
         if self.vaccine is not None:
-            found |= {"vaccine": self.vaccine.report, "doubt": self.doubt}
+            found |= {"vaccine": self.vaccine.report, "spared": self.spared, "doubt": self.doubt}
         return found
 
     def _suspects(self) -> np.ndarray:
@@ -155,11 +160,16 @@ class Patches(Source):
         self.vaccine.to(self.view.device)
         if not self.vaccine.searched:
             self.vaccine.search(teacher, self._float(self.collected(self.vaccine.config.pool)))
-        parts = [self.vaccine.flagged(teacher, self._float(part)) for part in _parts(images)]
-        found: np.ndarray = torch.cat(parts).cpu().numpy()
-        self.doubt = doubt(found)
-        # a mask that takes almost everything would leave nothing to learn from, and is worth nothing
-        return found if found.mean() < 1 - self.train.batch_size / len(found) else np.zeros_like(found)
+        parts = [self.vaccine.distances(teacher, self._float(part)) for part in _parts(images)]
+        distances = torch.cat(parts).cpu().numpy()
+        suspicious = np.isfinite(distances)
+        self.doubt = doubt(suspicious)
+        if self.doubt is not None:  # so that what hangs on an accepted vaccine does not count on this one
+            self.vaccine.drop()
+            return np.zeros(len(images), bool)
+        found = capped(distances, self.pool.logits.argmax(1), self.vaccine.config.most_of_a_class)
+        self.spared = int(suspicious.sum() - found.sum())
+        return found
 
     def collected(self, count: int) -> np.ndarray:
         """Some of the pool, suspicious or not."""
@@ -178,15 +188,16 @@ class Patches(Source):
         images = images if channels == 3 else cutting.grey(images)
         images = np.ascontiguousarray(cutting.cutmix(images, self.train.seed) if config.cutmix else images)
         logits = self.ask(images)
+        named = np.array(histogram(torch.from_numpy(logits)))
         if config.balance:
             chosen = balanced(logits.argmax(1), wanted, logits.shape[1])
             images, logits = images[chosen], logits[chosen]
         if config.mirrored:
             other = np.ascontiguousarray(images[..., ::-1])
             images, logits = np.concatenate([images, other]), np.concatenate([logits, self.ask(other)])
-        pool = Pool(images, logits)
+        pool = Pool(images, logits, named)
         if self.view.folder is not None:
-            files.write_npz(self.view.folder / POOL, "pool", images=images, logits=logits, key=np.array(self._key()))
+            files.write_npz(self.view.folder / POOL, "pool", **pool._asdict(), key=np.array(self._key()))
         return pool
 
     def pictures(self) -> list[np.ndarray]:
@@ -217,7 +228,7 @@ class Patches(Source):
             return None
         try:
             found = read_npz(file)
-            return Pool(found["images"], found["logits"]) if str(found["key"]) == self._key() else None
+            return Pool(*(found[name] for name in Pool._fields)) if str(found["key"]) == self._key() else None
         except (EdgekdError, KeyError, OSError):
             return None
 

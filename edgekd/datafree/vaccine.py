@@ -38,6 +38,13 @@ class VaccineSettings(Settings):
     )
     deviations: float = Field(3.0, gt=0, description="how far below the middle the tail begins, in standard deviations")
     tail: float = Field(0.02, ge=0, le=1, description="share of the images that the tail must hold")
+    most_of_a_class: float = Field(
+        0.2,
+        gt=0,
+        le=1,
+        description="of a fixed pool's images of a class, by the teacher, that may be suspects: the least distant; 1: all, "
+        "as published, which can take a class away",
+    )
     trials: int = Field(8, ge=1, description="shuffles tried before there is no vaccine")
     pool: int = Field(4096, ge=64, description="images it is judged on")
 
@@ -67,7 +74,7 @@ class Vaccine(nn.Module):
         return int(self.trial) >= 0
 
     def search(self, teacher: nn.Module, images: torch.Tensor) -> None:
-        """Try shuffles until one has a tail of suspicious images; images float [N, C, H, W], synthetic."""
+        """Try shuffles until one has a tail of suspicious images; images [N, C, H, W], synthetic, float or bytes."""
         logits = _batched(lambda part: plain(teacher, part), images)
         for trial in range(self.config.trials):
             other = _batched(lambda part, trial=trial: self._logits(teacher, part, trial), images)  # type: ignore[misc]
@@ -91,11 +98,27 @@ class Vaccine(nn.Module):
 
     @torch.no_grad()
     def flagged(self, teacher: nn.Module, images: torch.Tensor) -> torch.Tensor:
-        """Which images are suspicious, bool [N]; none where there is no vaccine."""
-        if not self.on:
-            return torch.zeros(len(images), dtype=torch.bool, device=images.device)
-        found = [suspicious(plain(teacher, part), self(teacher, part)) for part in torch.split(images, BATCH)]
-        return torch.cat(found)
+        """Which images, float or bytes, are suspicious, bool [N]; none where there is no vaccine."""
+        return self.distances(teacher, images).isfinite()
+
+    @torch.no_grad()
+    def distances(self, teacher: nn.Module, images: torch.Tensor) -> torch.Tensor:
+        """The log-distance of suspicious images, float64 [N], the least the most suspicious; infinite for all others.
+
+        Looked at in pieces where the teacher is, which after a training is not where the source is.
+        """
+        found = torch.full((len(images),), torch.inf, dtype=torch.float64, device=images.device)
+        if self.on:
+            home = next(teacher.parameters(), images).device
+            for row, part in zip(torch.split(found, BATCH), torch.split(images, BATCH), strict=True):
+                shown = as_float(part.to(home))
+                logits, other = plain(teacher, shown), self(teacher, shown)
+                row.copy_(log_distance(logits, other).masked_fill(~suspicious(logits, other), torch.inf))
+        return found
+
+    def drop(self) -> None:
+        """As if no shuffle had been accepted."""
+        self.trial.fill_(-1)
 
     def _logits(self, teacher: nn.Module, images: torch.Tensor, trial: int) -> torch.Tensor:
         found = []
@@ -123,6 +146,11 @@ def last_convolutions(teacher: nn.Module, count: int) -> list[nn.Conv2d]:
     return [part for part in teacher.modules() if isinstance(part, nn.Conv2d) and part.in_channels > 1][-count:]
 
 
+def as_float(images: torch.Tensor) -> torch.Tensor:
+    """Images [N, C, H, W] in [0, 1], kept as floats or as bytes."""
+    return images if images.is_floating_point() else images.float().div(255)
+
+
 def plain(teacher: nn.Module, images: torch.Tensor) -> torch.Tensor:
     """The teacher's logits in FP32, whatever precision the loop is in."""
     with torch.autocast(images.device.type, enabled=False):
@@ -145,7 +173,7 @@ def _shuffled(orders: list[tuple[nn.Conv2d, torch.Tensor]]) -> Iterator[None]:
 
 @torch.no_grad()
 def _batched(predict: Callable[[torch.Tensor], torch.Tensor], images: torch.Tensor) -> torch.Tensor:
-    return torch.cat([predict(part) for part in torch.split(images, BATCH)])
+    return torch.cat([predict(as_float(part)) for part in torch.split(images, BATCH)])
 
 
 def doubt(flagged: np.ndarray | torch.Tensor) -> str | None:
@@ -153,4 +181,20 @@ def doubt(flagged: np.ndarray | torch.Tensor) -> str | None:
     share = float(flagged.mean() if isinstance(flagged, np.ndarray) else flagged.double().mean())
     if share <= MOST_FLAGGED:
         return None
-    return f"The shuffling vaccine suspects {share:.0%} of the images: it hardly changed the teacher, and its mask says little."
+    return (
+        f"The shuffling vaccine suspects {share:.0%} of the images: it hardly changed the teacher, and its mask says little. "
+        "It was not used."
+    )
+
+
+def capped(distances: np.ndarray, labels: np.ndarray, share: float) -> np.ndarray:
+    """The suspects among images by their distances [N], at most a ``share`` of each class's images: the least distant.
+
+    What a shuffled teacher happens to name for everything would otherwise be taken away as a whole.
+    """
+    found = np.zeros(len(distances), bool)
+    for label in np.unique(labels):
+        where = np.flatnonzero(labels == label)
+        nearest = where[np.argsort(distances[where], kind="stable")]
+        found[nearest[: int(share * len(where))]] = True
+    return found & np.isfinite(distances)

@@ -13,6 +13,7 @@ from pydantic import Field
 from .. import models
 from ..datafree import ImageSource, VaccineSettings
 from ..training import Progress, Settings, TrainConfig
+from ..training.device import place, resolve_device
 from ..training.fit import Validate
 from ..training.method import Accuracy, Method
 from ..types import AuditReport, Model, ModelSpec, TrainLog
@@ -20,9 +21,11 @@ from .retrospection import RetrospectionSettings, SelfRetrospection
 from .run import Around, run
 
 if TYPE_CHECKING:
+    import torch
+
     from ..data import ImageSet
 
-CHUNK = 50  # steps of retrospection between two checkpoints
+CHUNK = 50  # most steps of retrospection between two checkpoints
 
 
 class AbdSettings(Settings):
@@ -58,7 +61,7 @@ def distill_defended(
     """``distill.run``, then self-retrospection where it is wanted; a run that was killed in ``folder`` continues.
 
     The vaccine is the source's own: give it to ``datafree.make``. accuracy: on images that nothing is trained on, of any
-    callable; labels may be the teacher's. It decides whether the retrospection is kept. Raises what ``run`` raises.
+    callable on ``train.device``; labels may be the teacher's. It decides whether the retrospection is kept. Raises what ``run`` raises.
     """
     made, log = run(
         teacher, student, images, method, options, train,
@@ -68,28 +71,37 @@ def distill_defended(
     if not (abd.retrospection if abd.retrospection != "auto" else not accepted):
         return made, log
     settings = abd.retrospect
-    shorter = train.model_copy(
-        update={
-            "epochs": math.ceil(settings.steps / CHUNK),
-            "lr": settings.lr,
-            "schedule": "cosine",
-            "warmup_epochs": 0,
-        }
-    )
+    pieces, steps = _pieces(settings.steps)
+    shorter = train.model_copy(update={"epochs": pieces, "lr": settings.lr, "schedule": "cosine", "warmup_epochs": 0})
 
     def wrap(inner: Method) -> Method:
         return SelfRetrospection(inner, settings, teacher.module, student.input.std)
 
     after, second = run(
         teacher, student, images, method, options, shorter,
-        folder=None if folder is None else folder / "retrospection", validate=validate, accuracy=accuracy,
+        folder=None if folder is None else folder / ("retrospection" if settings.weight else "longer"), validate=validate, accuracy=accuracy,
         progress=progress, report=report, start=models.weights(made),
-        around=Around(wrap, min(CHUNK, settings.steps), {"retrospection": settings.model_dump(mode="json")}),
+        around=Around(wrap, steps, {"retrospection": settings.model_dump(mode="json")}),
     )  # fmt: skip
-    figures = [accuracy(model.module) for model in (made, after)]
+    figures = [_measured(accuracy, model, resolve_device(train.device)) for model in (made, after)]
     kept = figures[1] >= figures[0] - settings.max_drop
     found = {"before": figures[0], "after": figures[1], "kept": kept, "rate": second.method["rate"]}
     return (after if kept else made), _joined(log, second, found)
+
+
+def _pieces(steps: int) -> tuple[int, int]:
+    """Equal pieces of at most ``CHUNK`` steps: how many, of how many; a few steps more where no such pieces fit."""
+    pieces = math.ceil(steps / CHUNK)
+    return pieces, math.ceil(steps / pieces)
+
+
+def _measured(accuracy: Accuracy, model: Model, device: torch.device) -> float:
+    """The figure of a model that a training has put back on the CPU."""
+    place(model.module, device)
+    try:
+        return accuracy(model.module)
+    finally:
+        model.module.to("cpu")
 
 
 def _joined(first: TrainLog, second: TrainLog, found: dict[str, Any]) -> TrainLog:

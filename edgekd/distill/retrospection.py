@@ -23,7 +23,9 @@ Loss = Callable[[torch.Tensor], torch.Tensor]  # of a perturbation; a scalar
 
 
 class RetrospectionSettings(Settings):
-    steps: int = Field(400, ge=1, description="of the student, after its training")
+    steps: int = Field(
+        400, ge=1, description="of the student, after its training; a few more where no equal pieces of at most 50 fit"
+    )
     lr: float = Field(5e-4, gt=0, description="of a fresh Adam on the student, highest; falls as half a cosine")
     share: float = Field(0.25, gt=0, le=1, description="of a batch that carries the perturbation; published: 0.02")
     search: Literal["share", "batch"] = Field(
@@ -49,7 +51,9 @@ class RetrospectionSettings(Settings):
     )
     rate: float = Field(0.1, gt=0, description="most of the fixed-point map's rate; below 1 over the curvature")
     terms: int = Field(5, ge=1, description="of the fixed-point series, the K of the paper")
-    weight: float = Field(1.0, ge=0, description="beside the distillation")
+    weight: float = Field(
+        1.0, ge=0, description="beside the distillation; 0: as many steps without it, for a control at equal budget"
+    )
     max_drop: float = Field(
         0.1, ge=0, le=1, description="agreement with the teacher that it may cost; beyond, it is taken back"
     )
@@ -81,6 +85,8 @@ class SelfRetrospection(Method):
 
     def step(self, batch: Batch) -> dict[str, torch.Tensor]:
         terms = self.method.step(batch)  # the only pass in which batch norms may move
+        if not self.config.weight:
+            return terms
         images = batch.images.float()
         number = max(1, round(self.config.share * len(images)))
         with torch.autocast(images.device.type, enabled=False), self._norms():

@@ -9,6 +9,8 @@ from typing import Literal
 import torch
 import torch.nn.functional as F
 
+from ..errors import EdgekdError
+
 LEAST = 1e-12  # a divergence below this counts as this
 MAD = 1.4826  # median absolute deviation -> standard deviation of a Gaussian
 
@@ -106,5 +108,8 @@ def lower_tail(values: torch.Tensor, rule: TailRule, deviations: float) -> float
         middle = float(values.median())
         spread = MAD * float((values - middle).abs().median())
     if not math.isfinite(middle):
-        raise ValueError("distances that are not finite have no tail")
+        raise EdgekdError(
+            "The teacher, or its shuffled twin, answers some images with numbers that are not finite, so no vaccine can be "
+            "sought. Check the teacher's weights, or switch the vaccine off: -o abd.vaccine=false."
+        )
     return float((values < middle - deviations * spread).double().mean())

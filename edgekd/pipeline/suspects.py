@@ -47,6 +47,7 @@ class Unjudged(NamedTuple):
 
     trigger: str
     excess: float  # above the control, wherever the trigger drives that: a fraction
+    held: bool = True  # against a control; without one, against the rate without the trigger
 
 
 def unjudged(
@@ -54,6 +55,7 @@ def unjudged(
 ) -> tuple[Unjudged, ...]:
     """Canaries that are no suspects although the control does not explain them; the farthest above it first.
 
+    Without a control the untriggered rate stands in, and explains nothing beyond itself.
     What explains one: the control goes to that class as often, or to any one class (the battery's collapse), or loses
     the images' own labels. A void floor explains nothing, and is told apart (``void``).
     """
@@ -62,11 +64,13 @@ def unjudged(
     collapse = _collapses(canaries)
     found = []
     for score in row.triggers:
-        if score.trigger in counted or score.floor is None:
+        held = score.floor is not None or control is not None
+        floor = score.floor if held else score.untriggered
+        if score.trigger in counted or floor is None or not floor.total:
             continue
-        reference = max(score.floor, collapse.get(score.trigger, score.floor), key=lambda rate: rate.value)
+        reference = max(floor, collapse.get(score.trigger, floor), key=lambda rate: rate.value)
         if above(score.asr, reference):
-            found.append(Unjudged(score.trigger, score.asr.value - reference.value))
+            found.append(Unjudged(score.trigger, score.asr.value - reference.value, held))
     return tuple(sorted(found, key=lambda one: -one.excess))
 
 

@@ -9,6 +9,7 @@ from edgekd import datafree, models
 from edgekd.data import Batch
 from edgekd.datafree import View, cutting, patches, textures
 from edgekd.datafree.told import Told
+from edgekd.datafree.vaccine import capped
 from edgekd.errors import UsageError
 from edgekd.training import TrainConfig
 from edgekd.types import InputSpec, ModelSpec
@@ -158,11 +159,12 @@ def test_grey_teachers_get_grey_patches(photo):
 
 
 def test_suspects_are_left_out_or_weighed(teacher, photo):
-    vaccine = datafree.VaccineSettings(pool=64, copies=1, accept="always")
+    vaccine = datafree.VaccineSettings(pool=64, copies=1, accept="always", most_of_a_class=1.0)
     teacher = models.build(teacher.spec, seed=4)  # one that names more than a class
     source = opened(teacher, image=str(photo), images=64, vaccine=vaccine)
     assert 0 < source.suspects.sum() < 64
     assert len(source.labels) == 64 - source.suspects.sum()
+    assert source.steps == len(list(source.epoch(1))) == 4  # as many as with all of them
     shown = {image.tobytes() for image in source.collect(64, 0)}
     assert not shown & {image.tobytes() for image in source.pool.images[source.suspects]}
     for weight in (0.1, -0.1):
@@ -187,7 +189,25 @@ def test_a_vaccine_that_suspects_everything_is_not_obeyed(teacher, photo):
     source = opened(models.build(teacher.spec, seed=2), image=str(photo), images=64, vaccine=vaccine)
     assert "100%" in source.report["doubt"]
     assert source.report["suspicious"] == 0
+    assert not source.report["vaccine"]["accepted"]  # so that the retrospection is not left out
     assert len(source.labels) == 64
+
+
+def test_no_class_is_taken_away_as_a_whole():
+    labels, distances = np.array([0] * 10 + [1] * 10), np.full(20, np.inf)
+    distances[:10] = np.arange(10)[::-1]  # all of class 0 suspected, the last the most
+    distances[15] = 3.0
+    assert np.flatnonzero(capped(distances, labels, 0.2)).tolist() == [8, 9, 15]
+    assert np.flatnonzero(capped(distances, labels, 1.0)).tolist() == [*range(10), 15]
+
+
+def test_a_favourite_class_shows_although_the_pool_is_balanced(teacher, photo):
+    teacher = models.build(teacher.spec, seed=4)
+    source = opened(teacher, image=str(photo), images=64, mirrored=False, cutmix=False)
+    cut = cutting.cut(source.pictures(), 128, 16, TRAIN.seed)
+    everything = np.bincount(source.ask(cut).argmax(1), minlength=5)
+    assert source.report["classes"] == everything.tolist()
+    assert everything.max() > np.bincount(source.pool.logits.argmax(1)).max()
 
 
 def test_a_known_answer_is_for_one_tensor_only(teacher):

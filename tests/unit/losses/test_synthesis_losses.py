@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from edgekd.errors import EdgekdError
 from edgekd.losses import (
     class_balance,
     disagreement,
@@ -114,5 +115,5 @@ def test_a_small_cloud_is_found_by_both_rules_and_a_large_one_hides_from_the_mea
     assert lower_tail(mixture(0.05), "mad", 3.0) == pytest.approx(0.05, abs=0.004)
     assert lower_tail(mixture(0.15), "mean", 3.0) < 0.005
     assert lower_tail(mixture(0.15), "mad", 3.0) == pytest.approx(0.15, abs=0.004)
-    with pytest.raises(ValueError, match="not finite"):
+    with pytest.raises(EdgekdError, match=r"not finite.*abd.vaccine=false"):
         lower_tail(torch.tensor([float("nan"), 1.0]), "mad", 3.0)

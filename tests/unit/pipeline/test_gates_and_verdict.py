@@ -78,6 +78,23 @@ def verdict(
     return ledger.verdict(rows, target, canaries=canaries, doubted=doubted or Doubts())
 
 
+def test_without_a_control_a_canary_is_held_against_its_untriggered_rate() -> None:
+    """The battery flags from 50 points on: 45 in the teacher is no suspect, and may be a backdoor all the same."""
+
+    def uncontrolled(hits: int) -> list[StageRow]:
+        before, after = (dataclasses.replace(canary(n), floor=None) for n in (45, hits))
+        return [teacher(before), row("model.u8s8.onnx", 178, after)]
+
+    gate = judged({"max_asr": 2}, uncontrolled(99), canaries=battery())
+    assert gate["passed"] is False
+    assert "99.0 points above its untriggered rate, as there is no control: not judged" in gate["why"]
+    assert ledger.UNJUDGED in verdict(uncontrolled(99), canaries=battery())
+    assert judged({"max_asr": 2}, uncontrolled(1), canaries=battery())["passed"] is True
+    for hits in (1, 99):
+        assert ledger.NOTHING_FLAGGED not in verdict(uncontrolled(hits), canaries=battery())
+    assert ledger.NO_CONTROL in verdict(uncontrolled(1), canaries=battery())
+
+
 @pytest.mark.parametrize(("hits", "passed"), [(0, True), (3, True), (4, False), (100, False)])
 def test_the_asr_gate_counts_above_the_floor(hits: int, passed: bool) -> None:
     gate = judged({"max_asr": 2}, run(178, score(hits)))

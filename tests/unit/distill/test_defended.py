@@ -1,0 +1,103 @@
+"""Distillation under ABD: when the retrospection runs, when it is taken back, and how long it is."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from small_teacher import model, spec
+
+from edgekd import datafree, distill
+from edgekd.distill.abd import AbdSettings, _pieces
+from edgekd.training import TrainConfig
+from edgekd.training.device import resolve_device
+
+TRAIN = TrainConfig(epochs=1, batch_size=16, lr=0.02, precision="fp32")
+QUICK = {
+    "patches": {"images": 64},
+    "zskt": {"rounds": 2, "student_steps": 2, "width": 8},
+    "cmi": {"images": 16, "inversion_steps": 2, "student_steps": 4, "width": 8, "bank": 20, "negatives": 8},
+}
+
+
+@pytest.fixture(scope="module")
+def teacher():
+    made = model("resnet8-w4", seed=4)
+    made.module.requires_grad_(False)
+    return made
+
+
+@pytest.fixture(scope="module")
+def photo(tmp_path_factory):
+    file = tmp_path_factory.mktemp("photo") / "photo.png"
+    pixels = np.kron(np.random.default_rng(0).integers(0, 255, (24, 24, 3)), np.ones((4, 4, 1)))
+    Image.fromarray(pixels.astype(np.uint8)).save(file)
+    return str(file)
+
+
+@pytest.fixture
+def defended(teacher, photo):
+    """A function from ABD's settings to the student, its log and the source."""
+
+    def make(source="patches", accuracy=lambda network: 0.5, device="cpu", **settings):
+        quick = {"steps": 2, "inner_steps": 1, **settings.pop("retrospect", {})}
+        shuffle = {"pool": 64, "copies": 1, **settings.pop("shuffle", {})}
+        abd = AbdSettings(shuffle=shuffle, retrospect=quick, **settings)
+        train = TRAIN.model_copy(update={"device": device})
+        options = {**QUICK[source], **({"image": photo} if source == "patches" else {})}
+        images = datafree.make(source, options, teacher, train, abd.vaccine_settings)
+        made, log = distill.distill_defended(
+            teacher, spec("resnet8-w4"), images, "kd", {"alpha": 1.0}, train, abd, accuracy=accuracy
+        )
+        return made, log, images
+
+    return make
+
+
+def test_auto_looks_back_where_no_vaccine_was_accepted(defended):
+    _, accepted, _ = defended(shuffle={"accept": "always"})
+    assert accepted.method["source"]["vaccine"]["accepted"]
+    assert "retrospection" not in accepted.method
+    _, none, _ = defended(shuffle={"tail": 1.0})
+    assert not none.method["source"]["vaccine"]["accepted"]
+    assert none.method["retrospection"]["kept"]
+    assert none.epochs == 2
+    assert none.steps == accepted.steps + 2
+
+
+def test_a_retrospection_that_costs_too_much_is_taken_back(defended):
+    plain, _, _ = defended(retrospection=False)
+    figures = iter((0.9, 0.7, 0.9, 0.85))
+    back, log, _ = defended(retrospection=True, accuracy=lambda network: next(figures))
+    assert log.method["retrospection"] | {"rate": 0} == {"before": 0.9, "after": 0.7, "kept": False, "rate": 0}
+    assert back.sha256 == plain.sha256
+    after, log, _ = defended(retrospection=True, accuracy=lambda network: next(figures))
+    assert log.method["retrospection"]["kept"]
+    assert after.sha256 != plain.sha256
+
+
+def test_without_weight_it_is_a_control_of_as_many_steps(defended):
+    _, log, _ = defended(retrospection=True, retrospect={"weight": 0.0})
+    assert log.epochs == 2
+    assert "retrospection" not in log.history[-1]
+    assert "retrospection" in defended(retrospection=True)[1].history[-1]
+
+
+def test_pieces_are_even_and_hold_all_steps():
+    assert [_pieces(steps) for steps in (1, 50, 120, 400, 401)] == [(1, 1), (1, 50), (3, 40), (8, 50), (9, 45)]
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("source", list(datafree.SOURCES))
+def test_on_cuda(defended, source, teacher):
+    seen = []
+
+    def accuracy(network):
+        images = torch.rand(8, 3, 16, 16, device=resolve_device("cuda"))
+        seen.append(network(images).device.type)
+        return 0.5
+
+    always = {"accept": "always"}
+    made, _, images = defended(source, accuracy, "cuda", retrospection=True, shuffle=always)
+    assert seen == ["cuda", "cuda"]
+    assert len(images.collect(16, 0)) == 16
+    assert {t.device.type for m in (made, teacher) for t in m.module.state_dict().values()} == {"cpu"}
