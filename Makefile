@@ -37,7 +37,7 @@ slow: setup
 # NVIDIA's bindings of four versions and its builder for RTX, from the package index, on every student of the zoo.
 trt: setup
 	$(BIN)/python tests/trt/fetch.py builder
-	$(BIN)/pytest -q -m trt tests/trt
+	EDGEKD_REQUIRE_TRT=1 $(BIN)/pytest -q -m trt tests/trt
 
 tables: setup
 	$(BIN)/python benchmarks/render.py

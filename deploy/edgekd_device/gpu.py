@@ -11,6 +11,7 @@ from .records import Gate, Latency
 
 SHARE = 1 / 6  # of the time of an end-to-end block, for the pass with the GPU's events
 STEADY = 0.025  # coefficient of variation of the GPU's times (card device_harness 3.5)
+BOUND = 0.8  # of the GPU's median: from here on the processor's launches decide (card device_harness 2.1)
 ENOUGH = 0.9  # of the file's INT8 layers must be found as such in the engine
 
 
@@ -27,6 +28,15 @@ def gate(name: str, blocks: Sequence[np.ndarray]) -> Gate:
     if variation > STEADY:
         return Gate(f"GPU time of {name}", limit, "failed", found + ", so pin its clocks (Jetson: sudo jetson_clocks)")
     return Gate(f"GPU time of {name}", limit, "passed", found)
+
+
+def launching(engine: Mapping[str, Any], alone: Latency) -> str:
+    """That the GPU waits for the processor, whose launches take about as long as its work; empty where it does not."""
+    launch = engine.get("launch_ms")
+    if launch is None or launch <= BOUND * alone.p50_ms:
+        return ""
+    way_out = "" if engine["cuda_graph"] else ": use --cuda-graph"
+    return f"bound by launching, which takes {launch:.4g} ms of the processor{way_out}"
 
 
 def int8_gate(name: str, engine: Mapping[str, Any]) -> Gate:

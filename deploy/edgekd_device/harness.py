@@ -469,8 +469,9 @@ def _finish(session: _Session, plan: Level, threads: int) -> None:
             session.gates.append(gpu.int8_gate(session.row.stage, engine))
             session.wrong += [gate.found for gate in session.gates if gate.verdict == "failed"]
         alone = gpu.summary(session.gpu_blocks, plan, threads)
-        if alone is not None and not alone.valid:
-            session.wrong.append("GPU alone: " + alone.notes[0])
+        if alone is not None:
+            session.wrong += [] if alone.valid else ["GPU alone: " + alone.notes[0]]
+            session.notes += [note for note in (gpu.launching(engine, alone),) if note]
         session.row = dataclasses.replace(session.row, engine=dict(engine), gpu=alone, seconds=engine["build_seconds"])
     session.notes[:0] = session.runner.notes
     if session.blocks:

@@ -61,7 +61,12 @@ _BOARDS = (
         ("10W", "15W", "20W", "25W", "MAXN", "40W", "MAXN_SUPER"),
         dla=2,
     ),
-    _board("jetson-agx-orin", "Jetson AGX Orin 32 or 64 GB", ("15W", "30W", "40W", "50W", "MAXN"), dla=2),
+    _board(
+        "jetson-agx-orin",
+        "Jetson AGX Orin 32 or 64 GB",
+        ("MODE_15W", "MODE_30W", "MODE_40W", "MODE_50W", "MAXN"),
+        dla=2,
+    ),
     replace(
         _ORIN_NANO,
         name="jetson-thor",

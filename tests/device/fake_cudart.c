@@ -19,6 +19,7 @@ typedef struct CUgraph_st *cudaGraph_t;
 typedef struct CUgraphExec_st *cudaGraphExec_t;
 typedef void (*cudaHostFn_t)(void *);
 enum cudaMemcpyKind { cudaMemcpyHostToDevice = 1, cudaMemcpyDeviceToHost = 2 };
+enum cudaStreamCaptureStatus { cudaStreamCaptureStatusNone = 0, cudaStreamCaptureStatusActive = 1 };
 enum cudaStreamCaptureMode { cudaStreamCaptureModeThreadLocal = 1 };
 enum cudaDeviceAttr { cudaDevAttrMultiProcessorCount = 16, cudaDevAttrComputeCapabilityMajor = 75, cudaDevAttrComputeCapabilityMinor = 76 };
 struct cudaDeviceProp { char name[256]; };
@@ -193,6 +194,13 @@ cudaError_t cudaStreamBeginCapture(cudaStream_t handle, enum cudaStreamCaptureMo
     if (stream->recording || mode != cudaStreamCaptureModeThreadLocal) return E(INVALID_VALUE);
     work(stream); /* what was given before is no part of the graph */
     stream->recording = 1;
+    return OK;
+}
+cudaError_t cudaStreamIsCapturing(cudaStream_t handle, enum cudaStreamCaptureStatus *status) {
+    ENTER;
+    thing *stream = find(handle, STREAM);
+    if (!stream) return E(INVALID_HANDLE);
+    *status = stream->recording ? cudaStreamCaptureStatusActive : cudaStreamCaptureStatusNone;
     return OK;
 }
 cudaError_t cudaStreamEndCapture(cudaStream_t handle, cudaGraph_t *graph) {

@@ -312,11 +312,14 @@ def make(version: str, cudart: ctypes.CDLL, flags: tuple[str, ...] | None = None
             )
             self._addresses: dict[str, int] = {}
             self._shape: tuple[int, ...] | None = None
+            self._set_up = (
+                False  # the first inference after a change of shape sets itself up, which no graph can record
+            )
 
         def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
             profile = self._engine.head["profile"]
             most = profile[0][0][2][0] if profile else self._engine.get_tensor_shape(name)[0]
-            self._shape = tuple(shape)
+            self._shape, self._set_up = tuple(shape), False
             return 1 <= shape[0] <= most
 
         def infer_shapes(self) -> list[str]:
@@ -327,8 +330,11 @@ def make(version: str, cudart: ctypes.CDLL, flags: tuple[str, ...] | None = None
             return "address" not in script.refuses
 
         def execute_async_v3(self, stream_handle: int) -> bool:
-            if "run" in script.refuses:
+            recording = ctypes.c_int()
+            script.cudart.cudaStreamIsCapturing(ctypes.c_void_p(stream_handle), ctypes.byref(recording))
+            if "run" in script.refuses or (recording.value and not self._set_up):
                 return False
+            self._set_up = True
             names = (self._engine.get_tensor_name(0), self._engine.get_tensor_name(1))
             there, back, shape = self._addresses[names[0]], self._addresses[names[1]], self._shape
             assert shape is not None

@@ -65,6 +65,7 @@ def test_every_flavour_is_measured_and_says_what_was_built_of_it(jetson, tensorr
         assert row.engine["onnx_sha256"] == row.sha256 == files.sha256_file(jetson / row.stage)
         assert row.engine["tensorrt"] == "10.3.0"
         assert row.engine["built_now"]
+        assert row.engine["launch_ms"] > 0
         assert row.seconds == row.engine["build_seconds"]
         assert row.notes[0].startswith("TensorRT 10.3.0, ")
         assert row.engine["file"].endswith(".plan")
@@ -158,6 +159,21 @@ def test_the_gate_of_the_gpus_time():
 def test_an_int8_file_must_compute_in_int8(layers, meant, verdict):
     gate = gpu.int8_gate("m", {"layers": layers, "int8_layers_of_file": meant})
     assert (gate.name, gate.limit, gate.verdict) == ("INT8 layers of m", "90 % or more of the file's", verdict)
+
+
+@pytest.mark.parametrize(
+    ("launch", "graph", "words"),
+    [
+        (None, False, ""),
+        (0.008, False, ""),
+        (0.009, False, "bound by launching, which takes 0.009 ms of the processor: use --cuda-graph"),
+        (0.009, True, "bound by launching, which takes 0.009 ms of the processor"),
+    ],
+)
+def test_a_small_network_may_be_bound_by_its_launches(launch, graph, words):
+    alone = gpu.summary([np.full(9, 10000)], SHORT, 1)
+    assert alone is not None
+    assert gpu.launching({"launch_ms": launch, "cuda_graph": graph}, alone) == words
 
 
 def test_an_engine_that_says_nothing_of_its_layers_is_not_measured(jetson, tensorrt):
@@ -256,6 +272,7 @@ def test_a_real_gpu_from_end_to_end(jetson, tmp_path, monkeypatch):
     monkeypatch.setenv("EDGEKD_ENGINES", str(tmp_path / "engines"))
     for built, graph in ((True, False), (False, True)):
         report = run(jetson, cuda_graph=graph)
+        assert report.valid, report.invalid_reasons
         assert [row.acc for row in report.rows] == [Rate(COUNT, COUNT)] * 4
         for row in report.rows:
             assert row.engine is not None

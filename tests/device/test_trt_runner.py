@@ -270,6 +270,16 @@ def test_the_gpus_own_time(graph, tensorrt, fake_cuda):
     runner.close()
 
 
+def test_a_shape_that_was_never_run_cannot_be_recorded(tensorrt):
+    """Held against the fake itself: what the session must do before it records is really asked of it."""
+    tensorrt()
+    runner = opened(cuda_graph=True)
+    runner._session._fit(3)
+    assert runner._session._captured(runner._session._compute) is None
+    assert "no CUDA graph: TensorRT does not run the engine" in runner.notes[-1]
+    runner.close()
+
+
 @pytest.mark.parametrize("graph", [False, True])
 def test_throughput_has_two_batches_in_flight(graph, tensorrt, fake_cuda):
     class Ticking:

@@ -28,10 +28,11 @@ def stubs(folder: Path, major: str, only: str = "") -> Path:
 
 
 def wheel(version: str) -> Path:
-    """The folder of a fetched wheel; the test is skipped where it is absent."""
+    """The folder of a fetched wheel; where it is absent the test is skipped, and fails with EDGEKD_REQUIRE_TRT=1."""
     folder = fetch.FOLDER / version
     if not folder.is_dir():
-        pytest.skip(f"python tests/trt/fetch.py brings {version}")
+        absent = pytest.fail if os.environ.get("EDGEKD_REQUIRE_TRT") == "1" else pytest.skip
+        absent(f"python tests/trt/fetch.py brings {version}")
     return folder
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import statistics
 import time
 from typing import TYPE_CHECKING, Any, Callable, Mapping, Sequence
 
@@ -193,6 +194,8 @@ class TrtRunner:
         session.close()
         if self.engine is not None:
             self.engine["cuda_graph"] = session.graphs
+            if session.launch_ns:
+                self.engine["launch_ms"] = statistics.median(session.launch_ns) / 1e6
         if session.graphs:
             self.notes.append("launched as one CUDA graph")
 
