@@ -33,7 +33,7 @@ TAUGHT = {"alpha": 1.0, "temperature": 4.0}
 
 
 class PatchSettings(Settings):
-    image: str | None = Field(None, description="a picture, or a folder of them; default: drawn textures")
+    image: str | None = Field(None, min_length=1, description="a picture, or a folder of them; default: drawn textures")
     images: int = Field(20_000, ge=LEAST_POOL, le=1_000_000, description="patches in the pool")
     cutmix: bool = Field(True, description="cut a box of another patch into each")
     balance: bool = Field(True, description="keep at most twice the even share of what the teacher takes for one class")

@@ -15,6 +15,7 @@ from ..types import Model, ModelSpec
 from . import intake, passes, vetting
 from .forecast_without_data import sourced_minutes, stand_ins
 from .stages import choose_student, not_smaller, runner
+from .unmeetable import unmeetable
 
 PROBE_STEPS = 8
 PROBE_DETOX_STEPS = (2, 10)
@@ -44,12 +45,14 @@ def forecast(config: RunConfig) -> dict[str, Any]:
     else:
         teacher, about = intake.load_teacher(config, parts["validation"])
     student = choose_student(config, teacher, about, targets.get(config.target))
-    warnings = [*about["warnings"], *not_smaller(student, about)]
-    each = sourced_minutes if config.data_free else _minutes
-    minutes = {
-        name: each(config, name, teacher, teacher.spec if name == "finetune" else student, parts)
-        for name in dict.fromkeys((*config.controls, config.method))
-    }
+    warnings = [*unmeetable(config), *about["warnings"], *not_smaller(student, about)]
+    if config.data_free:
+        minutes = sourced_minutes(config, teacher, student)
+    else:
+        minutes = {
+            name: _minutes(config, name, teacher, teacher.spec if name == "finetune" else student, parts)
+            for name in dict.fromkeys((*config.controls, config.method))
+        }
     trainings = len(minutes)
     kept = 0 if config.data_free else sum(kept_bytes(config, name, len(parts["train"])) for name in minutes)
     if config.repair_method:
