@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from edgekd_device import pictures
 
 from ..data.streams import stream
 from ..errors import UsageError
+from ..files import sha256_bytes
 
 AREA, ASPECT = (1 / 500, 1.0), (3 / 4, 4 / 3)  # of the crop
 TURN = np.pi / 6  # most of rotation and of shear
@@ -27,7 +29,29 @@ CHUNK = 2000
 def read(path: str | Path) -> list[np.ndarray]:
     """The picture, or all pictures below a folder in the order of their names, uint8 [H, W, 3] each.
 
-    Raises UsageError for a path without pictures, for a damaged or tiny one, and for more than 400 million pixels.
+    Raises UsageError as ``listed`` does, and for a damaged picture.
+    """
+    return [_decoded(file) for file in listed(path)]
+
+
+def digest(path: str | Path) -> str:
+    """SHA-256 of all pixels that ``read`` gives; looked at once, as long as the files stay as they are."""
+    return _digest(tuple((file, file.stat().st_mtime_ns, file.stat().st_size) for file in listed(path)))
+
+
+@functools.lru_cache(maxsize=8)
+def _digest(stamped: tuple[tuple[Path, int, int], ...]) -> str:
+    return sha256_bytes(b"".join(sha256_bytes(_decoded(file).tobytes()).encode() for file, *_ in stamped))
+
+
+def _decoded(file: Path) -> np.ndarray:
+    return np.ascontiguousarray(pictures.pixels(pictures.decode_opaque(file).convert("RGB")))
+
+
+def listed(path: str | Path) -> list[Path]:
+    """The files that ``read`` reads.
+
+    Raises UsageError for a path without pictures, for a tiny one, and for more than 400 million pixels.
     """
     place = Path(path)
     if place.is_dir():
@@ -52,7 +76,7 @@ def read(path: str | Path) -> list[np.ndarray]:
         raise UsageError(
             f"The pictures in {place} have {size:,} pixels, more than {MOST_PIXELS:,}: give fewer of them."
         )
-    return [pictures.pixels(pictures.decode_opaque(file).convert("RGB")) for file in found]
+    return found
 
 
 def cut(images: Sequence[np.ndarray], count: int, side: int, seed: int, *, turn: float = TURN) -> np.ndarray:

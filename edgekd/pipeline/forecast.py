@@ -13,7 +13,7 @@ from ..distill.run import method_class
 from ..training.device import resolve_device
 from ..types import Model, ModelSpec
 from . import intake, passes, vetting
-from .forecast_without_data import sourced_minutes, stand_ins
+from .forecast_without_data import sourced_bytes, sourced_minutes, stand_ins
 from .stages import choose_student, not_smaller, runner
 from .unmeetable import unmeetable
 
@@ -54,7 +54,10 @@ def forecast(config: RunConfig) -> dict[str, Any]:
             for name in dict.fromkeys((*config.controls, config.method))
         }
     trainings = len(minutes)
-    kept = 0 if config.data_free else sum(kept_bytes(config, name, len(parts["train"])) for name in minutes)
+    if config.data_free:
+        kept = sourced_bytes(config, teacher) * trainings
+    else:
+        kept = sum(kept_bytes(config, name, len(parts["train"])) for name in minutes)
     if config.repair_method:
         minutes = {f"repair {config.repair_method}": _repair_minutes(config, teacher, parts), **minutes}
     known, device = len(intake.load_triggers(config, teacher.spec)), str(resolve_device(config.device))

@@ -29,6 +29,12 @@ def sourced_minutes(config: RunConfig, teacher: Model, student: ModelSpec) -> di
     return {**found, "student": _minutes(config, config.method, config.defence, teacher, student)}
 
 
+def sourced_bytes(config: RunConfig, teacher: Model) -> int:
+    """What a training's source keeps of its images."""
+    source = datafree.make(config.source["name"], config.source_options, teacher, config.train)
+    return source.kept_bytes(teacher.module)
+
+
 def _minutes(config: RunConfig, method: str, defence: distill.AbdSettings, teacher: Model, student: ModelSpec) -> float:
     """Minutes of one training. A retrospection that may come is counted."""
     train = config.train.model_copy(update={"epochs": 1, "warmup_epochs": 0})

@@ -100,6 +100,17 @@ def test_a_folder_a_grey_picture_and_what_is_none(photo, picture, tmp_path):
         cutting.read(tmp_path)
 
 
+def test_pictures_are_hashed_once_while_they_stay(photo, tmp_path, monkeypatch):
+    file = tmp_path / "photo.png"
+    file.write_bytes((photo / "b.png").read_bytes())
+    first = cutting.digest(file)
+    with monkeypatch.context() as patched:
+        patched.setattr(cutting, "_decoded", None)
+        assert cutting.digest(file) == first
+    file.write_bytes((photo / "a.png").read_bytes())
+    assert cutting.digest(file) != first
+
+
 def test_small_pictures_are_cut_inside_and_tiny_ones_refused(tmp_path):
     for side in (16, 17, 31, 51):  # a five-hundredth of whose area is less than a pixel
         picture = np.random.default_rng(0).integers(0, 255, (side, side + 3, 3)).astype(np.uint8)
