@@ -4,8 +4,9 @@
 
 A cell is a source of images, a teacher and its trigger, a row and a seed. Rows: the source as it is; with the shuffling
 vaccine (+SV), with self-retrospection (+SR), with both (+ABD); and Hinton KD on clean CIFAR-10 images, which is what a user
-with data would do. +SR goes on where the plain student ended, +ABD where +SV's did; every row has the same images, epochs
-and loss (KL at the source's temperature, no labels). The patches come from the pictures ood_*.jpg of the shared folder.
+with data would do. +SR goes on for 400 steps where the plain student ended, +ABD where +SV's did; "plain, longer" goes on for as
+many without the retrospection, and is their control at equal budget. Rows of a source have the same images, epochs, steps an
+epoch and loss (KL at the source's temperature, no labels); KD on clean data has a length of its own. The patches come from the pictures ood_*.jpg of the shared folder.
 Teachers are third-party; the clean one meets the grid's trigger. Nothing is chosen on ACC or ASR: the last student counts, and
 a retrospection is taken back where agreement with the teacher on held-out patches falls too far. INT8 figures are those of the
 ONNX file for onnxruntime, its scales set on the source's own images.
@@ -27,13 +28,14 @@ import numpy as np
 
 from benchmarks import prepare_data
 from benchmarks.attacks import START, clean_network
-from benchmarks.grid import Config, Table, main
+from benchmarks.grid import Config, Table, commit, main
 from benchmarks.transfer import teacher_of
 from edgekd import audit, checkpoints, data, datafree, distill, models
 from edgekd.data import ImageSet
 from edgekd.datafree.patches import held_out
 from edgekd.datafree.run import source_class
 from edgekd.distill.abd import AbdSettings
+from edgekd.distill.retrospection import RetrospectionSettings
 from edgekd.errors import EnvironmentFault
 from edgekd.export import onnx as onnx_writer
 from edgekd.files import canonical_json, lock, sha256_bytes, write_npz
@@ -53,9 +55,10 @@ GRID, WATERMARK, SQUARE = (
     "cifar10_smallvgg_badnets_t8.pth",
 )
 CLEAN = "clean"
-PLAIN, SV, SR, ABD, WITH_DATA = "plain", "+SV", "+SR", "+ABD", "KD on clean data"
+PLAIN, LONGER, SV, SR, ABD, WITH_DATA = "plain", "plain, longer", "+SV", "+SR", "+ABD", "KD on clean data"
 ROWS = {
     PLAIN: AbdSettings(vaccine=False, retrospection=False),
+    LONGER: AbdSettings(vaccine=False, retrospection=True, retrospect=RetrospectionSettings(weight=0.0)),
     SV: AbdSettings(vaccine=True, retrospection=False),
     SR: AbdSettings(vaccine=False, retrospection=True),
     ABD: AbdSettings(vaccine=True, retrospection=True),
@@ -68,17 +71,17 @@ LENGTHS: dict[str, dict[str, Any]] = {
     "data": {"epochs": 20, "options": {"images": 10_000}},
 }
 MINUTES = {"patches": 18.0, "zskt": 38.0, "cmi": 3.0, "data": 6.0}
-RETROSPECTION = 11.0  # minutes
+RETROSPECTION, WITHOUT = 11.0, 1.5  # minutes of 400 steps with and without it
 
 
 def cells() -> Iterator[Config]:
     """In the order of value."""
     backdoored = (GRID, WATERMARK, SQUARE)
-    yield from _cells("patches", backdoored, (PLAIN, WITH_DATA, SV, SR, ABD), (0,))
-    yield from _cells("patches", (CLEAN,), (PLAIN, SV, ABD, SR, WITH_DATA), (0,))
+    yield from _cells("patches", backdoored, (PLAIN, WITH_DATA, SV, SR, ABD, LONGER), (0,))
+    yield from _cells("patches", (CLEAN,), (PLAIN, SV, ABD, SR, WITH_DATA, LONGER), (0,))
     yield from _cells("zskt", (GRID, WATERMARK), (PLAIN, ABD), (0,))
     yield from _cells("cmi", (GRID,), (PLAIN, ABD), (0,))
-    yield from _cells("patches", backdoored, (PLAIN, SV, ABD, SR, WITH_DATA), (1, 2))
+    yield from _cells("patches", backdoored, (PLAIN, SV, ABD, SR, WITH_DATA, LONGER), (1, 2))
     yield from _cells("patches", (CLEAN,), (PLAIN, SV, ABD), (1, 2))
 
 
@@ -114,6 +117,7 @@ def run(config: Config, folder: Path) -> dict[str, Any]:
         "agreement_int8": 100 * float((shipped(agreed.images).argmax(1) == agreed.labels).mean()),
         "method": log.get("method", {}),
         "seconds": sum(log["seconds"].values()),
+        "steps": log["steps"],
         "teacher_sha256": teacher.sha256,
         "student_sha256": student.sha256,
     }
@@ -158,9 +162,10 @@ def _named(images: np.ndarray, teacher: Model) -> ImageSet:
 
 
 def _place(config: Config, teacher: Model, students: Path) -> Path:
-    """One folder for a row and the one it goes on from: with and without the vaccine."""
+    """One folder for a row and the ones it goes on from, of one source's commit: with and without the vaccine."""
     row = config["row"]
-    about = {**config, "row": row if row == WITH_DATA else ROWS[row].vaccine, "sha256": teacher.sha256}
+    shared = row if row == WITH_DATA else ROWS[row].vaccine
+    about = {**config, "row": shared, "sha256": teacher.sha256, "commit": commit()}
     return students / sha256_bytes(canonical_json(about).encode())[:16]
 
 
@@ -187,8 +192,8 @@ def forecast(config: Config) -> float:
     """What a row adds to the one that it goes on from, which is listed before it, where it is listed at all."""
     source, row = config["source"], config["row"]
     whole = MINUTES["data" if row == WITH_DATA else source]
-    goes_on = row == SR or (row == ABD and source == "patches")
-    return float(whole * (not goes_on) + RETROSPECTION * (row in (SR, ABD)))
+    goes_on = row in (SR, LONGER) or (row == ABD and source == "patches")
+    return float(whole * (not goes_on) + RETROSPECTION * (row in (SR, ABD)) + WITHOUT * (row == LONGER))
 
 
 TABLE = Table("datafree", cells, run, forecast, resumable=True)

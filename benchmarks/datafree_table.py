@@ -12,11 +12,11 @@ from edgekd.report.transferability import beside
 Record = dict[str, Any]
 Rows = dict[str, dict[int, Record]]  # row -> seed -> result
 PLAIN, ABD, WITH_DATA, CLEAN = "plain", "+ABD", "KD on clean data", "clean"
-ORDER = (PLAIN, "+SV", "+SR", ABD, WITH_DATA)
+ORDER = (PLAIN, "plain, longer", "+SV", "+SR", ABD, WITH_DATA)
 COUNTS = {"patches": 70.0, "zskt": 50.0}  # ACC of the plain source from which on a teacher's rows count
 CARRIES, LEFT, MOST_LOSS, MOST_LOSS_CLEAN = 50.0, 15.0, 6.0, 2.0  # percent of ASR; points of ACC
 TRIGGERS = 2  # at least so many must be carried over by the plain source
-COLUMNS = ("row", "ACC %", "ASR %", "RA %", "INT8 ACC %", "INT8 ASR %", "agreement %", "vaccine", "minutes")
+COLUMNS = ("row", "ACC %", "ASR %", "RA %", "INT8 ACC %", "INT8 ASR %", "agreement %", "vaccine", "steps", "minutes")
 
 
 def tables(records: Sequence[Record]) -> str:
@@ -37,11 +37,15 @@ def tables(records: Sequence[Record]) -> str:
         if teacher != CLEAN and _carries(source, rows):
             carried.setdefault(source, set()).add(teacher)
     verdicts = [
-        f"- {source}: the plain source carries {len(carried.get(source, ()))} trigger(s) over, {TRIGGERS} wanted"
-        for source in COUNTS
-        if any(key[0] == source for key in found)
+        _carried(source, len(carried.get(source, ()))) for source in COUNTS if any(key[0] == source for key in found)
     ]
     return "\n\n".join([*parts, "\n".join(verdicts), provenance(records)])
+
+
+def _carried(source: str, count: int) -> str:
+    """How many triggers the plain source carries over, marked where they are too few."""
+    mark = "" if count >= TRIGGERS else "**"
+    return f"- {source}: {mark}the plain source carries {count} trigger(s) over, {TRIGGERS} wanted{mark}"
 
 
 def _part(source: str, teacher: str, epochs: int, rows: Rows) -> str:
@@ -63,7 +67,12 @@ def _line(name: str, rows: dict[int, Record]) -> str:
     for kind, keys in (("fp32", ("acc", "asr", "ra")), ("int8", ("acc", "asr"))):
         cells += [spread(row[kind][key] for row in rows.values()) for key in keys]
     cells.append(spread(row["agreement"] for row in rows.values()))
-    cells += [_vaccine(rows), spread((row["seconds"] / 60 for row in rows.values()), "{:.1f}".format)]
+    steps = sorted({row["steps"] for row in rows.values()})
+    cells += [
+        _vaccine(rows),
+        " or ".join(map(str, steps)),
+        spread((row["seconds"] / 60 for row in rows.values()), "{:.1f}".format),
+    ]
     return line(cells)
 
 

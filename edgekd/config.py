@@ -294,6 +294,11 @@ def _without_data(given: dict[str, Any], profile: str) -> tuple[dict[str, Any], 
     if "image" in source and "image" not in kind.Config.model_fields:
         raise UsageError(f"Only patches are cut from a picture: --source patches:{shortened(source['image'])[1:-1]}.")
     own = kind.presets[profile]
+    train, usual = given.get("train", {}), TrainConfig.model_validate({"epochs": 1, **own.get("train", {})}).augment
+    if isinstance(train, dict) and train.get("augment", usual) != usual:
+        raise UsageError(
+            f"train.augment does nothing without data: the source {name!r} makes its images as it shows them. Leave it out."
+        )
     options = {**own.get("source", {}), **{key: value for key, value in source.items() if key != "name"}}
     abd = given.get("abd") or {}
     if not isinstance(abd, dict):

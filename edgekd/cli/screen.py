@@ -30,6 +30,12 @@ def print_gates(out: Any, gates: Iterable[Mapping[str, Any]]) -> None:
         out.print(Text(f"gate: {gate['name']} ≤ {gate['limit']:g} {gate['unit']}: ").append(mark))
 
 
+def forewarn(sentences: Iterable[str]) -> None:
+    """Say on standard error what a run will end with, before it takes its time."""
+    for sentence in sentences:
+        print(f"edgekd: {sentence}", file=sys.stderr)
+
+
 def explain_target(name: str) -> None:
     """Say on standard error which board a target's short name stands for."""
     from .. import targets

@@ -140,6 +140,10 @@ class Source:
         real steps of an epoch."""
         raise NotImplementedError
 
+    def kept_bytes(self, teacher: nn.Module) -> int:
+        """What it keeps of its images, for forecasts."""
+        return 0
+
     def own_optimizers(self) -> tuple[torch.optim.Optimizer, ...]:
         return ()
 

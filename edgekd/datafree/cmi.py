@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from itertools import count, islice
 from typing import Any, ClassVar, NamedTuple
@@ -88,6 +89,10 @@ class ContrastiveInversion(Source):
         share = min(1.0, steps / self.config.student_steps)
         few = {name: max(1, round(share * getattr(self.config, name))) for name in ("student_steps", "inversion_steps")}
         return few, 1.0, self.config.student_steps
+
+    def kept_bytes(self, teacher: nn.Module) -> int:
+        images = self.train.epochs * self.config.images * math.prod(self.shape)
+        return int(images + self.config.bank * 2 * 4 * Watched(teacher).width)
 
     def modules(self) -> tuple[nn.Module, ...]:
         parts: tuple[nn.Module, ...] = (self.kept, self.bank, self.head)

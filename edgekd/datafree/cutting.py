@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,12 +13,14 @@ from edgekd_device import pictures
 
 from ..data.streams import stream
 from ..errors import UsageError
+from ..files import sha256_bytes
 
 AREA, ASPECT = (1 / 500, 1.0), (3 / 4, 4 / 3)  # of the crop
 TURN = np.pi / 6  # most of rotation and of shear
 MARGIN = 2**0.5  # the patch is cut from a larger one, so that turned corners stay inside
 JITTER, HUE = 0.4, 0.1
 TRIES = 12
+LEAST_SIDE = 16
 MOST_PIXELS = 400_000_000  # of all pictures together
 CUT = (0.25, 0.25)  # of the Beta that CutMix draws its share from
 CHUNK = 2000
@@ -26,7 +29,29 @@ CHUNK = 2000
 def read(path: str | Path) -> list[np.ndarray]:
     """The picture, or all pictures below a folder in the order of their names, uint8 [H, W, 3] each.
 
-    Raises UsageError for a path without pictures, for a damaged one, and for more than 400 million pixels.
+    Raises UsageError as ``listed`` does, and for a damaged picture.
+    """
+    return [_decoded(file) for file in listed(path)]
+
+
+def digest(path: str | Path) -> str:
+    """SHA-256 of all pixels that ``read`` gives; looked at once, as long as the files stay as they are."""
+    return _digest(tuple((file, file.stat().st_mtime_ns, file.stat().st_size) for file in listed(path)))
+
+
+@functools.lru_cache(maxsize=8)
+def _digest(stamped: tuple[tuple[Path, int, int], ...]) -> str:
+    return sha256_bytes(b"".join(sha256_bytes(_decoded(file).tobytes()).encode() for file, *_ in stamped))
+
+
+def _decoded(file: Path) -> np.ndarray:
+    return np.ascontiguousarray(pictures.pixels(pictures.decode_opaque(file).convert("RGB")))
+
+
+def listed(path: str | Path) -> list[Path]:
+    """The files that ``read`` reads.
+
+    Raises UsageError for a path without pictures, for a tiny one, and for more than 400 million pixels.
     """
     place = Path(path)
     if place.is_dir():
@@ -39,12 +64,19 @@ def read(path: str | Path) -> list[np.ndarray]:
         raise UsageError(
             f"There is no picture {place}. Name one, or a folder of them, as patches:PATH; patches alone draws textures."
         )
-    size = sum(width * height for width, height, _ in map(pictures.header, found))
+    sides = [pictures.header(file)[:2] for file in found]
+    tiny = [file for file, extents in zip(found, sides, strict=True) if min(extents) < LEAST_SIDE]
+    if tiny:
+        raise UsageError(
+            f"{tiny[0]} is too small to cut patches from: give pictures of at least {LEAST_SIDE} pixels a side, better of "
+            "some hundred."
+        )
+    size = sum(width * height for width, height in sides)
     if size > MOST_PIXELS:
         raise UsageError(
             f"The pictures in {place} have {size:,} pixels, more than {MOST_PIXELS:,}: give fewer of them."
         )
-    return [pictures.pixels(pictures.decode_opaque(file).convert("RGB")) for file in found]
+    return found
 
 
 def cut(images: Sequence[np.ndarray], count: int, side: int, seed: int, *, turn: float = TURN) -> np.ndarray:
@@ -71,9 +103,12 @@ def cut(images: Sequence[np.ndarray], count: int, side: int, seed: int, *, turn:
 def _patch(picture: Any, draw: np.ndarray, side: int, turn: float, Image: Any) -> np.ndarray:
     half = max(min(picture.size) // 2, 2)
     left, top = (draw[1 + axis] * (extent - half) for axis, extent in enumerate(picture.size))
-    width, height = _crop(draw[8 : 8 + TRIES], draw[8 + TRIES :])
+    width, height = (
+        max(extent, 1 / half) for extent in _crop(draw[8 : 8 + TRIES], draw[8 + TRIES :])
+    )  # a pixel at least
     left, top = left + draw[3] * (1 - width) * half, top + draw[4] * (1 - height) * half
-    box = (left, top, left + max(width * half, 1), top + max(height * half, 1))
+    right, low = (min(*ends) for ends in zip((left + width * half, top + height * half), picture.size, strict=True))
+    box = (left, top, right, low)
     large = int(MARGIN * side)
     scaled = picture.resize((large, large), Image.Resampling.BICUBIC, box=box, reducing_gap=2.0)
     angle, shear = (2 * draw[5] - 1) * turn, np.tan((2 * draw[6] - 1) * turn)

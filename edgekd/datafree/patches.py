@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
@@ -33,7 +34,7 @@ TAUGHT = {"alpha": 1.0, "temperature": 4.0}
 
 
 class PatchSettings(Settings):
-    image: str | None = Field(None, description="a picture, or a folder of them; default: drawn textures")
+    image: str | None = Field(None, min_length=1, description="a picture, or a folder of them; default: drawn textures")
     images: int = Field(20_000, ge=LEAST_POOL, le=1_000_000, description="patches in the pool")
     cutmix: bool = Field(True, description="cut a box of another patch into each")
     balance: bool = Field(True, description="keep at most twice the even share of what the teacher takes for one class")
@@ -129,6 +130,9 @@ class Patches(Source):
                 self.view.teacher.tell(part.images, self.logits[part.index])
                 yield weight, part
 
+    def kept_bytes(self, teacher: torch.nn.Module) -> int:
+        return int(self.config.images * (math.prod(self.shape) + 4 * self.num_classes))
+
     def modules(self) -> tuple[torch.nn.Module, ...]:
         return () if self.vaccine is None else (self.vaccine,)
 
@@ -139,7 +143,7 @@ class Patches(Source):
 
     def identity(self) -> dict[str, Any]:
         found = super().identity()
-        found["source"]["image"] = None if self.config.image is None else _digest(cutting.read(self.config.image))
+        found["source"]["image"] = None if self.config.image is None else cutting.digest(self.config.image)
         return found
 
     @property
@@ -254,7 +258,3 @@ def balanced(labels: np.ndarray, count: int, classes: int) -> np.ndarray:
 
 def _parts(images: np.ndarray) -> list[np.ndarray]:
     return [images[start : start + AT_ONCE] for start in range(0, len(images), AT_ONCE)]
-
-
-def _digest(images: list[np.ndarray]) -> str:
-    return files.sha256_bytes(b"".join(files.sha256_bytes(np.ascontiguousarray(i).tobytes()).encode() for i in images))

@@ -67,6 +67,10 @@ def named_source(given: Any) -> dict[str, Any]:
         return {}
     if isinstance(given, str):
         name, colon, image = given.partition(":")
+        if colon and not image:
+            raise UsageError(
+                f"--source {given} names no picture: {name}:PATH is a picture or a folder of them, {name} alone has none."
+            )
         return {"name": name, **({"image": image} if colon else {})}
     if not isinstance(given, dict):
         raise UsageError("`source` is a group of settings: source.name=patches, source.image=photo.jpg.")

@@ -197,4 +197,5 @@ def capped(distances: np.ndarray, labels: np.ndarray, share: float) -> np.ndarra
         where = np.flatnonzero(labels == label)
         nearest = where[np.argsort(distances[where], kind="stable")]
         found[nearest[: int(share * len(where))]] = True
-    return found & np.isfinite(distances)
+    found &= np.isfinite(distances)
+    return found

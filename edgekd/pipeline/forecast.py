@@ -13,8 +13,9 @@ from ..distill.run import method_class
 from ..training.device import resolve_device
 from ..types import Model, ModelSpec
 from . import intake, passes, vetting
-from .forecast_without_data import sourced_minutes, stand_ins
+from .forecast_without_data import sourced_bytes, sourced_minutes, stand_ins
 from .stages import choose_student, not_smaller, runner
+from .unmeetable import unmeetable
 
 PROBE_STEPS = 8
 PROBE_DETOX_STEPS = (2, 10)
@@ -42,14 +43,19 @@ def forecast(config: RunConfig) -> dict[str, Any]:
     else:
         teacher, about = intake.load_teacher(config, parts["validation"])
     student = choose_student(config, teacher, about, targets.get(config.target))
-    warnings = [*about["warnings"], *not_smaller(student, about)]
-    each = sourced_minutes if config.data_free else _minutes
-    minutes = {
-        name: each(config, name, teacher, teacher.spec if name == "finetune" else student, parts)
-        for name in dict.fromkeys((*config.controls, config.method))
-    }
+    warnings = [*unmeetable(config), *about["warnings"], *not_smaller(student, about)]
+    if config.data_free:
+        minutes = sourced_minutes(config, teacher, student)
+    else:
+        minutes = {
+            name: _minutes(config, name, teacher, teacher.spec if name == "finetune" else student, parts)
+            for name in dict.fromkeys((*config.controls, config.method))
+        }
     trainings = len(minutes)
-    kept = 0 if config.data_free else sum(kept_bytes(config, name, len(parts["train"])) for name in minutes)
+    if config.data_free:
+        kept = sourced_bytes(config, teacher) * trainings
+    else:
+        kept = sum(kept_bytes(config, name, len(parts["train"])) for name in minutes)
     if config.repair_method:
         minutes = {f"repair {config.repair_method}": _repair_minutes(config, teacher, parts), **minutes}
     known, device = len(intake.load_triggers(config, teacher.spec)), str(resolve_device(config.device))

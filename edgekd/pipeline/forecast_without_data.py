@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from .. import datafree, distill
@@ -24,10 +22,22 @@ def stand_ins(teacher: Model, test: ImageSet | None) -> dict[str, ImageSet]:
     return {"train": images, "validation": images, "test": test or images}
 
 
-def sourced_minutes(config: RunConfig, method: str, teacher: Model, student: ModelSpec, parts: dict[str, Any]) -> float:
-    """Minutes of one training: a control's, or with the defence. A retrospection that may come is counted."""
+def sourced_minutes(config: RunConfig, teacher: Model, student: ModelSpec) -> dict[str, float]:
+    """Minutes of each training: the controls' by their methods, on the plain source, and the student's with the defence."""
+    plain = distill.AbdSettings(vaccine=False, retrospection=False)
+    found: dict[str, float] = {name: _minutes(config, name, plain, teacher, student) for name in config.controls}
+    return {**found, "student": _minutes(config, config.method, config.defence, teacher, student)}
+
+
+def sourced_bytes(config: RunConfig, teacher: Model) -> int:
+    """What a training's source keeps of its images."""
+    source = datafree.make(config.source["name"], config.source_options, teacher, config.train)
+    return source.kept_bytes(teacher.module)
+
+
+def _minutes(config: RunConfig, method: str, defence: distill.AbdSettings, teacher: Model, student: ModelSpec) -> float:
+    """Minutes of one training. A retrospection that may come is counted."""
     train = config.train.model_copy(update={"epochs": 1, "warmup_epochs": 0})
-    defence = config.defence if method == config.method else distill.AbdSettings(vaccine=False, retrospection=False)
     name, options = config.source["name"], config.source_options
     whole = datafree.make(name, options, teacher, config.train, defence.vaccine_settings)
     few, less, steps = whole.shortened(STEPS)

@@ -48,9 +48,9 @@ def row(
     )
 
 
-def agreement(found: Rate) -> str:
-    """What is said of an artefact whose images have no labels but the teacher's."""
-    return f"gives the teacher's answer on {found.hits} of {found.total} synthetic images; ACC is not measured"
+def agreement(found: Rate, more: str = "; ACC is not measured") -> str:
+    """What is said of an artefact on images that have no labels but the teacher's."""
+    return f"gives the teacher's answer on {found.hits} of {found.total} synthetic images{more}"
 
 
 def shipped_row(rows: Sequence[StageRow], target: Target) -> StageRow | None:

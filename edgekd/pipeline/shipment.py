@@ -14,12 +14,14 @@ from edgekd_device import harness
 from edgekd_device.bundle import MANIFEST, PACKAGE, PROBES
 
 from .. import audit
+from ..audit.evaluate import Predict
 from ..export import bundle as bundle_writer
 from ..export import onnx as onnx_writer
 from ..files import canonical_json, sha256_bytes, write_bytes
 from ..runners.onnx import OnnxRunner
 from ..training import Progress
-from ..types import DeviceReport, Model, OnnxFile, StageRow, Target
+from ..types import DeviceReport, Model, OnnxFile, Rate, StageRow, Target
+from . import ledger
 from .calibration import quantiser
 from .measures import Measures
 from .stages import PARITY_IMAGES, Stages, runner
@@ -34,7 +36,7 @@ class Shipment:
         self.stages, self.measures, self.student = stages, measures, student
         self.folder, self.target = stages.folder, stages.target
         calibration = stages.calibration()
-        what = "ACC" if measures.labelled or not stages.config.data_free else "agreement"
+        what = "agreement" if stages.config.data_free else "ACC"
         self.twin = quantiser(student, calibration, stages.parts["validation"], stages.config, what)
         self.files: tuple[OnnxFile, ...] = ()
         self.quantized_from = {
@@ -72,7 +74,20 @@ class Shipment:
         sha256 = sha256_bytes(canonical_json({**self.quantized_from, "flavour": flavour}).encode())
         report = self.measures.audit(stage, sha256, predict)
         flips = audit.flips(self.measures.reports["student fp32"], report)
-        return self.measures.row(stage, report, runtime="torch", precision="int8", sha256=sha256, flips=flips)
+        row = self.measures.row(stage, report, runtime="torch", precision="int8", sha256=sha256, flips=flips)
+        if not (self.stages.config.data_free and self.measures.labelled):  # without labels the row says so already
+            return row
+        note = ledger.agreement(self._agreement(predict, sha256), "")
+        return dataclasses.replace(row, notes=(*row.notes, note))
+
+    def _agreement(self, predict: Predict, sha256: str) -> Rate:
+        """How often an artefact gives the teacher's answer on images of nothing."""
+        images = self.stages.parts["validation"]
+
+        def make(folder: Path) -> dict[str, Any]:
+            return Rate(int((predict(images.images).argmax(1) == images.labels).sum()), len(images)).to_json()
+
+        return Rate(**self.folder.stage("agreement", {"model": sha256, "validation": images.sha256}, make))
 
     def reference_rows(self) -> list[StageRow]:
         """What the host's onnxruntime makes of every ONNX file: ACC, ASR and flips, no timing: equal in every run."""

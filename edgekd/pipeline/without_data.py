@@ -62,6 +62,8 @@ class DataFreeStages(Stages):
             raise UsageError("A trigger is measured on labelled images, and none are there: give some with --test.")
         if self.config.test is None and self.config.audit.adversarial is not None:
             raise UsageError("Accuracy under attack is measured on labelled images: give some with --test.")
+        if self.config.test is None and self.config.audit.canaries:
+            raise UsageError("Public triggers are measured on labelled images: give some with --test.")
 
     def _synthetic(self) -> ImageSet:
         image = self.config.source.get("image")

@@ -52,6 +52,8 @@ def test_without_any_labelled_image(words, tmp_path: Path) -> None:
     by_name = {row["stage"]: row for row in record["rows"]}
     assert by_name["student fp32"]["flips"]["total"] == 1000
     assert any("teacher's answer on" in note for note in by_name["model.u8s8.onnx"]["notes"])
+    assert "edgekd: The gate --max-asr cannot be met" in ended.err
+    assert "edgekd: The gate --max-acc-drop cannot be met" in ended.err
     assert not record["gates"][0]["passed"]
     assert not record["gates"][1]["passed"]
     assert "not measured" in record["gates"][1]["why"]
@@ -96,6 +98,8 @@ def test_with_a_test_set_and_a_control_and_after_a_kill(world: worlds.World, wor
     assert by_name["model.u8s8.onnx"]["triggers"][0]["floor"] is None
     assert "its floor was not measured" in record["gates"][0]["why"]
     assert "cannot be judged" in record["verdict"]
+    (note,) = (text for text in by_name["student int8 simulated"]["notes"] if "teacher's answer on" in text)
+    assert "of 1000 synthetic images" in note
     assert record["training"]["kd"]["method"]["source"].keys() == {"images", "suspicious", "classes"}
     broken = tmp_path / "broken"
     # two epochs of the control, two of the student, then in its retrospection
@@ -113,6 +117,9 @@ def test_with_a_test_set_and_a_control_and_after_a_kill(world: worlds.World, wor
     [
         (("--source", "zsk"), "no image source 'zsk'. Did you mean 'zskt'"),
         (("--source", "patches:gone.jpg"), "no picture gone.jpg"),
+        (("--source", "patches:"), "--source patches: names no picture"),
+        (("-o", "audit.canaries=true"), "Public triggers are measured on labelled images"),
+        (("-o", "train.augment=crop"), "train.augment does nothing without data"),
         (("--source", "zskt:photo.jpg"), "Only patches are cut from a picture: --source patches:photo.jpg"),
         (("--method", "robustkd"), "needs images with labels of their own"),
         (("--controls", "finetune"), "finetune needs labelled images"),
@@ -150,8 +157,10 @@ def test_the_normalisation_cannot_be_guessed(words, tmp_path: Path) -> None:
 def test_sources_are_listed_and_a_forecast_is_made(words) -> None:
     ended = call("list", "sources", "--json")
     assert [row["source"] for row in json.loads(ended.out)] == ["patches", "zskt", "cmi"]
-    ended = call(*words("--dry-run", "--json"))
+    ended = call(*words("--dry-run", "--json", "--max-asr", "2"))
     assert ended.code == 0, ended.err
-    minutes = json.loads(ended.out)["forecast"]["minutes"]
-    assert minutes["kd"] > 0
+    figures = json.loads(ended.out)["forecast"]
+    assert any(text.startswith("The gate --max-asr cannot be met") for text in figures["warnings"])
+    minutes = figures["minutes"]
+    assert minutes["student"] > 0
     assert "disagreement" not in minutes

@@ -120,6 +120,9 @@ def test_batches_are_pixels_with_the_teachers_answers(name, opened, teacher):
     with torch.no_grad():
         asked = teacher.module(images)
     assert torch.equal(asked.argmax(1), labels)
+    kept = sum(t.nbytes for part in source.modules() for t in part.state_dict().values() if t.dim() > 2)
+    kept += sum(array.nbytes for array in source.pool[:2]) if name == "patches" else 0
+    assert source.kept_bytes(teacher.module) == (0 if name == "zskt" else kept)
     known = told(images)
     assert known is told(images)  # from memory
     torch.testing.assert_close(known, asked, atol=1e-4, rtol=1e-4)

@@ -24,7 +24,7 @@ def cell(row: str, acc: float, asr: float, seed: int = 0, teacher: str = GRID, *
         "config": {**config, "seed": seed, **about},
         "result": {
             "teacher": {"acc": 92.0, "asr": 99.0, "ra": 1.0}, "fp32": figures, "int8": figures, "agreement": 80.0,
-            "method": method, "seconds": 90.0,
+            "method": method, "seconds": 90.0, "steps": 5610 + 400 * (row in ("plain, longer", "+SR", "+ABD")),
         },
     }  # fmt: skip
 
@@ -35,14 +35,18 @@ def shown(*records: dict[str, Any]) -> list[str]:
 
 def test_rows_stand_in_order_with_the_vaccine_beside_them() -> None:
     lines = shown(
-        cell("+ABD", 75, 4), cell("plain", 78, 90), cell("KD on clean data", 74, 2, epochs=20), cell("+SV", 77, 60)
-    )
+        cell("+ABD", 75, 4), cell("plain", 78, 90), cell("KD on clean data", 74, 2, epochs=20), cell("+SV", 77, 60),
+        cell("plain, longer", 78, 89),
+    )  # fmt: skip
     assert lines[0] == "**patches, grid, 30 epochs** (teacher 92.0 / 99.0)"
     rows = [line.strip("| ").split(" | ") for line in lines if line.startswith("| ") and "---" not in line]
-    assert [row[0] for row in rows] == ["row", "plain", "+SV", "+ABD", "KD on clean data"]
+    assert [row[0] for row in rows] == ["row", "plain", "plain, longer", "+SV", "+ABD", "KD on clean data"]
     assert rows[1][1:4] == ["78.00", "90.00", "30.00"]
-    assert [row[7] for row in rows[1:]] == ["–", "0 of 1 accepted", "1 of 1 accepted", "–"]
-    assert "- patches: the plain source carries 1 trigger(s) over, 2 wanted" in lines
+    assert [row[8] for row in rows[1:3]] == ["5610", "6010"]
+    assert [row[7] for row in rows[1:]] == ["–", "–", "0 of 1 accepted", "1 of 1 accepted", "–"]
+    assert "- patches: **the plain source carries 1 trigger(s) over, 2 wanted**" in lines
+    second = [cell("plain", 78, 90, teacher="mark.pth"), cell("plain", 78, 90)]
+    assert "- patches: the plain source carries 2 trigger(s) over, 2 wanted" in shown(*second)
 
 
 @pytest.mark.parametrize(
@@ -63,7 +67,7 @@ def test_a_clean_teacher_may_lose_little_and_gain_no_trigger() -> None:
     assert "- ABD: all bars met (1 seed)" in shown(*made)
     worse = [cell("plain", 78, 3, teacher="clean"), cell("+ABD", 75, 4, teacher="clean")]
     assert "- ABD: **ACC more than 2 below the plain source, ASR raised** (1 seed)" in shown(*worse)
-    assert "- patches: the plain source carries 0 trigger(s) over, 2 wanted" in shown(*made)
+    assert "- patches: **the plain source carries 0 trigger(s) over, 2 wanted**" in shown(*made)
 
 
 def test_seeds_are_paired_and_a_source_without_a_bar_says_nothing() -> None:
@@ -72,6 +76,18 @@ def test_seeds_are_paired_and_a_source_without_a_bar_says_nothing() -> None:
     assert "- ABD: all bars met (1 seed)" in lines
     assert "- ABD: not measured" in shown(cell("plain", 78, 90))
     assert not [line for line in shown(cell("plain", 30, 90, source="cmi")) if line.startswith("- ")]
+
+
+def test_students_of_another_commit_are_not_taken(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    teacher = type("Teacher", (), {"sha256": "0" * 64})
+    rows = {config["row"]: config for config in datafree.cells() if config["seed"] == 0}
+    place = datafree._place(rows["plain"], teacher, tmp_path)
+    # each row's own steps go into other folders below
+    assert place == datafree._place({**rows["plain"], "row": "+SR"}, teacher, tmp_path)
+    assert place == datafree._place({**rows["plain"], "row": "plain, longer"}, teacher, tmp_path)
+    assert place != datafree._place({**rows["plain"], "row": "+ABD"}, teacher, tmp_path)
+    monkeypatch.setattr(datafree, "commit", lambda: {"commit": "other", "dirty": False})
+    assert place != datafree._place(rows["plain"], teacher, tmp_path)
 
 
 def test_cells_differ_have_sources_that_exist_and_fit_ten_hours(tmp_path: Any) -> None:

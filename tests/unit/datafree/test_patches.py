@@ -100,6 +100,26 @@ def test_a_folder_a_grey_picture_and_what_is_none(photo, picture, tmp_path):
         cutting.read(tmp_path)
 
 
+def test_pictures_are_hashed_once_while_they_stay(photo, tmp_path, monkeypatch):
+    file = tmp_path / "photo.png"
+    file.write_bytes((photo / "b.png").read_bytes())
+    first = cutting.digest(file)
+    with monkeypatch.context() as patched:
+        patched.setattr(cutting, "_decoded", None)
+        assert cutting.digest(file) == first
+    file.write_bytes((photo / "a.png").read_bytes())
+    assert cutting.digest(file) != first
+
+
+def test_small_pictures_are_cut_inside_and_tiny_ones_refused(tmp_path):
+    for side in (16, 17, 31, 51):  # a five-hundredth of whose area is less than a pixel
+        picture = np.random.default_rng(0).integers(0, 255, (side, side + 3, 3)).astype(np.uint8)
+        assert cutting.cut([picture], 300, 8, 1).shape == (300, 3, 8, 8)
+    Image.fromarray(picture[:15]).save(tmp_path / "icon.png")
+    with pytest.raises(UsageError, match=r"icon.png is too small.*16 pixels"):
+        cutting.read(tmp_path)
+
+
 def test_pictures_that_are_too_many_are_refused(photo, monkeypatch):
     monkeypatch.setattr(cutting, "MOST_PIXELS", 1000)
     with pytest.raises(UsageError, match="more than 1,000"):

@@ -1,0 +1,29 @@
+"""Gates that a run cannot meet whatever it does, said before it starts."""
+
+from __future__ import annotations
+
+from ..config import RunConfig
+from .vetting import runs_battery
+
+
+def unmeetable(config: RunConfig) -> list[str]:
+    """A sentence for each gate whose value this run will not measure; it fails at the end."""
+    found, known = [], config.trigger.file is not None
+    unlabelled = config.data_free and config.test is None
+    if config.gates.max_acc_drop is not None and unlabelled:
+        found.append(_said("--max-acc-drop", "ACC is measured on labelled images; give some with --test"))
+    if config.gates.max_asr is None:
+        return found
+    if unlabelled:
+        found.append(_said("--max-asr", "ASR is measured on labelled images; give some with --test"))
+    elif config.data_free and known:
+        found.append(
+            _said("--max-asr", "a given trigger needs a floor, from a control trained on labelled images; give --data")
+        )
+    elif not known and not runs_battery(config, 0):
+        found.append(_said("--max-asr", "no trigger is measured; name one with --trigger, or leave audit.canaries on"))
+    return found
+
+
+def _said(gate: str, why: str) -> str:
+    return f"The gate {gate} cannot be met: {why}."
