@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from bundles import COUNT, TARGET, edit, graph, probe_set, reference, replace_file, write_bundle
-from test_machine import PC, ina, plant
+from test_machine import PC, core, ina, plant
 
 from edgekd_device import arrays, files, harness, latency, metrics, thermal
 from edgekd_device.errors import EnvironmentFault, UsageError
@@ -123,6 +123,7 @@ def test_a_full_level_with_blocks_throughput_and_energy(pristine, tmp_path, quic
 
 FIT = {
     **PC,
+    **core(0, 3000000, 3000000),
     "sys/class/thermal/thermal_zone0/trip_point_0_type": "passive\n",
     "sys/class/thermal/thermal_zone0/trip_point_0_temp": "95000\n",
     "sys/devices/system/cpu/cpu0/thermal_throttle/core_throttle_count": "0\n",

@@ -37,6 +37,7 @@ def report(*reasons: str, shipped: StageRow | None = None, **more: Any) -> Devic
         (report(f"{SHIPS}: logits are not finite"), ("logits are not finite",), ("logits are not finite",)),
         (report("model.onnx: logits are not finite"), (), ()),
         (report(f"{SHIPS}: MultiStream: {UNSTEADY}"), (), (f"MultiStream: {UNSTEADY}",)),
+        (report(f"{SHIPS}: GPU alone: {UNSTEADY}"), (), (f"GPU alone: {UNSTEADY}",)),
         (report("hottest zone: cpu is at 99 °C", gates=(HOT,)), (), ("hottest zone: cpu is at 99 °C",)),
         (report("hottest zone: cpu is at 99 °C"), *2 * [("hottest zone: cpu is at 99 °C",)]),  # no such gate: unknown
         (
