@@ -130,7 +130,8 @@ def _info(arguments: argparse.Namespace) -> int:
     for trigger in manifest.triggers:
         print(f"trigger   {trigger['name']} ({trigger['origin']})")
     for name, value in manifest.references.items():
-        print(f"host      {_line(StageRow.from_json({**value, 'stage': name}))}")
+        called = "ACC" if manifest.labelled else "agreement"
+        print(f"host      {_line(StageRow.from_json({**value, 'stage': name}), called)}")
     print(f"teacher   {manifest.teacher_sha256}")
     print(f"student   {manifest.student_sha256}")
     print(f"manifest  {contents.manifest_sha256}")
@@ -251,10 +252,10 @@ def _queries(found: Latency) -> str:
     )
 
 
-def _line(row: StageRow) -> str:
+def _line(row: StageRow, called: str = "ACC") -> str:
     acc = "not measured" if row.acc is None else "{:.2%} [{:.2%}, {:.2%}]".format(row.acc.value, *row.acc.interval())
     flips = "" if row.flips is None else f"  label flips {row.flips.value:.2%}"
-    return f"{row.stage}  {row.precision}  {row.runtime}  ACC {acc}{flips}"
+    return f"{row.stage}  {row.precision}  {row.runtime}  {called} {acc}{flips}"
 
 
 def _predict(arguments: argparse.Namespace) -> int:

@@ -263,13 +263,14 @@ def _judge(
         session.notes.append(f"gives the teacher's answer on {found.hits} of {found.total} images; ACC is not measured")
     session.row = dataclasses.replace(session.row, acc=acc, triggers=tuple(scores), flips=flips)
     if session.row.stage in manifest.references:
-        _compare(session, StageRow.from_json(manifest.references[session.row.stage]))
+        host = StageRow.from_json(manifest.references[session.row.stage])
+        _compare(session, host, found, "ACC" if manifest.labelled else "agreement")
 
 
-def _compare(session: _Session, host: StageRow) -> None:
-    """Note how far ACC and ASR are from the host's on the same file; too far is not the same model."""
+def _compare(session: _Session, host: StageRow, found: metrics.Rate, called: str) -> None:
+    """Note how far ACC (agreement without labels) and ASR are from the host's on the same file; too far is not the same model."""
     theirs = {score.trigger: score.asr for score in host.triggers}
-    pairs = [("ACC", session.row.acc, host.acc, ACC_TOLERANCE)]
+    pairs = [(called, found, host.acc, ACC_TOLERANCE)]
     pairs += [("ASR " + s.trigger, s.asr, theirs.get(s.trigger), ASR_TOLERANCE) for s in session.row.triggers]
     different: list[str] = []
     unlike: list[str] = []
@@ -290,7 +291,8 @@ def _compare(session: _Session, host: StageRow) -> None:
         if (apart if what.startswith("ASR") else abs(apart)) > max(1.0, tolerance * here.total):
             session.wrong.append(words)
     if equal and not different:
-        session.notes.append(("the other figures" if unlike else "ACC and ASR") + " equal the host's")
+        every = "ACC and ASR" if called == "ACC" else "all figures"
+        session.notes.append(("the other figures" if unlike else every) + " equal the host's")
     session.notes += different
     if unlike:
         more = f" and {len(unlike) - 3} more" if len(unlike) > 3 else ""

@@ -43,7 +43,7 @@ def write(
     """Write the bundle into ``folder`` and read it back; returns the manifest's path and SHA-256.
 
     references: model file name -> what the host measured on it, stored without its timings. labelled: false where the
-    probes' labels are the teacher's answers, which measure no ACC. A folder cut short by a
+    probes' labels are the teacher's answers, which measure no ACC; a reference's is then agreement. A folder cut short by a
     kill is refused by the reader, because its files are not those of its manifest, and is written again.
     Raises UsageError when files that the target asks for are missing, or one for TensorRT holds what it misreads.
     """

@@ -116,7 +116,12 @@ class Shipment:
         for source, copy in ((weights, student), (Path(f"{weights}.json"), Path(f"{student}.json"))):
             write_bytes(copy, source.read_bytes(), "student")
         probes, bundle = self.measures.probes, self.folder.path / "bundle"
-        references = {row.stage: row.to_json() for row in self.reference_rows()}
+        reports = (
+            self.measures.reports
+        )  # which count agreement where labels are the teacher's: the board's must be alike
+        references = {
+            row.stage: dataclasses.replace(row, acc=reports[row.stage].acc).to_json() for row in self.reference_rows()
+        }
 
         def make(folder: Path) -> dict[str, Any]:
             _, sha256 = bundle_writer.write(

@@ -50,6 +50,17 @@ def test_images_without_labels_of_their_own_measure_no_accuracy(tmp_path):
     assert report.rows[1].flips == Rate(0, COUNT)
     assert report.rows[0].notes == (f"gives the teacher's answer on {COUNT} of {COUNT} images; ACC is not measured",)
     assert report.valid
+    alike, apart = (
+        {"model.onnx": dataclasses.replace(reference("model.onnx", "fp32"), acc=Rate(COUNT - less, COUNT), triggers=())}
+        for less in (0, 3)
+    )
+    for number, (references, noted) in enumerate(
+        ((alike, "all figures equal the host's"), (apart, "agreement is 100.00%"))
+    ):
+        other = write_bundle(tmp_path / str(number), probes=probes, floors={}, references=references, labelled=False)
+        held = run(other)
+        assert any(note.startswith(noted) for note in held.rows[0].notes)
+        assert held.valid is (references is alike)
     assert "labelled" not in json.loads((write_bundle(tmp_path / "other") / "manifest.json").read_text())
     edit(folder, lambda manifest: manifest.update(labelled="no"))
     with pytest.raises(UsageError, match="look at 'labelled'"):
