@@ -48,6 +48,7 @@ def test_spaces_unicode_links_and_relative_paths(world: World, tmp_path: Path, m
     assert "No trigger was tested." in audited.out
 
 
+@pytest.mark.slow  # three whole runs
 def test_a_corrected_note_beside_the_teacher_is_followed_everywhere(short: Words, world: World, tmp_path: Path) -> None:
     teacher, tensors = tmp_path / "teacher.safetensors", checkpoints.load(world.teacher).tensors
     spec = ModelSpec("resnet8-w8", len(CLASSES), InputSpec(3, 32, 32, (0.0,) * 3, (1.0,) * 3))

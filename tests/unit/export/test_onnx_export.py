@@ -186,6 +186,7 @@ def export_all(out, images):
 """
 
 
+@pytest.mark.slow  # test_kills holds the bytes of whole runs in two folders
 def test_two_processes_in_two_folders_write_the_same_bytes(pictures, tmp_path):
     np.save(tmp_path / "images.npy", pictures.images)
     here, there = tmp_path / "here", tmp_path / "another folder"
