@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import re
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -20,8 +19,8 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.grid import HERE, Config, Table, main
-from edgekd.errors import EnvironmentFault
+from benchmarks.grid import Config, Table, main
+from benchmarks.packages import aside
 from edgekd_device import latency
 from edgekd_device.metrics import percentile
 from edgekd_device.runtime import base
@@ -126,22 +125,7 @@ def judged(found: dict[str, list[Block]]) -> dict[str, Any]:
 
 def fetched() -> Any:
     """LoadGen's module, put into .cache/ where it is not; raises EnvironmentFault where it cannot be had."""
-    folder = HERE.parent / ".cache" / "loadgen"
-    if not folder.is_dir():
-        pip = [
-            sys.executable,
-            "-m",
-            "pip",
-            "install",
-            "-q",
-            "--no-deps",
-            "--only-binary=:all:",
-            "--target",
-            str(folder),
-        ]
-        if subprocess.run([*pip, PACKAGE], check=False).returncode:
-            raise EnvironmentFault("LoadGen does not install here.")
-    sys.path.append(str(folder))
+    sys.path.append(str(aside("loadgen", PACKAGE, options=("--only-binary=:all:",))))
     import mlperf_loadgen
 
     return mlperf_loadgen

@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.grid import HERE
 from benchmarks.int8_speed import Reader
+from benchmarks.packages import aside
 from edgekd.errors import EnvironmentFault
 
 # onnxruntime's names for calibrators; all but MinMax keep every activation of every image in memory
@@ -67,31 +67,12 @@ def modelopt(source: Path, destination: Path, images: np.ndarray, calibrator: st
     np.save(pixels, images)
     around = {
         **os.environ,
-        "PYTHONPATH": os.pathsep.join([*filter(None, [os.environ.get("PYTHONPATH")]), str(_fetched())]),
+        "PYTHONPATH": os.pathsep.join(
+            [*filter(None, [os.environ.get("PYTHONPATH")]), str(aside("modelopt", *MODELOPT))]
+        ),
     }
     words = [sys.executable, "-c", CHILD, str(source), str(destination), str(pixels), calibrator]
     done = subprocess.run(words, env=around, capture_output=True, text=True, check=False)
     pixels.unlink()
     if done.returncode or not destination.exists():
         raise EnvironmentFault(f"ModelOpt did not quantise {source.name}: {done.stderr[-2000:]}")
-
-
-def _fetched() -> Path:
-    folder = HERE.parent / ".cache" / "modelopt"
-    if not (folder / "ready").exists():
-        pip = [
-            sys.executable,
-            "-m",
-            "pip",
-            "install",
-            "-q",
-            "--no-deps",
-            "--upgrade",
-            "--target",
-            str(folder),
-            *MODELOPT,
-        ]
-        if subprocess.run(pip, check=False).returncode:
-            raise EnvironmentFault("ModelOpt does not install here.")
-        (folder / "ready").touch()
-    return folder
