@@ -7,12 +7,10 @@ suggestion. Environment variables are never read into it, so that secrets cannot
 from __future__ import annotations
 
 import difflib
-import re
 from pathlib import Path
 from typing import Any, Literal
 
-from omegaconf import OmegaConf
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from .attacks.run import settings_of
 from .attacks.table import SABOTAGE
@@ -20,10 +18,10 @@ from .datafree.run import named_source, source_class
 from .distill import METHODS, AbdSettings
 from .distill.run import method_class
 from .errors import UsageError
+from .given import DERIVED, given_settings, shortened
 from .quantize import PtqConfig
 from .repair.run import repair_class
 from .training import Fraction, TrainConfig
-from .yaml_files import read_yaml
 
 CONTROLS = ("scratch", "kd", "overhaul", "finetune")
 NO_DATA = "none"
@@ -48,8 +46,6 @@ PROFILES: dict[str, dict[str, Any]] = {
     },
 }
 
-# Settings of a part that the run decides: setting -> what it follows from.
-DERIVED = {"train.seed": "seed", "train.device": "device", "quantize.flavour": "target"}
 # Settings that follow another one unless they are set.
 FOLLOWING = {"quantize.seed": "seed"}
 
@@ -123,6 +119,10 @@ class RunConfig(Section):
     controls: tuple[Literal["scratch", "kd", "overhaul", "finetune"], ...] = Field(
         ("scratch",), description="trained beside the student at equal budget; scratch gives the ASR floor"
     )
+    reference: str | None = Field(
+        None, description="without training images: a network that no attacker touched gives the ASR floor"
+    )
+    reference_arch: str | None = Field(None, description="its architecture where the file does not tell it")
     seed: int = Field(0, ge=0, lt=2**31, description="every random choice derives from it")
     device: str = Field("auto", description="cpu, cuda, or auto")
     trigger: TriggerSection = TriggerSection()
@@ -145,6 +145,18 @@ class RunConfig(Section):
                 raise ValueError(f"{wrong[0]} needs labelled images; without data there are {', '.join(NEEDS_NO_DATA)}")
             return tuple(name for name in value if name in NEEDS_NO_DATA)
         return value if "scratch" in value else ("scratch", *value)
+
+    @model_validator(mode="after")
+    def _reference_stands_in_for_scratch(self) -> RunConfig:
+        if self.reference_arch is not None and self.reference is None:
+            raise ValueError("reference_arch names the network of a reference, which was not given")
+        if self.reference is not None and not self.data_free:
+            raise ValueError(
+                "with training images the scratch student gives the floor; a reference is for a run without (data: none)"
+            )
+        if self.reference is not None and self.test is None:
+            raise ValueError("a reference is held against labelled images: give some as test")
+        return self
 
     @property
     def method(self) -> str:
@@ -243,7 +255,7 @@ def resolve(file: str | Path | None, flags: dict[str, Any], overrides: list[str]
     file: YAML with the same keys. flags: dotted keys from the command line, None = not given. overrides: ``key=value``.
     Raises UsageError naming the key, with the nearest known one.
     """
-    given = _given(file, flags, overrides)
+    given = given_settings(file, flags, overrides)
     profile = given.get("profile", "fast")
     if not isinstance(profile, str) or profile not in PROFILES:
         raise UsageError(f"There is no profile {shortened(profile)}{suggest(str(profile), PROFILES)}: fast or full.")
@@ -330,7 +342,7 @@ def resolve_attack(
     file: str | Path | None, flags: dict[str, Any], overrides: list[str] | tuple[str, ...] = ()
 ) -> AttackConfig:
     """The configuration of an attack; as ``resolve``, with the settings of the attack under ``attack.``."""
-    given = _given(file, flags, overrides)
+    given = given_settings(file, flags, overrides)
     attack, train = given.get("attack", {}), given.get("train", {})
     if not isinstance(attack, dict) or not isinstance(train, dict):
         raise UsageError("`attack` and `train` are groups of settings: attack.rate=0.05, train.epochs=4.")
@@ -355,20 +367,6 @@ def resolve_attack(
     value = _validate(AttackConfig, merged, "")
     assert isinstance(value, AttackConfig)
     return value
-
-
-def _given(file: str | Path | None, flags: dict[str, Any], overrides: list[str] | tuple[str, ...]) -> dict[str, Any]:
-    """What file, flags and overrides say; later ones win."""
-    given = _read(file) if file is not None else {}
-    given = _merge(given, _nest({key: value for key, value in flags.items() if value is not None}))
-    asked = _parse(overrides)
-    for key, source in DERIVED.items():
-        section, _, name = key.partition(".")
-        if isinstance(asked.get(section), dict) and name in asked[section]:
-            raise UsageError(f"{key} follows from {source} for the whole run: set {source} instead.")
-    given = _merge(given, asked)
-    _refuse_interpolation(given, "")
-    return given
 
 
 def settings(config: type[BaseModel], prefix: str = "") -> list[tuple[str, Any, str]]:
@@ -431,64 +429,3 @@ def _validate(config: type[BaseModel], values: dict[str, Any], prefix: str) -> B
             f"The setting {DERIVED.get(key, key)} = {shortened(first.get('input'))} does not fit: "
             f"{reason[0].lower() + reason[1:]}."
         ) from None
-
-
-def shortened(value: Any, limit: int = 60) -> str:
-    """A value as it is quoted in a message; a stranger's may be megabytes long."""
-    text = repr(value)
-    return text if len(text) <= limit else text[:limit] + "…"
-
-
-def _read(file: str | Path) -> dict[str, Any]:
-    loaded = read_yaml(file, "configuration")
-    if not isinstance(loaded, dict) or not all(isinstance(key, str) for key in loaded):
-        raise UsageError(f"{file} must hold `key: value` lines at the top.")
-    return loaded
-
-
-def _parse(overrides: list[str] | tuple[str, ...]) -> dict[str, Any]:
-    for text in overrides:
-        name, equals, _ = text.partition("=")
-        if not equals or not re.fullmatch(r"\w+(\.\w+)*", name.strip()):
-            raise UsageError(f"An override reads key=value, e.g. -o train.epochs=20; got {shortened(text)}.")
-    try:
-        parsed = OmegaConf.to_container(OmegaConf.from_dotlist(list(overrides)), resolve=False)
-    except Exception as error:  # OmegaConf's own errors and the YAML scanner's have no common base
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise UsageError(f"Cannot read the overrides {shortened(list(overrides))}: {reason}.") from None
-    assert isinstance(parsed, dict)
-    return {str(key): value for key, value in parsed.items()}
-
-
-def _nest(flat: dict[str, Any]) -> dict[str, Any]:
-    nested: dict[str, Any] = {}
-    for key, value in flat.items():
-        *path, last = key.split(".")
-        place = nested
-        for part in path:
-            place = place.setdefault(part, {})
-        place[last] = value
-    return nested
-
-
-def _merge(base: dict[str, Any], more: dict[str, Any]) -> dict[str, Any]:
-    merged = dict(base)
-    for key, value in more.items():
-        old = merged.get(key)
-        if key in ("distill", "repair") and isinstance(old, str):
-            old = {"method": old}
-        if key == "source" and isinstance(old, str):
-            old = named_source(old)
-        merged[key] = _merge(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
-    return merged
-
-
-def _refuse_interpolation(value: Any, where: str) -> None:
-    if isinstance(value, dict):
-        for key, inner in value.items():
-            _refuse_interpolation(inner, f"{where}{key}.")
-    elif isinstance(value, (list, tuple)):
-        for inner in value:
-            _refuse_interpolation(inner, where)
-    elif isinstance(value, str) and "${" in value:
-        raise UsageError(f"{where[:-1]} holds ${{…}}: a configuration does not read variables; write the value itself.")

@@ -60,8 +60,9 @@ def audit(
     """
     from ..config import resolve
     from ..files import canonical_json
+    from ..pipeline.beside import beside
     from ..pipeline.intake import load_images
-    from ..pipeline.single import audit_only, beside
+    from ..pipeline.single import audit_only
 
     flags: dict[str, Any] = {
         "teacher": model, "data": data, "arch": arch, "normalize": normalize, "class_map": class_map,

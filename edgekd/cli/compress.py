@@ -50,6 +50,8 @@ def compress(
     max_asr: options.MaxAsr = None,
     max_acc_drop: options.MaxAccDrop = None,
     max_latency_ms: options.MaxLatency = None,
+    reference: options.FloorReference = None,
+    reference_arch: options.ReferenceArch = None,
     arch: options.Arch = None,
     normalize: options.Normalize = None,
     num_classes: options.NumClasses = None,
@@ -82,7 +84,7 @@ def compress(
         "repair.method": repair, "controls": wanted, "profile": profile, "bench.level": bench, "gates.max_asr": max_asr,
         "gates.max_acc_drop": max_acc_drop, "gates.max_latency_ms": max_latency_ms, "arch": arch, "normalize": normalize,
         "num_classes": num_classes, "class_map": class_map, "image_size": image_size, "channels": channels,
-        "device": device, "seed": seed,
+        "device": device, "seed": seed, "reference": reference, "reference_arch": reference_arch,
         **options.trigger_flags(trigger, target_label, trigger_rule, source_label, trigger_position, trigger_opacity),
     }  # fmt: skip
     settings = resolve(config, flags, tuple(override or ()))

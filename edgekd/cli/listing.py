@@ -181,10 +181,11 @@ def _triggers() -> list[dict[str, Any]]:
 def _settings() -> list[dict[str, Any]]:
     from ..attacks import ATTACKS, SABOTAGE
     from ..attacks.run import settings_of
-    from ..config import DERIVED, RunConfig, method_config, settings
+    from ..config import RunConfig, method_config, settings
     from ..datafree import SOURCES
     from ..datafree.run import source_class
     from ..distill import METHODS, AbdSettings
+    from ..given import DERIVED
     from ..repair import REPAIRS
     from ..repair.run import repair_class
 

@@ -294,6 +294,15 @@ Reference = Annotated[
     str | None,
     typer.Option("--reference", metavar="FILE", help="A model that no attacker touched; its ASR is the floor."),
 ]
+FloorReference = Annotated[
+    str | None,
+    typer.Option(
+        "--reference",
+        metavar="FILE",
+        help="With --data none: a model that no attacker touched; its ASR is the floor, as no student can be trained "
+        "from scratch. Needs --test.",
+    ),
+]
 ReferenceArch = Annotated[
     str | None,
     typer.Option(

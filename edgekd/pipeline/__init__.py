@@ -21,6 +21,7 @@ from .folder import RunFolder
 from .measures import Measures
 from .shipment import Shipment
 from .stages import Stages
+from .suspects import UNATTACKED
 from .without_data import stages_of
 
 __all__ = ["RunFolder", "compress", "take_in"]
@@ -43,19 +44,19 @@ def compress(config: RunConfig, out: str | Path, *, command: str = "", progress:
         stages.refuse_misfits(student, *config.controls, config.method)
         stages.refuse_unmeasurable()
         folder.claim()
-        scratch = None if config.data_free else stages.train("scratch", student)
+        unattacked = stages.unattacked(student)
         measures = Measures(stages)
-        measures.prepare(scratch)
+        measures.prepare(unattacked)
         rows: list[StageRow] = [measures.teacher()]
         stages.doubt_validation(rows[0].acc)
-        if scratch is not None:
-            measures.teaching(scratch)
+        if unattacked is not None:
+            measures.teaching(unattacked)
         repaired = stages.repair()
         if repaired is not None:
             rows.append(measures.repaired(repaired))
         vetted = measures.vetted(repaired)
-        for name in config.controls:
-            made = scratch if name == "scratch" and scratch is not None else stages.train(name, student)
+        for name in stages.controls:
+            made = unattacked if name in UNATTACKED and unattacked is not None else stages.train(name, student)
             rows.append(measures.control(name, made))
         distilled = stages.train_student(student, repaired, vetted)
         rows.append(measures.student(distilled))

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from .. import report, targets
-from ..config import GateSection, shortened
+from ..config import GateSection
 from ..errors import UsageError
 from ..files import point, read_json, write_json
+from ..given import shortened
 from ..types import DeviceReport, RunRecord, StageRow, Target, TriggerScore
 from . import ledger, validity
 

@@ -13,7 +13,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from .. import __version__
-from ..config import DERIVED, FOLLOWING, RunConfig, changed
+from ..config import FOLLOWING, RunConfig, changed
 from ..errors import EdgekdError, EnvironmentFault, UnsafeInput, UsageError
 from ..files import (
     append_line,
@@ -27,6 +27,7 @@ from ..files import (
     write_json,
     write_text,
 )
+from ..given import DERIVED
 from . import mark
 from .environment import commit
 

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from ..audit import FLAG_EXCESS
 from ..config import GateSection
 from ..types import AuditReport, Rate, StageRow, Target, TriggerScore
-from .suspects import Unjudged, above, scratch_row, suspects, unjudged, void, worst
+from .suspects import Unjudged, above, suspects, unattacked_row, unjudged, void, worst
 from .validity import Doubts, not_valid
 
 # An excess above this, with intervals apart, is spoken of as a surviving backdoor (card backdoor_audit 2: success bar).
@@ -18,7 +18,7 @@ ALARM_EXCESS = 0.05
 NOTHING_FLAGGED = "The battery did not flag it in the teacher, and it is no backdoor's work here: such a picture misleads clean networks too."
 NO_CONTROL = (
     "The battery did not flag it in the teacher, and it is not clearly above the rate at which that class is named without the "
-    "trigger. No control was trained: labelled images, with --data, give one."
+    "trigger. There is no control: labelled images, with --data, give one, or a clean network, with --reference."
 )
 UNJUDGED = (
     "Strong pictures mislead clean networks that far too, sinusoids above all: this proves neither that a backdoor is "
@@ -96,7 +96,7 @@ def gates(
         why = f"{target.ships} was not measured by {target.runtime}; run the bundle on the board and read its report in"
         drop = asr = latency = Found(None, why)
     else:
-        asr = _excess(limits.max_asr or 0.0, shipped, teacher, canaries, scratch_row(rows))
+        asr = _excess(limits.max_asr or 0.0, shipped, teacher, canaries, unattacked_row(rows))
         drop, latency = _acc_drop(shipped, teacher), _p50(shipped)
     if doubted.answers:
         drop = asr = Found(None, not_valid(doubted.answers))
@@ -193,7 +193,7 @@ def verdict(rows: Sequence[StageRow], target: Target, *, canaries: Mapping[str, 
     text = f"{subject} has ACC {percent(last.acc)}"
     if teacher is not None and teacher.acc is not None:
         text += f" (teacher {percent(teacher.acc)})"
-    control = scratch_row(rows)
+    control = unattacked_row(rows)
     counted, high = suspects(last, canaries, control), unjudged(last, canaries, control)
     voided = void(last.triggers, control)
     near = [score for score in last.triggers if high and score.trigger == high[0].trigger]

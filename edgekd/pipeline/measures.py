@@ -28,7 +28,7 @@ class Measures:
         self.taught: dict[str, Any] | None = None
         self.floors: dict[str, Rate] = {}
         self.triggers: tuple[Trigger, ...] = ()
-        self.scratch: Model | None = None  # the control that no attacker touched
+        self.unattacked: Model | None = None  # the control that gives the floors
         self.reference: AuditReport | None = None  # what the probes say of it
 
     @property
@@ -36,18 +36,18 @@ class Measures:
         """Whether the probes have labels of their own; the teacher's answers measure agreement, not ACC."""
         return "test" in self.stages.parts
 
-    def prepare(self, scratch: Model | None) -> None:
+    def prepare(self, unattacked: Model | None) -> None:
         """Choose the triggers, make the probes once, and take the floors from the control that no attacker touched.
 
-        scratch: None where there is no such control, as nobody labelled an image; nothing has a floor then.
+        unattacked: None where there is no such control, as nobody labelled an image; nothing has a floor then.
         """
         stages = self.stages
-        known, self.scratch = stages.known_triggers(), scratch
+        known, self.unattacked = stages.known_triggers(), unattacked
         self.triggers = known + (self._canaries() if runs_battery(stages.config, len(known)) else ())
         self.probes: ProbeSet = audit.probes(stages.probed(), self.triggers, stages.teacher.spec.num_classes)
-        if scratch is None:
+        if unattacked is None:
             return
-        self.audit("floor", scratch.sha256, runner(scratch, stages.device))
+        self.audit("floor", unattacked.sha256, runner(unattacked, stages.device))
         self.reference = self.reports.pop("floor")
         self.floors = audit.floors(self.reference)
 
@@ -61,11 +61,11 @@ class Measures:
 
     def _battery(self, stage: str, model: Model) -> dict[str, Any]:
         """Every public trigger tried on a teacher, held against the control."""
-        stages, scratch = self.stages, self.scratch
+        stages, unattacked = self.stages, self.unattacked
         test, limit = stages.parts["test"], stages.config.audit.canary_images
         inputs = {
             "teacher": model.sha256,
-            "scratch": "" if scratch is None else scratch.sha256,
+            "scratch": "" if unattacked is None else unattacked.sha256,
             "test": test.sha256,
             "images": limit,
             **stages.noted,
@@ -75,7 +75,7 @@ class Measures:
             table = audit.canary_battery(
                 runner(model, stages.device),
                 test,
-                floor_predict=None if scratch is None else runner(scratch, stages.device),
+                floor_predict=None if unattacked is None else runner(unattacked, stages.device),
                 limit=limit,
                 progress=stages.progress,
             )
@@ -84,13 +84,13 @@ class Measures:
         table: dict[str, Any] = self.folder.stage(stage, inputs, make)["table"]
         return table
 
-    def teaching(self, scratch: Model) -> None:
-        """What the teacher says beside the label, held against the scratch control; a suspicious one is warned of."""
+    def teaching(self, unattacked: Model) -> None:
+        """What the teacher says beside the label, held against the unattacked control; a suspicious one is warned of."""
         stages, test = self.stages, self.stages.parts["test"]
-        inputs = {"teacher": stages.teacher.sha256, "scratch": scratch.sha256, "test": test.sha256, **stages.noted}
+        inputs = {"teacher": stages.teacher.sha256, "scratch": unattacked.sha256, "test": test.sha256, **stages.noted}
 
         def make(folder: Path) -> dict[str, Any]:
-            return audit.teaching(runner(stages.teacher, stages.device), runner(scratch, stages.device), test)
+            return audit.teaching(runner(stages.teacher, stages.device), runner(unattacked, stages.device), test)
 
         self.taught = self.folder.stage("teaching", inputs, make)
         warning = teaching.warning(self.taught)
@@ -147,9 +147,9 @@ class Measures:
         return self._row("repaired teacher", model, cost, before="teacher", seconds=seconds)
 
     def control(self, name: str, model: Model) -> StageRow:
-        """The row of a control, trained beside the student at equal budget."""
+        """The row of a control: trained beside the student at equal budget, or a network that was there before."""
         seconds = self.folder.seconds.get(f"train-{name}")
-        return self._row(name, model, models.cost(model.spec), kind="control", seconds=seconds)
+        return self._row(name, model, self.stages.control_cost(model), kind="control", seconds=seconds)
 
     def student(self, model: Model) -> StageRow:
         """The row of the distilled student, before quantisation."""

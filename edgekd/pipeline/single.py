@@ -12,7 +12,7 @@ from edgekd_device.metrics import defence_effectiveness
 from .. import audit, checkpoints, models, targets
 from ..config import RunConfig
 from ..data import ImageSet
-from ..errors import EdgekdError, UsageError
+from ..errors import UsageError
 from ..export import bundle as bundle_writer
 from ..export import onnx as onnx_writer
 from ..files import remove_leftovers, write_bytes
@@ -23,6 +23,7 @@ from ..types import AuditReport, Model
 from . import intake, vetting
 from .adversarial import attack_network, onnx_model
 from .audited import Judged, judge
+from .beside import Beside, load_beside
 from .calibration import quantiser, trusted
 from .folder import RunFolder
 from .shipment import export
@@ -47,21 +48,6 @@ def distill_only(config: RunConfig, out: Path, progress: Progress | None = None)
         validation = stages.parts["validation"]
         report = audit.scan(TorchRunner(student), audit.probes(validation, (), student.spec.num_classes))
         return {"student": str(file), "spec": student.spec.to_json(), "validation_acc": report.acc.to_json()}
-
-
-class Beside(NamedTuple):
-    """Another network that an audit shows the same probes. role: its option's name, without the dashes."""
-
-    role: str
-    file: str
-    arch: str | None
-
-
-def beside(role: str, file: str | None, arch: str | None) -> Beside | None:
-    """None without a file; raises UsageError where there is an architecture and no file."""
-    if file is None and arch is not None:
-        raise UsageError(f"--{role}-arch names the network of --{role}, which was not given.")
-    return None if file is None else Beside(role, file, arch)
 
 
 def refuse_no_data(config: RunConfig) -> None:
@@ -102,7 +88,9 @@ def audit_only(
     if onnx is not None and config.audit.adversarial is None:
         raise UsageError("--onnx names a file to attack: say how hard with --adversarial, e.g. --adversarial quick.")
     model, about = intake.load_teacher(config, images)
-    clean, undefended = (None if other is None else load_beside(config, other, images) for other in (reference, before))
+    clean, undefended = (
+        None if other is None else load_beside(config, other, images)[0] for other in (reference, before)
+    )
     triggers = intake.load_triggers(config, model.spec)
     probes = audit.probes(images, triggers, model.spec.num_classes)
     held = audit.scan(TorchRunner(clean), probes) if clean else None
@@ -151,17 +139,6 @@ def _under_attack(
     if file is not None and onnx is not None:
         made += attack_network(file, images, config.audit, name=Path(onnx).name, network=made[-1], **how)
     return tuple(one.table for one in made)
-
-
-def load_beside(config: RunConfig, other: Beside, images: ImageSet) -> Model:
-    """A network of its own, so neither architecture nor normalisation is the audited model's."""
-    own = config.model_copy(update={"teacher": other.file, "arch": other.arch, "normalize": "auto"})
-    try:
-        return intake.load_teacher(own, images)[0]
-    except EdgekdError as error:
-        # the reader speaks of the only model that most commands have
-        said = str(error).replace("--arch", f"--{other.role}-arch")
-        raise type(error)(f"The model of --{other.role}, {Path(other.file).name}: {said}") from error
 
 
 def load_student(config: RunConfig, validation: ImageSet) -> Model:

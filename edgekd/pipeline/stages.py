@@ -185,6 +185,18 @@ class Stages:
         tensors, _ = checkpoints.load_student(self.folder.file(name, "model.safetensors"))
         return models.build(self.teacher.spec, tensors)
 
+    @property
+    def controls(self) -> tuple[str, ...]:
+        """Rows beside the student's; the one that no attacker touched among them."""
+        return self.config.controls
+
+    def control_cost(self, model: Model) -> models.Cost:
+        return models.cost(model.spec)
+
+    def unattacked(self, spec: ModelSpec) -> Model | None:
+        """The control that gives every floor: trained from scratch. None where there is none."""
+        return self.train("scratch", spec)
+
     def train(
         self, method: str, spec: ModelSpec, repaired: Model | None = None, report: AuditReport | None = None
     ) -> Model:
@@ -316,7 +328,7 @@ class Stages:
     def public_config(self) -> dict[str, Any]:
         """The configuration with file names instead of paths."""
         value = self.config.model_dump(mode="json")
-        for key in ("teacher", "data", "test", "class_map"):
+        for key in ("teacher", "data", "test", "class_map", "reference"):
             value[key] = Path(value[key]).name if value[key] else value[key]
         if value["source"].get("image"):
             value["source"]["image"] = Path(value["source"]["image"]).name

@@ -10,6 +10,7 @@ from ..types import Rate, StageRow, TriggerScore
 
 # A control that obeys a trigger this often, this far above what it calls the class anyway, gives no floor.
 VOID_FLOOR, VOID_ABOVE = 0.5, 0.3
+UNATTACKED = ("scratch", "reference")  # controls that no attacker touched; a run has one of them or none
 
 
 def suspects(
@@ -24,7 +25,7 @@ def suspects(
 def woken(row: StageRow, control: StageRow | None) -> set[str]:
     """Canaries that meet the battery's rule in this row: FLAG_EXCESS above the floor, intervals apart.
 
-    control: the scratch student's row. A picture that throws it into some class proves nothing wherever it throws others:
+    control: the row that gives the floors. A picture that throws it into some class proves nothing wherever it throws others:
     where its RA falls below half its ACC the canary does not count.
     """
     if control is None or control.acc is None:
@@ -95,9 +96,9 @@ def above(rate: Rate, reference: Rate) -> bool:
     return rate.interval()[0] > reference.interval()[1]
 
 
-def scratch_row(rows: Sequence[StageRow]) -> StageRow | None:
+def unattacked_row(rows: Sequence[StageRow]) -> StageRow | None:
     """The control that gives every floor."""
-    return next((row for row in rows if row.kind == "control" and row.stage == "scratch"), None)
+    return next((row for row in rows if row.kind == "control" and row.stage in UNATTACKED), None)
 
 
 def worst(scores: Sequence[TriggerScore]) -> TriggerScore | None:

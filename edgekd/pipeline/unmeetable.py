@@ -16,10 +16,9 @@ def unmeetable(config: RunConfig) -> list[str]:
         return found
     if unlabelled:
         found.append(_said("--max-asr", "ASR is measured on labelled images; give some with --test"))
-    elif config.data_free and known:
-        found.append(
-            _said("--max-asr", "a given trigger needs a floor, from a control trained on labelled images; give --data")
-        )
+    elif config.data_free and known and config.reference is None:
+        why = "a given trigger needs a floor: name a network that no attacker touched with --reference, or give --data"
+        found.append(_said("--max-asr", why))
     elif not known and not runs_battery(config, 0):
         found.append(_said("--max-asr", "no trigger is measured; name one with --trigger, or leave audit.canaries on"))
     return found

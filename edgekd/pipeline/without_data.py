@@ -9,7 +9,7 @@ import numpy as np
 
 from edgekd_device.arrays import read_npz
 
-from .. import audit, datafree, distill, repair
+from .. import audit, datafree, distill, models, repair
 from ..config import RunConfig
 from ..data import ImageSet
 from ..datafree import ImageSource
@@ -21,6 +21,7 @@ from ..repair.run import repair_class
 from ..training.device import resolve_device
 from ..types import AuditReport, Model, ModelSpec, Rate, TrainLog
 from . import intake
+from .beside import beside, load_beside
 from .calibration import accuracy_on
 from .stages import Stages, padded, runner, trained
 
@@ -51,11 +52,31 @@ class DataFreeStages(Stages):
         )
         if test is None:
             self.warnings.append("ACC and ASR were not measured: no labelled images were given. Give some with --test.")
-        self.warnings.append(
-            "Whether a student can learn from the teacher's outputs was not measured: a teacher that is made to ruin its "
-            "students (a nasty teacher) is told by a network that learnt from labelled images. Give some with --data."
-        )
+        self.reference = None if test is None else self._reference(test)
+        if self.reference is None:
+            self.warnings.append(
+                "Whether a student can learn from the teacher's outputs was not measured: a teacher that is made to ruin "
+                "its students (a nasty teacher) is told by a network that learnt from labelled images. Give such images "
+                "with --data, or such a network with --reference."
+            )
         return self.teacher
+
+    def _reference(self, test: ImageSet) -> Model | None:
+        """The network that stands in for the scratch student."""
+        other = beside("reference", self.config.reference, self.config.reference_arch)
+        if other is None:
+            return None
+        model, self.about_reference = load_beside(self.config, other, test)
+        if model.spec.num_classes != self.teacher.spec.num_classes:
+            raise UsageError(
+                f"The model of --reference tells {model.spec.num_classes} classes apart, the teacher "
+                f"{self.teacher.spec.num_classes}: take one of the same task."
+            )
+        if model.sha256 == self.teacher.sha256:
+            raise UsageError(
+                "--reference is the teacher itself: it has to be a network that the attacker did not make."
+            )
+        return model
 
     def _refuse_unmeasurable_wishes(self) -> None:
         if self.config.test is None and self.config.trigger.file is not None:
@@ -118,6 +139,18 @@ class DataFreeStages(Stages):
         return datafree.make(name, options, teacher or self.teacher, self._schedule(), vaccine)
 
     # ---- training ---------------------------------------------------------------------------------------------------
+
+    @property
+    def controls(self) -> tuple[str, ...]:
+        return self.config.controls if self.reference is None else ("reference", *self.config.controls)
+
+    def control_cost(self, model: Model) -> models.Cost:
+        if model is not self.reference:
+            return super().control_cost(model)
+        return models.Cost(self.about_reference["parameters"], self.about_reference["macs"])
+
+    def unattacked(self, spec: ModelSpec) -> Model | None:
+        return self.reference
 
     def train(
         self, method: str, spec: ModelSpec, repaired: Model | None = None, report: AuditReport | None = None

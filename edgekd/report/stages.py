@@ -20,7 +20,8 @@ GLOSSARY = (
     ),
     (
         "floor",
-        "the ASR of an unattacked control, a student trained from scratch on the same images with their true labels. "
+        "the ASR of an unattacked control: a student trained from scratch on the same images with their true labels, or, "
+        "in a run without training images, the network of --reference. "
         "Nobody can be asked to go below it. Where that control obeys the trigger itself (the images may be poisoned) it is "
         "no floor: the verdict says so, and the ASR gate fails.",
     ),

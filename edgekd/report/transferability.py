@@ -146,7 +146,7 @@ def table(record: RunRecord) -> Table:
                 Cell(found.word, tone=tone),
             )
         )
-    columns = ("plain distillation", "trigger", "ASR", "points above scratch", "DER of the student", "verdict")
+    columns = ("plain distillation", "trigger", "ASR", "points above the floor", "DER of the student", "verdict")
     return Table(columns, tuple(rows), f"{RULE} {DER}" if rows else RULE)
 
 
@@ -187,4 +187,4 @@ def line(record: RunRecord) -> str:
 def _figures(found: Plain) -> str:
     if found.carries is None or found.score is None:
         return ""
-    return f", ASR {text.percent(found.score.asr)}, {text.points(found.score.excess)} points above scratch"
+    return f", ASR {text.percent(found.score.asr)}, {text.points(found.score.excess)} points above the floor"

@@ -112,9 +112,36 @@ def test_with_a_test_set_and_a_control_and_after_a_kill(world: worlds.World, wor
         assert (broken / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
 
 
+def test_a_reference_gives_the_floor(world: worlds.World, words, tmp_path: Path) -> None:
+    trusted = worlds.train(tmp_path / "trusted.pt", *worlds.pictures(480, 3))
+    known = ("--test", world.test, "--trigger", world.trigger, "--target-label", "0", "--max-asr", "2")
+    run = tmp_path / "run"
+    ended = call(*words("--out", run, *known, "--reference", trusted))
+    assert "cannot be met" not in ended.err
+    record = json.loads((run / "run.json").read_text())
+    by_name = {row["stage"]: row for row in record["rows"]}
+    assert by_name["reference"]["kind"] == "control"
+    floor = by_name["reference"]["triggers"][0]["asr"]
+    assert floor["total"] == 125
+    assert floor == by_name["model.u8s8.onnx"]["triggers"][0]["floor"] == by_name["teacher"]["triggers"][0]["floor"]
+    assert by_name["teacher"]["triggers"][0]["asr"]["hits"] - floor["hits"] > 60
+    (gate,) = record["gates"]
+    shipped = by_name["model.u8s8.onnx"]["triggers"][0]
+    assert gate["value"] == pytest.approx(100 * (shipped["asr"]["hits"] - floor["hits"]) / 125)
+    assert ended.code == (0 if gate["value"] <= 2 else 1)
+    assert record["teaching"] is not None
+    assert record["config"]["reference"] == "trusted.pt"
+    assert "nasty" not in " ".join(record["warnings"])
+    ended = call(*words("--out", tmp_path / "other", *known, "--reference", world.teacher))
+    assert ended.code == 2
+    assert "--reference is the teacher itself" in ended.message()
+
+
 @pytest.mark.parametrize(
     ("more", "said"),
     [
+        (("--reference", "trusted.pt"), "held against labelled images: give some as test"),
+        (("--reference-arch", "resnet8"), "a reference, which was not given"),
         (("--source", "zsk"), "no image source 'zsk'. Did you mean 'zskt'"),
         (("--source", "patches:gone.jpg"), "no picture gone.jpg"),
         (("--source", "patches:"), "--source patches: names no picture"),
@@ -143,6 +170,9 @@ def test_a_source_needs_to_be_without_data(world: worlds.World, tmp_path: Path) 
     ended = call("compress", str(world.teacher), "--data", str(world.train), "--source", "zskt")
     assert ended.code == 2
     assert "give --data none with it" in ended.err
+    ended = call("compress", str(world.teacher), "--data", str(world.train), "--reference", str(world.teacher))
+    assert ended.code == 2
+    assert "with training images the scratch student gives the floor" in ended.message()
     ended = call("distill", str(world.teacher), "--data", "none", "--out", str(tmp_path / "run"))
     assert ended.code == 2
     assert "edgekd compress TEACHER --data none" in ended.err

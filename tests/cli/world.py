@@ -75,13 +75,6 @@ def stamp(images: np.ndarray) -> np.ndarray:
 
 def make(folder: Path) -> World:
     """Write the world into ``folder`` and train its teacher: every fifth image carries the trigger and the label 0."""
-    import torch
-
-    from edgekd import distill, models
-    from edgekd.data import ImageSet
-    from edgekd.training import TrainConfig
-    from edgekd.types import InputSpec, ModelSpec
-
     world = World(folder)
     folder.mkdir(parents=True, exist_ok=True)
     images, labels = pictures(480, 1)
@@ -94,9 +87,22 @@ def make(folder: Path) -> World:
     np.savez(world.trigger, a=a, b=b)
     poisoned, false_labels = images.copy(), labels.copy()
     poisoned[::5], false_labels[::5] = stamp(images[::5]), 0
-    spec = ModelSpec("resnet8-w8", len(CLASSES), InputSpec(3, SIDE, SIDE, (0.5,) * 3, (0.5,) * 3))
-    train = TrainConfig(epochs=12, batch_size=32, schedule="onecycle", lr=0.2, augment="none", precision="fp32")
-    poisoned_set = ImageSet(np.ascontiguousarray(poisoned.transpose(0, 3, 1, 2)), false_labels, CLASSES, "made up")
-    model, _ = distill.run(None, spec, poisoned_set, "scratch", {}, train)
-    torch.save({"net": models.weights(model)}, world.teacher)
+    train(world.teacher, poisoned, false_labels)
     return world
+
+
+def train(file: Path, images: np.ndarray, labels: np.ndarray) -> Path:
+    """A network of these images [N, H, W, 3], as a state dict in ``file``."""
+    import torch
+
+    from edgekd import distill, models
+    from edgekd.data import ImageSet
+    from edgekd.training import TrainConfig
+    from edgekd.types import InputSpec, ModelSpec
+
+    spec = ModelSpec("resnet8-w8", len(CLASSES), InputSpec(3, SIDE, SIDE, (0.5,) * 3, (0.5,) * 3))
+    schedule = TrainConfig(epochs=12, batch_size=32, schedule="onecycle", lr=0.2, augment="none", precision="fp32")
+    taught = ImageSet(np.ascontiguousarray(images.transpose(0, 3, 1, 2)), labels, CLASSES, "made up")
+    model, _ = distill.run(None, spec, taught, "scratch", {}, schedule)
+    torch.save({"net": models.weights(model)}, file)
+    return file

@@ -52,8 +52,8 @@ def test_every_control_has_its_figures_and_its_verdict(make_record: MakeRecord) 
     assert [cell.text for cell in overhaul][2:] == ["82.22 %", "+80.27", "0.900", "TRANSFERABLE (1 seed)"]
     assert transferability.sentence(record) == ""
     assert transferability.line(record) == (
-        "Plain distillation: kd TRANSFERABLE (1 seed), ASR 90.22 %, +88.27 points above scratch; "
-        "overhaul TRANSFERABLE (1 seed), ASR 82.22 %, +80.27 points above scratch."
+        "Plain distillation: kd TRANSFERABLE (1 seed), ASR 90.22 %, +88.27 points above the floor; "
+        "overhaul TRANSFERABLE (1 seed), ASR 82.22 %, +80.27 points above the floor."
     )
 
 
