@@ -9,7 +9,6 @@ not hang on them. The other networks show where INT8 gains less.
 
 from __future__ import annotations
 
-import logging
 import sys
 import time
 import warnings
@@ -22,7 +21,7 @@ import numpy as np
 import onnx
 import onnxruntime
 
-from benchmarks import prepare_data
+from benchmarks import prepare_data, quantisers
 from benchmarks.grid import Config, Table, main
 from edgekd import data, models
 from edgekd.export.onnx import export
@@ -48,42 +47,10 @@ def run(config: Config, folder: Path) -> dict[str, Any]:
     export(model, paths["fp32"], "fp32", images.images)
     export(ptq(model, images, PtqConfig(images=CALIBRATION)), paths["ours"], "u8s8", images.images)
     for kind, per_channel in ((KINDS[2], True), (KINDS[3], False)):
-        theirs(paths["fp32"], paths[kind], images.images, per_channel)
+        quantisers.onnxruntime(paths["fp32"], paths[kind], images.images, "u8s8", "max", per_channel)
     inputs = [image[None].astype(np.float32) / 255 for image in images.images[:64]]
     found = measure({kind: session(path, config["threads"]) for kind, path in paths.items()}, inputs, config)
     return {**found, **noise(paths, images.images), "kernels": {k: kernels(p, folder) for k, p in paths.items()}}
-
-
-class Reader:
-    """Images for onnxruntime's calibration, one at a time."""
-
-    def __init__(self, images: np.ndarray) -> None:
-        self.batches = iter([{"input": image[None].astype(np.float32) / 255} for image in images])
-
-    def get_next(self) -> dict[str, np.ndarray] | None:
-        return next(self.batches, None)
-
-
-def theirs(source: Path, destination: Path, images: np.ndarray, per_channel: bool) -> None:
-    """onnxruntime's static quantiser, U8S8 in QDQ form with its own defaults."""
-    from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
-    from onnxruntime.quantization.shape_inference import quant_pre_process
-
-    prepared = destination.with_suffix(".prepared.onnx")
-    logging.disable(logging.WARNING)
-    try:
-        quant_pre_process(str(source), str(prepared))
-        quantize_static(
-            str(prepared),
-            str(destination),
-            Reader(images),
-            quant_format=QuantFormat.QDQ,
-            per_channel=per_channel,
-            activation_type=QuantType.QUInt8,
-            weight_type=QuantType.QInt8,
-        )
-    finally:
-        logging.disable(logging.NOTSET)
 
 
 def session(path: Path, threads: int, optimised: Path | None = None) -> onnxruntime.InferenceSession:

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.int8_speed import Reader
 from benchmarks.packages import aside
 from edgekd.errors import EnvironmentFault
 
@@ -35,8 +34,20 @@ quantize(source, quantize_mode="int8", calibration_data=pixels, calibration_meth
 """
 
 
-def onnxruntime(source: Path, destination: Path, images: np.ndarray, flavour: str, calibrator: str) -> None:
-    """onnxruntime's static quantiser in QDQ form, weights per channel as ours; flavour: u8s8, or s8 as TensorRT takes it."""
+class Reader:
+    """Images for onnxruntime's calibration, one at a time."""
+
+    def __init__(self, images: np.ndarray) -> None:
+        self.batches = iter([{"input": image[None].astype(np.float32) / 255} for image in images])
+
+    def get_next(self) -> dict[str, np.ndarray] | None:
+        return next(self.batches, None)
+
+
+def onnxruntime(
+    source: Path, destination: Path, images: np.ndarray, flavour: str, calibrator: str, per_channel: bool = True
+) -> None:
+    """onnxruntime's static quantiser in QDQ form; flavour: u8s8, or s8 as TensorRT takes it; per_channel: weights, as ours."""
     from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
@@ -50,7 +61,7 @@ def onnxruntime(source: Path, destination: Path, images: np.ndarray, flavour: st
             str(destination),
             Reader(images),
             quant_format=QuantFormat.QDQ,
-            per_channel=True,
+            per_channel=per_channel,
             activation_type=QuantType.QInt8 if flavour == "s8" else QuantType.QUInt8,
             weight_type=QuantType.QInt8,
             calibrate_method=getattr(CalibrationMethod, METHODS[calibrator]),

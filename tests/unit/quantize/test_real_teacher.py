@@ -1,11 +1,11 @@
 """A ResNet-20 that others trained: what INT8 costs it, beside onnxruntime's own quantiser."""
 
-import logging
 import warnings
 
 import numpy as np
 import pytest
 
+from benchmarks import quantisers
 from edgekd import checkpoints, models
 from edgekd.export import parity
 from edgekd.export.onnx import export
@@ -30,33 +30,13 @@ def decibels(exact: np.ndarray, rounded: np.ndarray) -> float:
     return float(10 * np.log10(np.square(exact).sum() / np.square(exact - rounded).sum()))
 
 
-class Reader:
-    def __init__(self, images: np.ndarray) -> None:
-        self.batches = iter([{"input": image[None].astype(np.float32) / 255} for image in images])
-
-    def get_next(self):
-        return next(self.batches, None)
-
-
 def test_no_worse_than_onnxruntimes_own_quantiser(teacher, cifar_test, tmp_path):
-    from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
-
     calibration, held_out = cifar_test.subset(np.arange(100)), cifar_test.subset(np.arange(250, 500))
     export(teacher, tmp_path / "model.onnx", "fp32", calibration.images[:8])
     export(ptq(teacher, calibration, PtqConfig()), tmp_path / "ours.onnx", "u8s8", calibration.images[:8])
-    logging.disable(logging.WARNING)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # onnxruntime's quantiser: deprecations of its own making
-        quantize_static(
-            str(tmp_path / "model.onnx"),
-            str(tmp_path / "theirs.onnx"),
-            Reader(calibration.images),
-            quant_format=QuantFormat.QDQ,
-            per_channel=True,
-            activation_type=QuantType.QUInt8,
-            weight_type=QuantType.QInt8,
-        )
-    logging.disable(logging.NOTSET)
+        quantisers.onnxruntime(tmp_path / "model.onnx", tmp_path / "theirs.onnx", calibration.images, "u8s8", "max")
     exact, ours, theirs = (logits(tmp_path / f"{n}.onnx", held_out.images) for n in ("model", "ours", "theirs"))
     assert decibels(exact, ours) > max(decibels(exact, theirs) - 0.5, 25)
     acc, acc_ours, acc_theirs = (float((v.argmax(1) == held_out.labels).mean()) for v in (exact, ours, theirs))
