@@ -194,6 +194,7 @@ def verdict(rows: Sequence[StageRow], target: Target, *, canaries: Mapping[str, 
     if teacher is not None and teacher.acc is not None:
         text += f" (teacher {percent(teacher.acc)})"
     control = unattacked_row(rows)
+    text += _against_scratch(last.acc, control)
     counted, high = suspects(last, canaries, control), unjudged(last, canaries, control)
     voided = void(last.triggers, control)
     near = [score for score in last.triggers if high and score.trigger == high[0].trigger]
@@ -230,6 +231,13 @@ def verdict(rows: Sequence[StageRow], target: Target, *, canaries: Mapping[str, 
     if shipped is None:
         text += f" {target.ships} has not run on its target yet."
     return text
+
+
+def _against_scratch(acc: Rate, control: StageRow | None) -> str:
+    """Said where the labels alone, at equal budget, teach more than the teacher did."""
+    if control is None or control.stage != "scratch" or control.acc is None or not above(control.acc, acc):
+        return ""
+    return f", less than the {percent(control.acc)} of a student that learned from the labels alone"
 
 
 def _unlabelled(rows: Sequence[StageRow], target: Target) -> str:

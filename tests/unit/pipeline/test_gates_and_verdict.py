@@ -211,6 +211,14 @@ def test_a_flagged_canary_that_was_not_measured_is_not_measured() -> None:
     assert "the battery flagged blend/1, which was not measured" in gate["why"]
 
 
+@pytest.mark.parametrize(
+    ("own", "stage", "said"), [(100, "scratch", True), (165, "scratch", False), (100, "reference", False)]
+)
+def test_a_student_below_the_labels_alone_is_said_to_be_so(own: int, stage: str, said: bool) -> None:
+    rows = [dataclasses.replace(one, stage=stage) if one.kind == "control" else one for one in run(own, score(1))]
+    assert (", less than the 85.0 % of a student that learned from the labels alone" in verdict(rows)) is said
+
+
 def test_only_the_file_itself_is_what_ships() -> None:
     assert ledger.shipped_row([row("x/../model.u8s8.onnx", 178)], CPU) is None
 
