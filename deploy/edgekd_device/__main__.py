@@ -81,6 +81,7 @@ def _parser() -> argparse.ArgumentParser:
     info.add_argument("--json", action="store_true", help="print the manifest for machines")
     check = command("check", _check, "Hold every file of a bundle against its manifest. Needs numpy.")
     check.add_argument("--manifest-sha256", metavar="HASH", help="what `edgekd compress` printed")
+    check.add_argument("--public-key", metavar="FILE", help="of the key that `edgekd sign` signed with; a PEM file")
     build = command("build", _build, "Build what the bundle's runtime needs on this machine.")
     build.add_argument("--runtime", help="default: the one that the bundle is made for")
     build.add_argument("--file", action="append", metavar="NAME", help="build of this model file only; may be repeated")
@@ -140,11 +141,24 @@ def _info(arguments: argparse.Namespace) -> int:
 
 def _check(arguments: argparse.Namespace) -> int:
     contents = bundle.read(arguments.bundle, arguments.manifest_sha256)
+    signed = _signed(contents, arguments.public_key)
     found = bundle.probes(contents)
     held = "the one you named" if arguments.manifest_sha256 else "not held against any; see --manifest-sha256"
     print(f"ok: {len(contents.manifest.files)} files are whole, {len(found.images)} probe images fit")
     print(f"manifest {contents.manifest_sha256} ({held})")
+    if signed:
+        print(signed)
     return 0
+
+
+def _signed(contents: bundle.Bundle, public_key: str | None) -> str:
+    """A line on the bundle's signature; raises UnsafeInput where a key was named and it is not by it."""
+    if public_key is not None:
+        from . import signature  # here, because it is asked for by few
+
+        return f"signed by the key you named, {signature.verify(contents, public_key)}"
+    there = (contents.path / bundle.SIGNATURE).exists()
+    return f"{bundle.SIGNATURE} is there (not held against any key; see --public-key)" if there else ""
 
 
 def _build(arguments: argparse.Namespace) -> int:
