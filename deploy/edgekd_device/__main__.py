@@ -171,6 +171,7 @@ def _build(arguments: argparse.Namespace) -> int:
     for name in harness.chosen(contents, runtime, arguments.file):
         runner = base.make(runtime, base.Settings(name, progress=report))
         with base.about(name), contextlib.closing(runner):
+            runner.prepare(contents.model(name))  # builds while nothing else takes the GPU's memory
             runner.open(contents.model(name), contents.manifest.threads)
         if runner.engine is None:
             print(f"{runner.name} {runner.version} runs {name} as it is: nothing to build")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ctypes
+import io
+import json
 import shutil
 import sys
 from collections.abc import Callable, Iterator
@@ -12,6 +14,8 @@ import fake_tensorrt
 import pytest
 from bundles import write_bundle
 from libraries import HERE, FakeCuda, compiled
+
+from edgekd_device.runtime import builder
 
 
 @pytest.fixture(scope="session")
@@ -58,7 +62,14 @@ def engines_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def tensorrt(
     fake_cuda: FakeCuda, engines_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Callable[..., fake_tensorrt.Script]:
-    """Installs the fake TensorRT of a version in this process, and gives its script."""
+    """Installs the fake TensorRT of a version in this process, where engines are then built too, and gives its script."""
+
+    def in_process(words: bytes, back: int) -> tuple[int, bytes]:
+        stream = io.BytesIO(words)
+        builder.work(json.loads(stream.readline()), stream)
+        return 0, b""
+
+    monkeypatch.setattr(builder, "_run", in_process)  # test_builder.py has the real one
 
     def install(version: str = "10.3.0") -> fake_tensorrt.Script:
         module, script = fake_tensorrt.make(version, ctypes.CDLL(fake_cuda.path))
