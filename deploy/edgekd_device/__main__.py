@@ -292,14 +292,17 @@ def _predict(arguments: argparse.Namespace) -> int:
 
 
 def _accelerator() -> dict[str, str | None]:
-    """TensorRT and the GPU, as far as they can be reached from here."""
+    """TensorRT, the GPU and what tells its energy, as far as they can be reached from here."""
+    from . import power
     from .runtime import cuda, trt_build
 
-    found: dict[str, str | None] = {"tensorrt": None, "gpu": None}
+    found: dict[str, str | None] = {"tensorrt": None, "gpu": None, "gpu_energy": None}
     with contextlib.suppress(EnvironmentFault):
         found["tensorrt"] = str(trt_build.library().__version__)
     with contextlib.suppress(EnvironmentFault), contextlib.closing(cuda.start()) as gpu:
         found["gpu"] = f"{gpu.device.name}, compute capability {gpu.device.compute_capability} ({gpu.name})"
+        source = power.find(gpu=gpu.device.bus)
+        found["gpu_energy"] = None if source is None else f"{source.name} ({', '.join(source.rails)})"
     return found
 
 

@@ -39,11 +39,13 @@ def cuda_library(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def fake_cuda(cuda_library: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeCuda]:
     """The only CUDA runtime to be found; at the end everything must have been given back."""
+    from edgekd_device import nvml
     from edgekd_device.runtime import cuda_ctypes, cuda_pycuda
 
     fake = FakeCuda(cuda_library)
     monkeypatch.setattr(cuda_ctypes, "LIBRARIES", (fake.path,))
     monkeypatch.setattr(cuda_ctypes, "WHEELS", ())
+    monkeypatch.setattr(nvml, "LIBRARY", "libnvidia-ml-absent.so")  # what this machine has is of another GPU
     monkeypatch.setattr(cuda_pycuda, "available", lambda: False)
     yield fake
     left = fake.live

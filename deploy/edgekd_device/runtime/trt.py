@@ -163,6 +163,7 @@ class TrtRunner:
         inspector: tensorrt.EngineInspector = engine.create_engine_inspector()
         layers = trt_layers.precisions(inspector.get_engine_information(self._trt.LayerInformationFormat.JSON))
         described.update(layers=layers, int8_layers_of_file=facts.int8_layers, cuda=gpu.name, cuda_graph=False)
+        described["bus"] = gpu.device.bus
         flags = " + ".join(described["flags"])
         typed = described["typing"] + "ly typed" + (f", {flags}" if flags else "")
         self.notes.append(f"TensorRT {self.version}, {typed}; {trt_layers.sentence(layers)}")
