@@ -20,7 +20,7 @@ from edgekd_device import bundle, files, signature
 from edgekd_device.__main__ import main
 from edgekd_device.errors import UnsafeInput
 
-model_signing = pytest.importorskip("model_signing", exc_type=ImportError)
+model_signing = pytest.importorskip("model_signing")
 hashes = pytest.importorskip("cryptography.hazmat.primitives.hashes")
 serialization = pytest.importorskip("cryptography.hazmat.primitives.serialization")
 ec = pytest.importorskip("cryptography.hazmat.primitives.asymmetric.ec")
