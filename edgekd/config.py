@@ -146,6 +146,13 @@ class RunConfig(Section):
             return tuple(name for name in value if name in NEEDS_NO_DATA)
         return value if "scratch" in value else ("scratch", *value)
 
+    @field_validator("quantize")
+    @classmethod
+    def _labels_are_there(cls, value: PtqConfig, info: ValidationInfo) -> PtqConfig:
+        if info.data.get("data") == NO_DATA and value.qad.ce_weight:
+            raise ValueError("qad.ce_weight is for images with labels of their own; without data it must be 0")
+        return value
+
     @property
     def method(self) -> str:
         return str(self.distill["method"])

@@ -7,6 +7,7 @@ size per output channel of a weight, a fixed zero point, and the first steps are
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -71,7 +72,7 @@ def learn_steps(network: nn.Module) -> None:
             setattr(network, name, LearnedStep(module))
 
 
-def keep_steps(network: nn.Module, quantizers: dict[str, nn.Module]) -> None:
+def keep_steps(network: nn.Module, quantizers: Mapping[str, nn.Module]) -> None:
     """Put the quantisers that ``learn_steps`` replaced back, with the scales that were learned."""
     for name, quantizer in quantizers.items():
         learned = getattr(network, name)

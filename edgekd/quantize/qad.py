@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from edgekd.data import Batches
 from edgekd.data.batches import Augment
@@ -28,7 +28,7 @@ from edgekd.quantize.config import QadConfig
 from edgekd.quantize.fake import ActivationQuantizer, WeightQuantizer
 from edgekd.quantize.graph import attribute
 from edgekd.quantize.guard import Guarded
-from edgekd.quantize.lsq import keep_steps, learn_steps
+from edgekd.quantize.lsq import LearnedStep, keep_steps, learn_steps
 from edgekd.quantize.ptq import QuantizedNetwork
 from edgekd.training import Method, Progress, TrainConfig, fit
 from edgekd.training.chunks import Chunks
@@ -74,7 +74,7 @@ class QuantizationAwareDistillation(Method):
         """Scales stay positive and large enough for the bias in int32, weights within the integers."""
         network = self.twin.network
         for module in network.children():
-            if isinstance(getattr(module, "scale", None), nn.Parameter):
+            if isinstance(module, LearnedStep):
                 module.scale.clamp_(min=SCALE_FLOOR)
         for layer in self.layers:
             scale, weight = attribute(network, f"{layer.quantizer}.scale"), attribute(network, layer.weight)
@@ -97,17 +97,14 @@ class _Layer(NamedTuple):
 
 
 def _layers(twin: QuantizedNetwork) -> list[_Layer]:
-    modules = dict(twin.network.named_children())
-    of_input = {weight: source for source, weight in twin.layers.values()}
-    found = []
+    modules, found = dict(twin.network.named_children()), []
     for node in twin.network.graph.find_nodes(op="call_module"):
-        name = str(node.target)
-        if name in of_input:
+        quantizer = modules[str(node.target)]
+        if isinstance(quantizer, WeightQuantizer):
             (layer,) = node.users
-            bias = (*layer.args[2:3], None)[0]
-            bounds: Any = modules[name].bounds
-            stored = None if bias is None else str(bias.target)  # type: ignore[union-attr]
-            found.append(_Layer(name, of_input[name], str(node.args[0].target), stored, bounds))  # type: ignore[union-attr]
+            source, _, bias = (*layer.args[:3], None)[:3]
+            names: Any = (str(node.target), source, node.args[0], bias)
+            found.append(_Layer(*(n.target if isinstance(n, fx.Node) else n for n in names), quantizer.bounds))
     return found
 
 
