@@ -21,6 +21,7 @@ from .distill import METHODS, AbdSettings
 from .distill.run import method_class
 from .errors import UsageError
 from .quantize import PtqConfig
+from .quantize.config import named_qad
 from .repair.run import repair_class
 from .training import Fraction, TrainConfig
 from .yaml_files import read_yaml
@@ -458,13 +459,16 @@ def _parse(overrides: list[str] | tuple[str, ...]) -> dict[str, Any]:
         name, equals, _ = text.partition("=")
         if not equals or not re.fullmatch(r"\w+(\.\w+)*", name.strip()):
             raise UsageError(f"An override reads key=value, e.g. -o train.epochs=20; got {shortened(text)}.")
+    found: list[Any] = []
     try:
-        parsed = OmegaConf.to_container(OmegaConf.from_dotlist(list(overrides)), resolve=False)
+        found += [OmegaConf.to_container(OmegaConf.from_dotlist([text]), resolve=False) for text in overrides]
     except Exception as error:  # OmegaConf's own errors and the YAML scanner's have no common base
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UsageError(f"Cannot read the overrides {shortened(list(overrides))}: {reason}.") from None
-    assert isinstance(parsed, dict)
-    return {str(key): value for key, value in parsed.items()}
+    parsed: dict[str, Any] = {}
+    for one in found:  # one by one: of `distill=kd distill.alpha=1` OmegaConf would forget the first
+        parsed = _merge(parsed, {str(key): value for key, value in one.items()})
+    return parsed
 
 
 def _nest(flat: dict[str, Any]) -> dict[str, Any]:
@@ -486,6 +490,8 @@ def _merge(base: dict[str, Any], more: dict[str, Any]) -> dict[str, Any]:
             old = {"method": old}
         if key == "source" and isinstance(old, str):
             old = named_source(old)
+        if key == "qad":
+            old, value = named_qad(old), named_qad(value)
         merged[key] = _merge(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
     return merged
 

@@ -41,7 +41,7 @@ class QadConfig(_Frozen):
     ce_weight: float = Field(0.0, ge=0, description="weight of the images' own labels beside the FP32 student's logits")
 
 
-def _when(value: Any) -> Any:
+def named_qad(value: Any) -> Any:
     """``quantize.qad=off`` for ``quantize.qad.when=off``."""
     return {"when": value} if isinstance(value, (str, bool)) else value
 
@@ -69,4 +69,4 @@ class PtqConfig(BaseModel):
     )
     seed: int = Field(0, description="which images set the scales; default: the run's seed")
     guard: GuardConfig = GuardConfig()
-    qad: Annotated[QadConfig, BeforeValidator(_when)] = QadConfig()
+    qad: Annotated[QadConfig, BeforeValidator(named_qad)] = QadConfig()

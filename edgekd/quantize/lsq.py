@@ -65,17 +65,19 @@ class LearnedStep(nn.Module):
         return rounded
 
 
-def learn_steps(network: nn.Module) -> None:
-    """Make the scale of every quantiser of a network learn."""
+def learn_steps(network: nn.Module) -> dict[str, nn.Module]:
+    """Make the scale of every quantiser of a network learn; returns the quantisers that were there, by name."""
+    kinds = (ActivationQuantizer, WeightQuantizer)
+    replaced: dict[str, nn.Module] = {}
     for name, module in list(network.named_children()):
-        if isinstance(module, (ActivationQuantizer, WeightQuantizer)):
+        if isinstance(module, kinds):
             setattr(network, name, LearnedStep(module))
+            replaced[name] = module
+    return replaced
 
 
-def keep_steps(network: nn.Module, quantizers: Mapping[str, nn.Module]) -> None:
+def keep_steps(network: nn.Module, replaced: Mapping[str, nn.Module]) -> None:
     """Put the quantisers that ``learn_steps`` replaced back, with the scales that were learned."""
-    for name, quantizer in quantizers.items():
-        learned = getattr(network, name)
-        if isinstance(learned, LearnedStep):
-            quantizer.get_buffer("scale").copy_(learned.scale.detach())
-            setattr(network, name, quantizer)
+    for name, quantizer in replaced.items():
+        quantizer.get_buffer("scale").copy_(network.get_parameter(f"{name}.scale").detach())
+        setattr(network, name, quantizer)

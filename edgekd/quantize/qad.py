@@ -12,7 +12,7 @@ import copy
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -25,7 +25,7 @@ from edgekd.losses import soft_target_kl
 from edgekd.models import weights_sha256
 from edgekd.quantize.calibrators import SCALE_FLOOR
 from edgekd.quantize.config import QadConfig
-from edgekd.quantize.fake import ActivationQuantizer, WeightQuantizer
+from edgekd.quantize.fake import WeightQuantizer
 from edgekd.quantize.graph import attribute
 from edgekd.quantize.guard import Guarded
 from edgekd.quantize.lsq import LearnedStep, keep_steps, learn_steps
@@ -50,11 +50,19 @@ class Refined(NamedTuple):
 
 
 class QuantizationAwareDistillation(Method):
-    """T² · KL(FP32 student ‖ twin), and ce_weight · CE where labels are asked for; the teacher is in eval mode."""
+    """T² · KL(FP32 student ‖ twin), and ce_weight · CE where labels are asked for; the teacher is in eval mode.
+
+    With "lsq" the twin's scales are parameters from the start, until ``finish`` puts its quantisers back.
+    """
 
     def __init__(self, config: QadConfig, teacher: nn.Module, twin: QuantizedNetwork) -> None:
         self.config, self.teacher, self.twin = config, teacher, twin
         self.layers = _layers(twin)
+        self.replaced = learn_steps(twin.network) if config.kind == "lsq" else {}
+
+    def finish(self) -> None:
+        """Leave the twin as a twin made by ``ptq``, with the weights and scales that were learned."""
+        keep_steps(self.twin.network, self.replaced)
 
     def step(self, batch: Batch) -> dict[str, Tensor]:
         with torch.no_grad():
@@ -103,8 +111,11 @@ def _layers(twin: QuantizedNetwork) -> list[_Layer]:
         if isinstance(quantizer, WeightQuantizer):
             (layer,) = node.users
             source, _, bias = (*layer.args[:3], None)[:3]
-            names: Any = (str(node.target), source, node.args[0], bias)
-            found.append(_Layer(*(n.target if isinstance(n, fx.Node) else n for n in names), quantizer.bounds))
+            names = [n.target if isinstance(n, fx.Node) else None for n in (source, node.args[0], bias)]
+            of_input, weight, of_bias = (None if name is None else str(name) for name in names)
+            assert of_input is not None
+            assert weight is not None
+            found.append(_Layer(str(node.target), of_input, weight, of_bias, quantizer.bounds))
     return found
 
 
@@ -170,11 +181,6 @@ def distil(
     teacher = copy.deepcopy(model.module).eval().requires_grad_(False)
     place(teacher, where)
     method = QuantizationAwareDistillation(config, teacher, student)
-    quantizers = {
-        n: m for n, m in student.network.named_children() if isinstance(m, ActivationQuantizer | WeightQuantizer)
-    }
-    if config.kind == "lsq":
-        learn_steps(student.network)
     rounds = -(-config.steps // ROUND)
     train = TrainConfig(
         epochs=rounds, batch_size=config.batch_size, lr=config.lr, weight_decay=0.0, nesterov=False, precision="fp32",
@@ -197,7 +203,7 @@ def distil(
         what=f"qad {student.flavour}",
     )
     student.to("cpu").to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
-    keep_steps(student.network, quantizers)
+    method.finish()
     return dataclasses.replace(twin, module=student.eval()), log
 
 
