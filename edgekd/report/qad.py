@@ -54,15 +54,16 @@ def note(made: Mapping[str, Any], what: str) -> str:
 
 def warning(flavour: str, what: str, made: Mapping[str, Any], max_drop: float) -> str | None:
     """What is said where INT8 costs more than the guard allows, or where its distillation was in vain."""
-    log = made["log"]
-    tried = f"; quantisation-aware distillation reached {_share(log['method']['qad']['after'])}" if log else ""
     if made["reached"] >= made["wanted"]:
         return None
-    kept = "the distilled" if made["sha256"] else "the calibrated"
-    floats = f", with {len(made['keep'])} layers in float" if made["keep"] else ""
+    log, layers = made["log"], len(made["keep"])
+    after = _share(log["method"]["qad"]["after"]) if log else ""
+    tried = f" Quantisation-aware distillation reached {after}." if log else ""
+    floats = f" with {layers} layer{'s' * (layers > 1)} in float" if layers else ""
     return (
-        f"INT8 ({flavour}) has validation {what} {_share(made['calibrated'])}{floats}, FP32 {_share(made['float'])}: more than the "
-        f"{100 * max_drop:.2g} points that quantize.guard.max_drop allows{tried}. {kept.capitalize()} twin ships."
+        f"INT8 ({flavour}) has validation {what} {_share(made['calibrated'])}{floats}, FP32 {_share(made['float'])}: more than "
+        f"the {100 * max_drop:.2g} points that quantize.guard.max_drop allows.{tried} "
+        f"The {'distilled' if made['sha256'] else 'calibrated'} twin ships."
     )
 
 
