@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from edgekd.data import Batch, ImageSet
 
 ROUND = 100  # steps between two checkpoints
+CLIP = 1.0  # of the gradient's length: near the student it is far below; folded weights have no norm that holds a leap
 
 
 class Refined(NamedTuple):
@@ -74,6 +75,7 @@ class QuantizationAwareDistillation(Method):
         return terms
 
     def update(self, step: Callable[[], None]) -> None:
+        nn.utils.clip_grad_norm_(self.twin.parameters(), CLIP)
         step()
         self._bound()
 

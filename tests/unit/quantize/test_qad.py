@@ -96,7 +96,7 @@ def test_scales_stay_positive_biases_fit_and_weights_stay_within_the_integers(st
         for layer in method.layers:
             twin.network.get_parameter(layer.weight).mul_(50)
         twin.network.get_parameter(method.layers[0].bias).fill_(1e6)
-    called = []
+    called: list[int] = []
     method.update(lambda: called.append(1))
     assert called == [1]
     for layer in method.layers:
