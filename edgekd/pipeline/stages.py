@@ -285,7 +285,8 @@ class Stages:
     def note(self, logs: dict[str, Any]) -> None:
         """Trainings that other stages did, for the record."""
         self.logs |= logs
-        self._write_metrics()
+        if logs:
+            self._write_metrics()
 
     # ---- what the record says ---------------------------------------------------------------------------------------
 
