@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import re
+from functools import reduce
 from pathlib import Path
 from typing import Any, Literal
 
@@ -147,13 +148,6 @@ class RunConfig(Section):
             return tuple(name for name in value if name in NEEDS_NO_DATA)
         return value if "scratch" in value else ("scratch", *value)
 
-    @field_validator("quantize")
-    @classmethod
-    def _labels_are_there(cls, value: PtqConfig, info: ValidationInfo) -> PtqConfig:
-        if info.data.get("data") == NO_DATA and value.qad.ce_weight:
-            raise ValueError("qad.ce_weight is for images with labels of their own; without data it must be 0")
-        return value
-
     @property
     def method(self) -> str:
         return str(self.distill["method"])
@@ -284,6 +278,8 @@ def resolve(file: str | Path | None, flags: dict[str, Any], overrides: list[str]
         merged.setdefault("controls", ())
     value = _validate(RunConfig, merged, "")
     assert isinstance(value, RunConfig)
+    if source and value.quantize.qad.ce_weight:
+        raise UsageError("quantize.qad.ce_weight is for images with labels of their own: without data it must be 0.")
     return value
 
 
@@ -459,16 +455,12 @@ def _parse(overrides: list[str] | tuple[str, ...]) -> dict[str, Any]:
         name, equals, _ = text.partition("=")
         if not equals or not re.fullmatch(r"\w+(\.\w+)*", name.strip()):
             raise UsageError(f"An override reads key=value, e.g. -o train.epochs=20; got {shortened(text)}.")
-    found: list[Any] = []
     try:
-        found += [OmegaConf.to_container(OmegaConf.from_dotlist([text]), resolve=False) for text in overrides]
+        found: list[Any] = [OmegaConf.to_container(OmegaConf.from_dotlist([text]), resolve=False) for text in overrides]
     except Exception as error:  # OmegaConf's own errors and the YAML scanner's have no common base
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UsageError(f"Cannot read the overrides {shortened(list(overrides))}: {reason}.") from None
-    parsed: dict[str, Any] = {}
-    for one in found:  # one by one: of `distill=kd distill.alpha=1` OmegaConf would forget the first
-        parsed = _merge(parsed, {str(key): value for key, value in one.items()})
-    return parsed
+    return reduce(_merge, found, {})  # one by one: of `distill=kd distill.alpha=1` OmegaConf would forget the first
 
 
 def _nest(flat: dict[str, Any]) -> dict[str, Any]:
