@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ..types import RunRecord
-from . import adversarial, canaries, detox, figures, pictures, stages, tables, teaching, text, transferability
+from . import adversarial, canaries, detox, figures, pictures, qad, stages, tables, teaching, text, transferability
 
 HERE = Path(__file__).parent
 
@@ -57,6 +57,7 @@ def _view(record: RunRecord) -> dict[str, Any]:
         "curves": Markup(figures.training_curves(record)),
         "training": tables.training(record),
         "detox": detox.table(record),
+        "qad": qad.table(record),
         "onnx": tables.onnx_files(record),
         "facts_tables": tables.origins(record),
         "hashes": tables.hashes(record),

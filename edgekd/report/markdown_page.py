@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from ..types import RunRecord
-from . import adversarial, canaries, detox, pictures, stages, tables, teaching, text, transferability
+from . import adversarial, canaries, detox, pictures, qad, stages, tables, teaching, text, transferability
 from .cells import Cell, Table
 
 escape = text.markdown
@@ -38,6 +38,7 @@ def markdown(record: RunRecord) -> str:
     for title, table in (
         ("Training", tables.training(record)),
         ("Detoxification", detox.table(record)),
+        ("Quantisation-aware distillation", qad.table(record)),
         ("Exported files", tables.onnx_files(record)),
     ):
         if table.rows:
