@@ -105,6 +105,7 @@ def _record(
         environment=describe(),
         canaries=canaries,
         teaching=measures.taught,
+        classes=measures.by_class(),
         disagreement=stages.disagreement(),
         training=stages.logs,
         pictures=pictures.gallery(measures.probes, measures.triggers, measures.reports, stages.class_names),
