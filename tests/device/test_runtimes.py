@@ -43,6 +43,18 @@ def test_onnxruntime_computes_the_graph():
     runner.close()
 
 
+def test_onnxruntime_takes_no_format_of_its_own_for_onnx():
+    marked = onnx.load_model_from_string(graph(scale=2.0))
+    marked.producer_name = "ORTM"
+    data = marked.SerializeToString()
+    assert data[4:8] == b"ORTM"
+    runner = base.make("onnxruntime")
+    runner.open(data, 1)
+    images = np.random.RandomState(0).rand(5, 3, 8, 8).astype(np.float32)
+    assert runner.infer(images) == pytest.approx(2 * images.mean((2, 3)), abs=1e-5)
+    runner.close()
+
+
 def test_null_computes_nothing():
     runner = base.make("null")
     runner.open(b"", 1)

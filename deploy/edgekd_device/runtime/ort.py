@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 # onnxruntime 1.31 makes int32 biases out of float ones, at a scale that underflows in FP16, and the logits are noise
 # then; files that want integer biases bring their own.
 DISABLED = ["WeightBiasQuantization"]
+# Bytes are an ONNX file and nothing else: left to itself, onnxruntime takes those with "ORTM" at their fifth for a format
+# of its own, and runs another graph than the one that was looked at.
+AS_ONNX = ("session.load_model_format", "ONNX")
 
 
 class OrtRunner(OnProcessor):
@@ -38,6 +41,7 @@ class OrtRunner(OnProcessor):
         options = self._runtime.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
+        options.add_session_config_entry(*AS_ONNX)
         options.log_severity_level = 4  # what goes wrong is raised; nothing else belongs on the user's terminal
         try:
             session = self._runtime.InferenceSession(
