@@ -78,6 +78,15 @@ def test_custom_operators_are_refused():
         base.make("onnxruntime").open(model.SerializeToString(), 1)
 
 
+def test_loops_and_branches_are_refused():
+    """They may run without end, and nothing that edgekd exports holds one."""
+    scalar = [helper.make_tensor_value_info("go", TensorProto.BOOL, [])]
+    body = helper.make_graph([helper.make_node("Identity", ["go"], ["on"])], "b", scalar, [])
+    model = _model([helper.make_node("Loop", ["n", "go", "input"], ["logits"], body=body)])
+    with pytest.raises(UnsafeInput, match="a loop or a branch"):
+        base.make("onnxruntime").open(model.SerializeToString(), 1)
+
+
 @pytest.mark.parametrize(
     "data",
     [

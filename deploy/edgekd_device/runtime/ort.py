@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from .. import graph_facts
 from ..errors import EnvironmentFault, UnsafeInput, UsageError
 from .base import OnProcessor, Settings
 
@@ -38,6 +39,7 @@ class OrtRunner(OnProcessor):
     def open(self, model: bytes, threads: int) -> None:
         if threads < 1:
             raise UsageError("--threads must be 1 or more.")
+        graph_facts.refuse_foreign(model)
         options = self._runtime.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
