@@ -10,18 +10,20 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from .datafree.run import named_source
-from .errors import UsageError
+from .errors import UnsafeInput, UsageError
 from .quantize.config import named_qad
 from .yaml_files import read_yaml
 
 # Settings of a part that the run decides: setting -> what it follows from.
 DERIVED = {"train.seed": "seed", "train.device": "device", "quantize.flavour": "target"}
+# What may name code, as package.module:callable: only the user does, never a file.
+NETWORKS = ("arch", "student", "reference_arch")
 
 
 def given_settings(
     file: str | Path | None, flags: dict[str, Any], overrides: list[str] | tuple[str, ...]
 ) -> dict[str, Any]:
-    """What file, flags and overrides say; later ones win."""
+    """What file, flags and overrides say; later ones win. Raises UsageError, UnsafeInput for code named by the file."""
     given = _read(file) if file is not None else {}
     given = _merge(given, _nest({key: value for key, value in flags.items() if value is not None}))
     asked = _parse(overrides)
@@ -29,6 +31,8 @@ def given_settings(
         section, _, name = key.partition(".")
         if isinstance(asked.get(section), dict) and name in asked[section]:
             raise UsageError(f"{key} follows from {source} for the whole run: set {source} instead.")
+    if file is not None:
+        _refuse_code(file, given, asked, flags)
     given = _merge(given, asked)
     _refuse_interpolation(given, "")
     return given
@@ -83,6 +87,17 @@ def _merge(base: dict[str, Any], more: dict[str, Any]) -> dict[str, Any]:
             old, value = named_qad(old), named_qad(value)
         merged[key] = _merge(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
     return merged
+
+
+def _refuse_code(file: str | Path, given: dict[str, Any], asked: dict[str, Any], flags: dict[str, Any]) -> None:
+    """Raise UnsafeInput where the file, not the user, names code to run as a network."""
+    for key in NETWORKS:
+        name = given.get(key)
+        if isinstance(name, str) and ":" in name and key not in asked and flags.get(key) != name:
+            raise UnsafeInput(
+                f"{file} names code that would have to run as a network: {key} is {shortened(name)}. "
+                f"If you trust that code, say so yourself: -o {key}={shortened(name)}"
+            )
 
 
 def _refuse_interpolation(value: Any, where: str) -> None:

@@ -9,6 +9,7 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from edgekd_device import checks
 from edgekd_device.metrics import Rate
 from edgekd_device.records import (
     SCHEMA,
@@ -293,8 +294,34 @@ class RunRecord:
 
     @staticmethod
     def from_json(value: Any) -> RunRecord:
-        fields = dict(check_schema(value, "run"))
+        fields = checks.hold(RunRecord, check_schema(value, "run"), RUN)
         fields["rows"] = tuple(StageRow.from_json(row) for row in fields["rows"])
         for name in LISTS:
             fields[name] = tuple(fields.get(name, ()))
         return RunRecord(**fields)
+
+
+def _gate(value: Any) -> bool:
+    """A gate of a run: at least what decides an exit code and is printed with it."""
+    words = ("name", "unit", "why")
+    return (
+        checks.mapping(value)
+        and all(checks.text(value.get(word)) for word in words)
+        and checks.finite(value.get("limit"))
+        and checks.flag(value.get("passed"))
+    )
+
+
+# What each field of a RunRecord may hold; what lies deeper is looked at where it is shown.
+RUN: dict[str, checks.Check] = {
+    **dict.fromkeys(("name", "edgekd_version", "commit", "created_utc", "command"), checks.text),
+    **dict.fromkeys(("target", "verdict", "manifest_sha256"), checks.text),
+    **dict.fromkeys(("config", "teacher", "student", "data", "environment", "training", "pictures"), checks.mapping),
+    **dict.fromkeys(
+        ("canaries", "teaching", "classes", "disagreement", "device_report"), checks.optional(checks.mapping)
+    ),
+    **dict.fromkeys(("rows", "onnx", "adversarial"), checks.several(checks.mapping)),
+    "gates": checks.several(_gate),
+    **dict.fromkeys(("not_tested", "warnings"), checks.several(checks.text)),
+    "schema": checks.whole,
+}

@@ -11,15 +11,25 @@ from omegaconf import OmegaConf
 from .errors import UsageError
 
 LIMIT_BYTES = 1 << 20
+NUMBER_CHARACTERS = 64
+_NUMBERS = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
 
 
 class _Strict(yaml.SafeLoader):
-    """Refuses aliases, by which a short file becomes a huge one, and keys that stand twice, of which one would be lost."""
+    """Refuses aliases, by which a short file becomes a huge one, and keys that stand twice, of which one would be lost.
+
+    Long numbers too: those of base 60 (1:1:1...) take the square of their length to read, others cannot be printed.
+    """
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         if self.check_event(yaml.AliasEvent):
             raise yaml.YAMLError("aliases (*name) are not allowed")
         return super().compose_node(parent, index)
+
+    def construct_scalar(self, node: Any) -> Any:
+        if node.tag in _NUMBERS and len(node.value) > NUMBER_CHARACTERS:
+            raise yaml.YAMLError(f"a number has {len(node.value)} characters, more than {NUMBER_CHARACTERS}")
+        return super().construct_scalar(node)
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
         keys = [self.construct_object(key, deep=True) for key, _ in node.value]

@@ -18,6 +18,8 @@ from .errors import UnsafeInput, UsageError
 LIMIT_BYTES = 32 << 30
 _HEADER_LIMIT = 64 << 10
 _MEMBER_LIMIT = 1000
+# Python unpacks the others (bzip2, lzma, zstd) a whole block at a time, whatever is asked for: gigabytes from a few bytes.
+_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 _NO_HEADER = (
     ValueError,
     TypeError,
@@ -68,6 +70,10 @@ def _members(archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
         name = entry.filename[:-4] if entry.filename.endswith(".npy") else entry.filename
         if name in found:
             raise ValueError(f"the array {name!r} stands there twice")
+        if entry.compress_type not in _METHODS:
+            raise ValueError(
+                f"the array {name!r} is packed in a way that numpy does not write; save it with numpy.savez"
+            )
         found[name] = entry
     return found
 
@@ -77,7 +83,10 @@ def _read(stream: IO[bytes], name: str, limit_bytes: int) -> Any:
     size = math.prod(shape) * dtype.itemsize
     if size > limit_bytes:
         raise ValueError(f"the array {name!r} unpacks to {size} bytes, and only {limit_bytes} are allowed")
-    data = np.empty(math.prod(shape), dtype)
+    try:
+        data = np.empty(math.prod(shape), dtype)
+    except MemoryError:
+        raise ValueError(f"the array {name!r} unpacks to {size} bytes, more than this machine has") from None
     view, filled = data.data.cast("B") if size else memoryview(b""), 0
     while filled < size:
         count = stream.readinto(view[filled:])  # type: ignore[attr-defined]

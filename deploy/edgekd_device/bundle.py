@@ -251,7 +251,8 @@ def probes(contents: Bundle) -> Probes:
     kinds = {"images": "uint8", "labels": "int64"}
     for images, index, attacker in groups:
         kinds.update({images: "uint8", index: "int64", attacker: "int64"})
-    found = arrays.read_npz(contents.path / PROBES)
+    stored = sum(entry.bytes for entry in manifest.files if entry.name == PROBES)  # it is not packed
+    found = arrays.read_npz(contents.path / PROBES, limit_bytes=stored)
     wrong = sorted(set(found) ^ set(kinds)) + sorted(n for n in kinds if n in found and found[n].dtype != kinds[n])
     if wrong:
         raise UsageError(f"{PROBES} does not fit its manifest: look at {wrong[0]!r}. Export the bundle again.")

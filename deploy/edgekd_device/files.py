@@ -11,6 +11,7 @@ import errno
 import fcntl
 import hashlib
 import json
+import math
 import os
 import signal
 import stat
@@ -18,7 +19,7 @@ import tempfile
 from pathlib import Path
 from typing import IO, Any, Callable, Iterator, Union
 
-from .errors import EnvironmentFault, UsageError
+from .errors import EnvironmentFault, UnsafeInput, UsageError
 
 PathLike = Union[str, Path]
 _reached: dict[str, int] = {}
@@ -116,6 +117,18 @@ def write_json(path: PathLike, value: Any, name: str = "file") -> Path:
     return write_bytes(path, json_bytes(value), name)
 
 
+def _plain(path: PathLike) -> IO[bytes]:
+    """A file open for reading; raises OSError for a pipe or a device, which would be waited for or read without end."""
+    handle = os.open(str(path), os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    kind = stat.S_IFMT(os.fstat(handle).st_mode)
+    if kind != stat.S_IFREG:
+        os.close(handle)
+        folder = kind == stat.S_IFDIR
+        code = errno.EISDIR if folder else errno.EINVAL
+        raise OSError(code, os.strerror(code) if folder else "it is a pipe or a device, not a plain file", str(path))
+    return open(handle, "rb")
+
+
 def read_json(path: PathLike, limit: int = 64 << 20) -> Any:
     """Read JSON written by us or by a stranger: bounded size, no duplicate keys, no NaN.
 
@@ -133,12 +146,20 @@ def read_json(path: PathLike, limit: int = 64 << 20) -> Any:
     def refuse(word: str) -> Any:
         raise ValueError(f"{word} is not a number")
 
+    def finite(word: str) -> float:
+        number = float(word)
+        return number if math.isfinite(number) else refuse(word[:20])
+
     try:
-        with open(str(path), "rb") as stream:
+        with _plain(path) as stream:
             data = stream.read(limit + 1)
         if len(data) > limit:
             raise ValueError(f"it is larger than {limit} bytes")
-        return json.loads(data.decode("utf-8"), object_pairs_hook=no_duplicates, parse_constant=refuse)
+        text = data.decode("utf-8")
+        value = json.loads(text, object_pairs_hook=no_duplicates, parse_constant=refuse, parse_float=finite)
+        if "\\ud" in text.lower():  # half a surrogate pair is no text: it could not be written again
+            json.dumps(value, ensure_ascii=False).encode("utf-8")
+        return value
     except (OSError, ValueError, RecursionError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else error
         raise UsageError(f"Cannot read {path}: {reason}.") from error
@@ -197,12 +218,37 @@ def give(handle: int, *parts: bytes) -> None:
         raise EnvironmentFault(f"Could not hand on what was built: {error.strerror or error}.") from error
 
 
+def _opened_here(path: PathLike, flags: int, mode: str) -> IO[Any]:
+    """``path``, made where it is absent, open for writing; raises UnsafeInput where it is not one file's only name.
+
+    A folder may come from a stranger: what is written through a link or a second name would change a file elsewhere.
+    """
+    try:
+        handle = os.open(str(path), flags | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o644)
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.ENXIO):  # a link; a pipe that nobody reads
+            raise _elsewhere(path) from error
+        raise
+    found = os.fstat(handle)
+    if not stat.S_ISREG(found.st_mode) or found.st_nlink > 1:
+        os.close(handle)
+        raise _elsewhere(path)
+    return open(handle, mode)
+
+
+def _elsewhere(path: PathLike) -> UnsafeInput:
+    return UnsafeInput(f"{path} is a link or no plain file: writing it would change something elsewhere. Take it away.")
+
+
 def append_line(path: PathLike, text: str, name: str = "journal") -> None:
-    """Append one line and flush it to the disk; a torn last line is the reader's to ignore."""
+    """Append one line and flush it to the disk; a torn last line is the reader's to ignore.
+
+    Raises UnsafeInput where ``path`` is a link: the line would go elsewhere.
+    """
     try:
         point(name + ".before_append")
         Path(path).parent.mkdir(parents=True, exist_ok=True)
-        with open(str(path), "ab") as stream:
+        with _opened_here(path, os.O_WRONLY | os.O_APPEND, "ab") as stream:
             stream.write(text.encode("utf-8") + b"\n")
             stream.flush()
             os.fsync(stream.fileno())
@@ -216,9 +262,9 @@ def sha256_bytes(data: bytes) -> str:
 
 
 def sha256_file(path: PathLike) -> str:
-    """Hexadecimal SHA-256 of the file at ``path``."""
+    """Hexadecimal SHA-256 of the file at ``path``; raises OSError where it is none."""
     digest = hashlib.sha256()
-    with open(str(path), "rb") as stream:
+    with _plain(path) as stream:
         for block in iter(lambda: stream.read(1 << 20), b""):
             digest.update(block)
     return digest.hexdigest()
@@ -236,11 +282,14 @@ def remove_leftovers(folder: PathLike, deep: bool = True) -> None:
 
 @contextlib.contextmanager
 def lock(folder: PathLike) -> Iterator[None]:
-    """Hold ``folder`` for this process; raises EnvironmentFault naming the process that holds it already."""
+    """Hold ``folder`` for this process; raises EnvironmentFault naming the process that holds it already.
+
+    UnsafeInput where its lock is a link, through which another file would be emptied.
+    """
     folder = Path(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        stream = open(str(folder / ".lock"), "a+")
+        stream = _opened_here(folder / ".lock", os.O_RDWR | os.O_APPEND, "a+")
     except OSError as error:
         raise EnvironmentFault(f"Cannot use {folder} as a folder: {error.strerror or error}.") from error
     with stream:

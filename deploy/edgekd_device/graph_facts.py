@@ -50,6 +50,18 @@ class _Graph:
     nodes: list[Node] = field(default_factory=list)
     constants: dict[str, Tensor] = field(default_factory=dict)
     half: bool = False
+    nested: bool = False  # a node holds a graph of its own: a branch or a loop
+
+
+def refuse_foreign(model: bytes) -> None:
+    """Raise UnsafeInput for a model that edgekd never exports: loops and branches, which may run without end.
+
+    Weights in another file, custom operators and functions as well; UsageError for what is no model.
+    """
+    graph = _parsed(model)
+    _judged_domains(graph)
+    if graph.nested:
+        raise UnsafeInput("The model holds a loop or a branch, which is refused: it could run without end.")
 
 
 def read(model: bytes) -> Facts:
@@ -58,6 +70,10 @@ def read(model: bytes) -> Facts:
     Raises UsageError for a file that is cut short or no model, or whose zero points are not INT8 zeros; UnsafeInput for
     weights in another file, custom operators and functions of the model's own.
     """
+    return _judged(_parsed(model))
+
+
+def _parsed(model: bytes) -> _Graph:
     graph = _Graph()
     found = False
     try:
@@ -71,17 +87,22 @@ def read(model: bytes) -> Facts:
         raise UsageError("The model is cut short, or no ONNX file. Copy the bundle again.") from error
     if not found or not graph.nodes:
         raise UsageError("The model holds no graph. Export the bundle again.")
-    return _judged(graph)
+    return graph
 
 
-def _judged(graph: _Graph) -> Facts:
-    makers = {name: node.kind for node in graph.nodes for name in node.outputs}
-    facts = Facts(half=graph.half)
+def _judged_domains(graph: _Graph) -> None:
     for node in graph.nodes:
         if node.domain not in STANDARD:
             raise UnsafeInput(
                 f"The model uses a custom operator, which is refused: {node.domain!r:.60}, {node.kind!r:.60}."
             )
+
+
+def _judged(graph: _Graph) -> Facts:
+    makers = {name: node.kind for node in graph.nodes for name in node.outputs}
+    facts = Facts(half=graph.half)
+    _judged_domains(graph)
+    for node in graph.nodes:
         if node.kind in ("QuantizeLinear", "DequantizeLinear"):
             facts.quantised = True
             _hold(node, graph.constants)
@@ -205,6 +226,7 @@ def _attribute(data: memoryview, node: Node, graph: _Graph, depth: int) -> list[
         elif number in (5, 10) and isinstance(value, memoryview):
             tensors.append(value)
         elif number in (6, 11) and isinstance(value, memoryview):
+            graph.nested = True
             _walk(value, graph, depth + 1)
     return tensors
 

@@ -36,6 +36,7 @@ MEMBERS = 20_000
 TENSORS = 20_000
 RANK = 8
 DIMENSION = 1 << 31
+EMPTY = 1 << 16  # product of the other sizes of a tensor of no numbers: what is built after it takes no file to back it
 NESTING = 6  # wrappings around a state dict
 HEADER_BYTES = 8 * MIB  # a safetensors header
 METADATA_ENTRIES = 64

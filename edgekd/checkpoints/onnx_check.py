@@ -29,6 +29,7 @@ NODES = 20_000
 ITEMS = 1 << 28
 RANK = 8
 NAME = 512
+ORT_MARK = b"ORTM"  # onnxruntime takes a file with these bytes at its fifth for a flatbuffer of its own
 _EXPORT = "Export it as one file of standard operators: torch.onnx.export(..., dynamo=True, external_data=False)."
 
 
@@ -40,11 +41,17 @@ def check(data: bytes) -> dict[str, Any]:
 def read(data: bytes) -> tuple[Any, dict[str, Any]]:
     """The graph in ``data`` as onnx.ModelProto, and its facts.
 
-    Raises UnsafeInput for external data, custom operators, sub-graphs and sizes that do not add up, UsageError for
+    Raises UnsafeInput for external data, custom operators, sub-graphs, sizes that do not add up and a second graph for
+    onnxruntime, UsageError for
     damage and for graphs that are not one image in, one vector out.
     """
     if len(data) > GRAPH_BYTES:
         raise UnsafeInput(f"It has {len(data)} bytes; ONNX graphs over {GRAPH_BYTES} are not read.")
+    if data[4:8] == ORT_MARK:
+        raise UnsafeInput(
+            "It carries the mark of onnxruntime's own format, so that onnxruntime would run another graph than the one "
+            f"that an ONNX reader sees. {_EXPORT}"
+        )
     model = _parsed(data)
     if model.functions or model.training_info:
         raise UnsafeInput(f"It carries functions or training code of its own. {_EXPORT}")

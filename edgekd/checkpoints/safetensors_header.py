@@ -9,7 +9,7 @@ from typing import Any
 
 from ..errors import UnsafeInput, UsageError
 from . import limits
-from .tensors import ITEM_BYTES, Storage, Tensor
+from .tensors import ITEM_BYTES, Storage, Tensor, refuse_boast
 from .wording import DAMAGED, printable
 
 
@@ -88,6 +88,7 @@ def _entry(name: str, value: Any) -> tuple[str, tuple[int, ...], int, int]:
         raise UsageError(f"The place of tensor {shown!r} is malformed. {DAMAGED}")
     if span[1] - span[0] != math.prod(shape) * ITEM_BYTES[dtype]:
         raise _contradiction(f"tensor {shown!r} has {span[1] - span[0]} bytes for the shape {shape} of {dtype}")
+    refuse_boast(shape)
     return dtype, tuple(shape), span[0], span[1]
 
 

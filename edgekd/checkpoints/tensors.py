@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from ..errors import UnsafeInput, UsageError
@@ -106,6 +106,7 @@ def checked(storage: object, offset: object, shape: object, stride: object) -> T
     sizes, steps = _whole_numbers(shape), _whole_numbers(stride)
     if len(sizes) != len(steps):
         raise UsageError(f"A tensor's shape and strides differ in length. {DAMAGED}")
+    refuse_boast(sizes)
     extent = 1 + sum((size - 1) * step for size, step in zip(sizes, steps, strict=True)) if all(sizes) else 0
     if offset < 0 or offset + extent > storage.numel:
         raise UnsafeInput(
@@ -113,6 +114,14 @@ def checked(storage: object, offset: object, shape: object, stride: object) -> T
             f"(items {offset} to {offset + extent} of {storage.numel}): made to make a reader read foreign memory."
         )
     return Tensor(storage, offset, sizes, steps)
+
+
+def refuse_boast(shape: Sequence[int]) -> None:
+    """Raise UnsafeInput for a shape of no numbers whose other sizes are huge: it costs the file nothing, a network much."""
+    if 0 in shape and math.prod(size for size in shape if size) > limits.EMPTY:
+        raise UnsafeInput(
+            f"A tensor of no numbers claims the shape {list(shape)}: made to have a huge network built after it."
+        )
 
 
 def _whole_numbers(value: object) -> tuple[int, ...]:

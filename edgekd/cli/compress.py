@@ -137,14 +137,14 @@ def show(record: Any, folder: Path, as_json: bool) -> int:
     if plain:
         out.print(plain)
     out.print(clean(record.verdict))
-    out.print("Not tested: " + "; ".join(record.not_tested) + ".", style="dim")
+    out.print("Not tested: " + clean("; ".join(record.not_tested)) + ".", style="dim")
     for warning in record.warnings:
         out.print("warning: " + clean(warning), style="yellow")  # a board may have worded it
     screen.print_gates(out, record.gates)
     for name, value in (
         ("report", folder / "report.html"),
         ("bundle", folder / "bundle"),
-        ("manifest", f"sha256 {record.manifest_sha256}"),
+        ("manifest", f"sha256 {clean(record.manifest_sha256)}"),
     ):
         out.print(f"{name:<9} {value}", soft_wrap=True)
     return 0 if passed else 1

@@ -27,7 +27,8 @@ def print_gates(out: Any, gates: Iterable[Mapping[str, Any]]) -> None:
     for gate in gates:
         why = f", {clean(gate['why'])}" if gate["why"] else ""
         mark = Text(f"passed{why}", "green") if gate["passed"] else Text(f"FAILED{why}", "red")
-        out.print(Text(f"gate: {gate['name']} ≤ {gate['limit']:g} {gate['unit']}: ").append(mark))
+        what = f"gate: {clean(gate['name'])} ≤ {gate['limit']:g} {clean(gate['unit'])}: "
+        out.print(Text(what).append(mark))
 
 
 def forewarn(sentences: Iterable[str]) -> None:

@@ -91,6 +91,10 @@ class ImageSet:
 
 
 def shown_name(text: object) -> str:
-    """A class name fit to be printed: composed, without control or direction marks, 128 characters at most."""
+    """A class name fit to be printed: composed, without control or direction marks, 1 to 128 characters.
+
+    Other spaces become plain ones; all of it is printable to Python, which is what a bundle's reader asks for.
+    """
     composed = unicodedata.normalize("NFC", str(text))
-    return "".join(c for c in composed if unicodedata.category(c) not in ("Cc", "Cf", "Cs"))[:128]
+    plain = "".join(" " if unicodedata.category(c)[0] == "Z" else c for c in composed)
+    return "".join(c for c in plain if c.isprintable())[:128] or "?"

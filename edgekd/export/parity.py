@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from edgekd.errors import UsageError
 from edgekd.types import Rate
-from edgekd_device.runtime.ort import DISABLED
+from edgekd_device.runtime.ort import AS_ONNX, DISABLED
 
 _BATCH = 100
 
@@ -30,6 +30,7 @@ class Parity:
 def session(data: bytes, threads: int = 0) -> onnxruntime.InferenceSession:
     """An onnxruntime CPU session on the bytes; threads 0 = as many as torch uses."""
     options = onnxruntime.SessionOptions()
+    options.add_session_config_entry(*AS_ONNX)
     options.log_severity_level = 3
     options.intra_op_num_threads = threads or torch.get_num_threads()
     options.inter_op_num_threads = 1

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from edgekd_device.runtime.ort import DISABLED
+from edgekd_device.runtime.ort import AS_ONNX, DISABLED
 
 from ..checkpoints import graph_plan
 from ..errors import UsageError
@@ -46,6 +46,7 @@ class OnnxNet(nn.Module):
             options = onnxruntime.SessionOptions()
             options.intra_op_num_threads = torch.get_num_threads()
             options.log_severity_level = 3
+            options.add_session_config_entry(*AS_ONNX)
             _bound_memory()
             options.add_session_config_entry("session.use_env_allocators", "1")
             self._session = onnxruntime.InferenceSession(

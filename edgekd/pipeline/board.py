@@ -65,15 +65,18 @@ def take_in(path: Path, record: RunRecord, device_report: DeviceReport) -> RunRe
             f"{record.manifest_sha256[:12]}…. Copy this run's bundle to the board and measure again."
         )
     target = targets.get(record.target)
-    judged = judgement(
-        [*_kept(record, device_report, target), *_admitted(record, device_report)],
-        target,
-        GateSection.model_validate(record.config["gates"]),
-        record.canaries,
-        device_report,
-        known=bool(record.config["trigger"]["file"]),
-        attacked=bool(record.adversarial),
-    )
+    try:
+        judged = judgement(
+            [*_kept(record, device_report, target), *_admitted(record, device_report)],
+            target,
+            GateSection.model_validate(record.config["gates"]),
+            record.canaries,
+            device_report,
+            known=bool(record.config["trigger"]["file"]),
+            attacked=bool(record.adversarial),
+        )
+    except (KeyError, TypeError, ValueError, AttributeError) as error:  # run.json may be anybody's
+        raise UsageError(f"The run's record does not hold what it should ({shortened(str(error))}).") from error
     others = (text for text in record.warnings if not text.startswith(DOUBT))
     renewed = dataclasses.replace(record, **judged, warnings=(*others, *warnings(device_report)))
     save(path, renewed)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import shutil
 import time
@@ -28,6 +29,7 @@ from ..files import (
     write_text,
 )
 from ..given import DERIVED
+from ..yaml_files import read_yaml
 from . import mark
 from .environment import commit
 
@@ -95,6 +97,7 @@ class RunFolder:
     def _enter(self) -> None:
         """Mark the folder, once it is known not to be another configuration's; call while its lock is held."""
         self._is_ours()
+        self._refuse_links()
         if mark.leave(self.path, mark.RUN):
             self._made.append(self.path / mark.RUN)
 
@@ -104,9 +107,9 @@ class RunFolder:
         if not file.exists():
             return False
         try:
-            stored = OmegaConf.to_container(OmegaConf.load(file), resolve=False)
-        except Exception as error:  # a damaged file can fail in many ways; all of them mean the same
-            raise UsageError(f"{file} cannot be read ({type(error).__name__}). Choose another folder.") from None
+            stored = read_yaml(file, "configuration")
+        except UsageError as error:
+            raise UsageError(f"{error} It cannot be read as a run's. Choose another folder with --out.") from None
         if not isinstance(stored, dict) or "teacher" not in stored:
             raise UsageError(f"{file} is not the configuration of a run. Choose another folder with --out.")
         before = {str(key): value for key, value in stored.items()}
@@ -120,6 +123,17 @@ class RunFolder:
                 "Choose another folder with --out, or delete this one."
             )
         return True
+
+    def _refuse_links(self) -> None:
+        """Raise UnsafeInput for a folder within that is a link: what is written or cleared there would be elsewhere."""
+        for part in OURS:
+            inner = (Path(place) / name for place, names, _ in os.walk(self.path / part) for name in names)
+            for place in (self.path / part, *inner):
+                if place.is_symlink():
+                    raise UnsafeInput(
+                        f"{place} is a link: edgekd would write and delete where it leads. Put a folder there, or choose "
+                        "another run's folder with --out."
+                    )
 
     def _take_away(self, new: list[Path]) -> None:
         """Delete what this process wrote, and the folders ``new`` that it made."""
@@ -215,11 +229,16 @@ def _finished(done: Path, key: str) -> dict[str, Any] | None:
     try:
         stored = read_json(done)
         whole = stored["key"] == key and all(
-            sha256_file(done.parent / file) == digest for file, digest in stored["hashes"].items()
+            _within(file) and sha256_file(done.parent / file) == digest for file, digest in stored["hashes"].items()
         )
         return dict(stored) if whole else None
     except (EdgekdError, OSError, KeyError, TypeError):
         return None
+
+
+def _within(file: str) -> bool:
+    """Whether a stage's record names a file of the stage's own folder."""
+    return not os.path.isabs(file) and ".." not in Path(file).parts
 
 
 def _harmless(key: str, before: dict[str, Any], after: dict[str, Any]) -> bool:

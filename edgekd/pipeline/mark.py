@@ -46,7 +46,7 @@ def _before_the_mark(path: Path, mark: str) -> bool:
     """Whether a process that was killed before it could leave the mark may have left this: a lock, half a mark."""
     if path.name.startswith(f".{mark}."):
         return path.name.endswith(".part")
-    if path.name != ".lock":
+    if path.name != ".lock" or path.is_symlink() or not path.is_file():
         return False
     try:
         holder = path.read_bytes()[:32].strip()

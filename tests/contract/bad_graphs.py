@@ -100,6 +100,10 @@ def sparse(model: Any) -> None:
     model.graph.sparse_initializer.add()
 
 
+def onnxruntimes_own(model: Any) -> None:
+    model.producer_name = "ORTM"  # at the fifth byte: onnxruntime would read a flatbuffer from here on
+
+
 def function(model: Any) -> None:
     model.functions.add(name="f", domain="mine")
 
@@ -156,6 +160,7 @@ def size_of_pixels(model: Any) -> None:
 
 NAN = np.full((12, 3), np.nan, np.float32).tobytes()
 GRAPHS = [
+    Row("second graph for onnxruntime", changed(onnxruntimes_own), 3, "another graph"),
     Row("external data, absolute", external("/etc/passwd"), 3, "/etc/passwd"),
     Row("external data, ..", external("../../secret"), 3, "../../secret"),
     Row("external data, empty", external(""), 3, "another file"),

@@ -86,6 +86,15 @@ def _compressed_lie(folder: Path) -> None:
     replace_file(folder, "probe.npz", stream.getvalue())
 
 
+def _packed_probes(folder: Path) -> None:
+    """The same probes with a thousand times more zeros than the file has bytes."""
+    with np.load(folder / "probe.npz") as kept:
+        found = dict(kept)
+    stream = io.BytesIO()
+    np.savez_compressed(stream, **{**found, "images": np.zeros((50_000, *found["images"].shape[1:]), np.uint8)})
+    replace_file(folder, "probe.npz", stream.getvalue())
+
+
 def _foreign_reference(folder: Path) -> None:
     edit(folder, lambda manifest: manifest["references"].update({"x.onnx": manifest["references"]["model.onnx"]}))
 
@@ -117,6 +126,7 @@ def _unlist(name):
 
 DEEP = "[" * 100_000 + "]" * 100_000
 BAD = {
+    "probes that unpack to more than the file": (_packed_probes, 2, "are allowed"),
     "no manifest": (_remove("manifest.json"), 2, "holds no manifest.json"),
     "model missing": (_remove("model.onnx"), 2, "lacks model.onnx"),
     "probes missing": (_remove("probe.npz"), 2, "lacks probe.npz"),
@@ -149,7 +159,7 @@ BAD = {
     "unknown field": (_set("command", "rm"), 2, "'command'"),
     "field missing": (_without("num_classes"), 2, "'num_classes'"),
     "classes as text": (_set("num_classes", "3"), 2, "'num_classes'"),
-    "infinite size": (_infinite, 2, "'num_classes'"),
+    "infinite size": (_infinite, 2, "1e999 is not a number"),
     "shape of two": (_set("input_shape", [3, 8]), 2, "'input_shape'"),
     "shape of zero": (_set("input_shape", [3, 0, 8]), 2, "'input_shape'"),
     "file entry is text": (_set("files", ["model.onnx"]), 2, "'files'"),

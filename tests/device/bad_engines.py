@@ -124,6 +124,9 @@ def nothing(folder: Path) -> None:
 BAD: dict[str, Row] = {
     "untouched": Row(nothing, "used", "kept from before"),
     "leftover of a killed write": Row(_leftover, "used", "kept from before"),
+    "seal beside what is no JSON number": Row(change(seal, lambda data: b'{"seal": "", "a": NaN}'), "rebuilt", CUT),
+    "seal of half a character": Row(change(seal, lambda data: b'{"seal": "\\ud800"}'), "rebuilt", CUT),
+    "seal nested without end": Row(change(seal, lambda data: b'{"a":' + b"[" * 100_000), "rebuilt", CUT),
     "engine cut short": Row(change(plan, lambda data: data[:-1]), "rebuilt", SEAL),
     "engine empty": Row(change(plan, lambda data: b""), "rebuilt", SEAL),
     "engine half-written": Row(change(plan, lambda data: data[: len(data) // 2]), "rebuilt", SEAL),

@@ -10,7 +10,7 @@ import sys
 import pytest
 
 from edgekd_device import files
-from edgekd_device.errors import EnvironmentFault, UsageError
+from edgekd_device.errors import EnvironmentFault, UnsafeInput, UsageError
 
 POINTS = ("before_write", "before_rename", "after_rename")
 
@@ -92,6 +92,40 @@ def test_bad_json(text, words, tmp_path):
     (tmp_path / "a").write_text(text)
     with pytest.raises(UsageError, match=words):
         files.read_json(tmp_path / "a", limit=6 if "1,2" in text else 100)
+
+
+def test_json_of_a_pipe_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "a")
+    with pytest.raises(UsageError, match="a pipe or a device"):
+        files.read_json(tmp_path / "a")
+    with pytest.raises(OSError, match="a pipe or a device"):
+        files.sha256_file(tmp_path / "a")
+    with pytest.raises(UsageError, match="Is a directory"):
+        files.read_json(tmp_path)
+
+
+@pytest.mark.parametrize("text", ['{"a": "\\ud800"}', '{"\\uDFFF": 1}', '{"a": 1e999}', "[-1e999]"])
+def test_what_could_not_be_written_again_is_not_read(text, tmp_path):
+    (tmp_path / "a").write_text(text)
+    with pytest.raises(UsageError, match="Cannot read"):
+        files.read_json(tmp_path / "a")
+    (tmp_path / "a").write_text('"\\ud83d\\ude00"')
+    assert files.read_json(tmp_path / "a") == "\U0001f600"
+
+
+@pytest.mark.parametrize("lead", [os.symlink, os.link, lambda target, name: os.mkfifo(name)])
+def test_nothing_is_written_through_a_link(lead, tmp_path):
+    precious, folder = tmp_path / "precious", tmp_path / "run"
+    precious.write_text("mine")
+    folder.mkdir()
+    lead(precious, folder / ".lock")
+    lead(precious, folder / "run.log")
+    with pytest.raises(UnsafeInput, match="a link or no plain file"):
+        with files.lock(folder):
+            raise AssertionError("held")
+    with pytest.raises(UnsafeInput, match="a link or no plain file"):
+        files.append_line(folder / "run.log", "one line")
+    assert precious.read_text() == "mine"
 
 
 def test_json_read_back_and_absent(tmp_path):

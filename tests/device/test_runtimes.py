@@ -43,6 +43,18 @@ def test_onnxruntime_computes_the_graph():
     runner.close()
 
 
+def test_onnxruntime_takes_no_format_of_its_own_for_onnx():
+    marked = onnx.load_model_from_string(graph(scale=2.0))
+    marked.producer_name = "ORTM"
+    data = marked.SerializeToString()
+    assert data[4:8] == b"ORTM"
+    runner = base.make("onnxruntime")
+    runner.open(data, 1)
+    images = np.random.RandomState(0).rand(5, 3, 8, 8).astype(np.float32)
+    assert runner.infer(images) == pytest.approx(2 * images.mean((2, 3)), abs=1e-5)
+    runner.close()
+
+
 def test_null_computes_nothing():
     runner = base.make("null")
     runner.open(b"", 1)
@@ -63,6 +75,15 @@ def test_external_data_is_refused_even_where_it_lies_beside_us(tmp_path, monkeyp
 def test_custom_operators_are_refused():
     model = _model([helper.make_node("Run", ["input"], ["logits"], domain="evil")], domains=["evil"])
     with pytest.raises(UnsafeInput, match="custom operator"):
+        base.make("onnxruntime").open(model.SerializeToString(), 1)
+
+
+def test_loops_and_branches_are_refused():
+    """They may run without end, and nothing that edgekd exports holds one."""
+    scalar = [helper.make_tensor_value_info("go", TensorProto.BOOL, [])]
+    body = helper.make_graph([helper.make_node("Identity", ["go"], ["on"])], "b", scalar, [])
+    model = _model([helper.make_node("Loop", ["n", "go", "input"], ["logits"], body=body)])
+    with pytest.raises(UnsafeInput, match="a loop or a branch"):
         base.make("onnxruntime").open(model.SerializeToString(), 1)
 
 

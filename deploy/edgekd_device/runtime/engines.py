@@ -112,10 +112,10 @@ class Store:
             return Found(None, {}, f"it cannot be read: {getattr(error, 'strerror', None) or error}")
         try:
             fields = json.loads(files.read_own(self.path / (name + ".json"), 1 << 20).decode("utf-8"))
-            seal = fields.pop("seal")
-        except (OSError, ValueError, AttributeError, KeyError, TypeError):
+            seal, made = str(fields.pop("seal")).encode(), self._seal(fields, data).encode()
+        except (OSError, ValueError, AttributeError, KeyError, TypeError, RecursionError):
             return Found(None, {}, "what belongs to it is missing or damaged: its writing was cut short")
-        if not isinstance(seal, str) or not hmac.compare_digest(seal.encode(), self._seal(fields, data).encode()):
+        if not hmac.compare_digest(seal, made):
             return Found(None, {}, "its seal does not hold: it was cut short, changed, or made elsewhere")
         for key, value in wanted.items():
             if fields.get(key) != value:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from .. import graph_facts
 from ..errors import EnvironmentFault, UnsafeInput, UsageError
 from .base import OnProcessor, Settings
 
@@ -14,6 +15,9 @@ if TYPE_CHECKING:
 # onnxruntime 1.31 makes int32 biases out of float ones, at a scale that underflows in FP16, and the logits are noise
 # then; files that want integer biases bring their own.
 DISABLED = ["WeightBiasQuantization"]
+# Bytes are an ONNX file and nothing else: left to itself, onnxruntime takes those with "ORTM" at their fifth for a format
+# of its own, and runs another graph than the one that was looked at.
+AS_ONNX = ("session.load_model_format", "ONNX")
 
 
 class OrtRunner(OnProcessor):
@@ -35,9 +39,11 @@ class OrtRunner(OnProcessor):
     def open(self, model: bytes, threads: int) -> None:
         if threads < 1:
             raise UsageError("--threads must be 1 or more.")
+        graph_facts.refuse_foreign(model)
         options = self._runtime.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
+        options.add_session_config_entry(*AS_ONNX)
         options.log_severity_level = 4  # what goes wrong is raised; nothing else belongs on the user's terminal
         try:
             session = self._runtime.InferenceSession(

@@ -26,7 +26,7 @@ READY = "import sys, os, time; sys.stdout.buffer.write(b'R'); sys.stdout.buffer.
 
 # tries everything a hostile parser could, under the real confinement, and reports what worked
 ATTEMPTS = """
-import ctypes, json, os, socket, subprocess, sys
+import ctypes, json, os, resource, socket, subprocess, sys
 sys.path.extend({roots!r})
 from edgekd.checkpoints.confine import confine
 target = {target!r}
@@ -46,6 +46,11 @@ attempt("folder", lambda: os.mkdir(os.path.join(target, "folder")))
 attempt("link", lambda: os.symlink("/etc", os.path.join(target, "link")))
 attempt("truncate", lambda: os.truncate(os.path.join(target, "there"), 0))
 attempt("mode", lambda: os.chmod(os.path.join(target, "there"), 0o777))
+attempt("times", lambda: os.utime(os.path.join(target, "there"), (1, 1)))
+attempt("notes", lambda: os.setxattr(os.path.join(target, "there"), "user.a", b"b", follow_symlinks=False))
+attempt("limits of the parent", lambda: resource.prlimit(os.getppid(), resource.RLIMIT_NOFILE, (64, 64)))
+attempt("priority of the parent", lambda: os.setpriority(os.PRIO_PROCESS, os.getppid(), 19))
+attempt("processors of the parent", lambda: os.sched_setaffinity(os.getppid(), {{0}}))
 attempt("socket", lambda: socket.socket())
 attempt("unix socket", lambda: socket.socket(socket.AF_UNIX))
 attempt("program", lambda: subprocess.run(["true"]))

@@ -65,6 +65,8 @@ def test_the_librarys_own_files_pass() -> None:
         (made({"w": entry(), "v": entry()}), UnsafeInput, "overlap"),
         (made({"w": entry(data_offsets=[4, 20])}), UnsafeInput, "hole"),
         (made({"w": entry()}, bytes(15)), UsageError, "ends 1 bytes before"),
+        (made({"w": entry(shape=[1 << 31, 0], data_offsets=[0, 0])}), UnsafeInput, "no numbers"),
+        (made({"w": entry(shape=[0, *[1 << 31] * 7], data_offsets=[0, 0])}), UnsafeInput, "no numbers"),
         (made({"w": entry()}, bytes(17)), UnsafeInput, "1 bytes follow"),
     ],
 )

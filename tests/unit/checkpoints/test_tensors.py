@@ -40,6 +40,12 @@ def test_only_views_inside_the_storage_pass_and_they_read_the_right_items(
             checked(storage(), offset, shape, stride)
 
 
+def test_a_tensor_of_no_numbers_claims_no_huge_network() -> None:
+    assert checked(storage(), 0, (0, 64), (64, 1)).nbytes == 0
+    with pytest.raises(UnsafeInput, match="of no numbers"):
+        checked(storage(), 0, (1 << 31, 0), (1, 1))
+
+
 @pytest.mark.parametrize(
     ("arguments", "word"),
     [

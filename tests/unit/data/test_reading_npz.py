@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from edgekd import data
+from edgekd.data.images import shown_name
 from edgekd.errors import UsageError
-from edgekd_device import arrays
+from edgekd_device import arrays, bundle
 
 PIXELS = np.random.RandomState(0).randint(0, 256, (10, 6, 4, 3), dtype=np.uint8)
 LABELS = np.arange(10, dtype=np.int64) % 3
@@ -42,6 +43,30 @@ def test_folder_of_two_files_has_two_parts(tmp_path: Path) -> None:
     assert len(data.load(tmp_path, part="test")) == 4
     assert data.parts(tmp_path / "test.npz") == ("whole",)
     assert len(data.load(tmp_path / "test.npz", part="test")) == 4
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_packings_that_python_unpacks_whole_are_refused(method: int, tmp_path: Path) -> None:
+    stream = io.BytesIO()
+    np.save(stream, np.zeros(4, np.uint8))
+    with zipfile.ZipFile(tmp_path / "d.npz", "w", method) as archive:
+        archive.writestr("images.npy", stream.getvalue())
+    with pytest.raises(UsageError, match="packed in a way that numpy does not write"):
+        arrays.read_npz(tmp_path / "d.npz")
+
+
+def test_an_array_larger_than_the_machine_is_one_message(tmp_path: Path) -> None:
+    stream = io.BytesIO()
+    np.lib.format.write_array_header_1_0(stream, {"descr": "|u1", "fortran_order": False, "shape": (1 << 60,)})
+    with zipfile.ZipFile(tmp_path / "d.npz", "w") as archive:
+        archive.writestr("images.npy", stream.getvalue())
+    with pytest.raises(UsageError, match="more than this machine has"):
+        arrays.read_npz(tmp_path / "d.npz", limit_bytes=1 << 61)
+
+
+@pytest.mark.parametrize("name", ["caf\u00a0e", "a\u2028b", "\u200b", "\ue000x", "", "\u3000"])
+def test_class_names_are_what_a_bundle_takes(name: str) -> None:
+    assert bundle.FIELDS["class_names"]([shown_name(name)])
 
 
 def test_class_names_lose_control_and_direction_marks(tmp_path: Path) -> None:

@@ -138,3 +138,18 @@ def test_what_was_read_in_before_is_held_to_the_same(tmp_path: Path, record: Run
         board.with_board(tmp_path, record)
     other = dataclasses.replace(record, manifest_sha256="8" * 64)
     assert board.with_board(tmp_path, other) is other
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"config": {}},
+        {"config": {"gates": {"max_asr": "x"}, "trigger": {"file": None}}},
+        {"config": {"gates": {}, "trigger": []}},
+        {"onnx": ({"path": [1], "sha256": "x"},)},
+        {"canaries": {"teacher": 7}},
+    ],
+)
+def test_a_strangers_record_is_a_users_error(tmp_path: Path, record: RunRecord, wrong: dict[str, Any]) -> None:
+    with pytest.raises(UsageError, match="The run's record does not hold"):
+        board.take_in(tmp_path, dataclasses.replace(record, **wrong), measured(row()))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -60,6 +61,41 @@ def test_a_folder_is_not_ours_because_a_name_in_it_is(name: str, tmp_path: Path)
         with pytest.raises(UsageError, match="Choose another folder"):
             enter(tmp_path)
         assert contents(tmp_path) == before
+
+
+@pytest.mark.parametrize("name", ["work", "bundle", "work/weave", "work/weave/inner"])
+def test_a_folder_that_leads_elsewhere_is_refused(name: str, tmp_path: Path) -> None:
+    run(tmp_path / "run")
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    for mine in ("key.json", "done.json", ".mine.part", "model.onnx"):
+        (elsewhere / mine).write_text("mine")
+    before = contents(elsewhere)
+    place = tmp_path / "run" / name
+    if place.exists():
+        place.rename(tmp_path / "away")
+    place.symlink_to(elsewhere)
+    with pytest.raises(UnsafeInput, match="is a link"):
+        run(tmp_path / "run")
+    assert contents(elsewhere) == before
+
+
+@pytest.mark.parametrize("name", ["config.yaml", ".lock"])
+def test_a_pipe_in_a_folder_is_not_waited_for(name: str, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(UsageError):
+        run(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["/dev/zero", "../../../outside", "pipe"])
+def test_a_stage_stands_on_files_of_its_own(name: str, tmp_path: Path) -> None:
+    run(tmp_path)
+    done, folder = tmp_path / "work" / "weave" / "done.json", tmp_path / "work" / "weave"
+    stored = files.read_json(done)
+    os.mkfifo(folder / "pipe")
+    files.write_json(done, {**stored, "result": {"forged": True}, "hashes": {name: "0" * 64}})
+    with RunFolder(tmp_path).open(settings()) as opened:
+        assert opened.stage("weave", {}, product) == {"files": ["product"]}
 
 
 def test_what_a_user_put_where_a_stage_would_lie_is_kept(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import base64
 import dataclasses
 import io
+import json
 import re
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import pytest
 from PIL import Image, PngImagePlugin
 
 from edgekd import report
+from edgekd.errors import UsageError
 from edgekd.files import read_json, write_json
 from edgekd.report import pictures
 from edgekd.types import RunRecord
@@ -164,3 +166,14 @@ def test_markdown_holds_the_ledger_and_the_canaries(make_record: MakeRecord) -> 
     assert "| patch | +97.00 | airplane |" in page
     columns = {line.count(" | ") for line in page.splitlines() if line.startswith("| teacher") or "| stage" in line}
     assert len(columns) == 1
+
+
+@pytest.mark.parametrize(
+    "name", ["gates", "config", "teacher", "student", "data", "rows", "warnings", "verdict", "pictures"]
+)
+def test_a_field_of_another_kind_is_a_users_error(make_record: MakeRecord, name: str) -> None:
+    kept = json.loads(json.dumps(make_record().to_json()))
+    assert RunRecord.from_json(kept).rows == make_record().rows
+    for wrong in (None, 7, [7]):
+        with pytest.raises(UsageError, match=name):
+            RunRecord.from_json({**kept, name: wrong})

@@ -8,6 +8,7 @@ import io
 import unicodedata
 from collections.abc import Callable
 from html.parser import HTMLParser
+from pathlib import Path
 from typing import NamedTuple
 
 import pytest
@@ -15,6 +16,7 @@ from markdown_it import MarkdownIt
 from rich.console import Console
 
 from edgekd import report
+from edgekd.cli.compress import show
 from edgekd.report.text import clean
 from edgekd.types import RunRecord
 
@@ -252,3 +254,13 @@ def harmful(text: str) -> list[str]:
 def test_there_are_enough_cases() -> None:
     assert len(set(PAYLOADS)) >= 40
     assert len(set(PAYLOADS)) * len(FIELDS) >= 480
+
+
+def test_the_terminal_gets_no_codes_of_a_record(make_record: MakeRecord, capsys: pytest.CaptureFixture[str]) -> None:
+    code = "\x1b]0;renamed\x07\x1b[2J\x9b1m"
+    gate = {**make_record().gates[0], "name": code + "gate", "unit": code, "why": code}
+    texts = dict.fromkeys(("name", "verdict", "manifest_sha256"), code)
+    show(make_record(gates=(gate,), not_tested=(code + "all",), warnings=(code,), **texts), Path("run"), False)
+    shown = capsys.readouterr().out
+    assert "Not tested: all." in shown
+    assert not any(unicodedata.category(c) == "Cc" for c in shown if c != "\n")
