@@ -31,11 +31,11 @@ def given_settings(
         section, _, name = key.partition(".")
         if isinstance(asked.get(section), dict) and name in asked[section]:
             raise UsageError(f"{key} follows from {source} for the whole run: set {source} instead.")
+    merged = _merge(given, asked)
+    _refuse_interpolation(merged, "")
     if file is not None:
         _refuse_code(file, given, asked, flags)
-    given = _merge(given, asked)
-    _refuse_interpolation(given, "")
-    return given
+    return merged
 
 
 def shortened(value: Any, limit: int = 60) -> str:
