@@ -14,6 +14,7 @@ from .yaml_files import read_yaml
 
 # Settings of a part that the run decides: setting -> what it follows from.
 DERIVED = {"train.seed": "seed", "train.device": "device", "quantize.flavour": "target"}
+QUOTED = 60  # characters of a value in a message
 
 
 def given_settings(
@@ -32,10 +33,10 @@ def given_settings(
     return given
 
 
-def shortened(value: Any, limit: int = 60) -> str:
+def shortened(value: Any) -> str:
     """A value as it is quoted in a message; a stranger's may be megabytes long."""
     text = repr(value)
-    return text if len(text) <= limit else text[:limit] + "…"
+    return text if len(text) <= QUOTED else text[:QUOTED] + "…"
 
 
 def _read(file: str | Path) -> dict[str, Any]:
