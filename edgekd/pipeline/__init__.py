@@ -14,7 +14,7 @@ from ..config import RunConfig
 from ..training import Progress
 from ..types import DeviceReport, RunRecord, StageRow
 from . import board, intake, pictures, vetting
-from .adversarial import UnderAttack
+from .adversarial import under_attack
 from .board import take_in
 from .environment import commit, describe
 from .folder import RunFolder
@@ -64,7 +64,7 @@ def compress(config: RunConfig, out: str | Path, *, command: str = "", progress:
         onnx = shipment.export()
         rows.append(shipment.simulated_row())
         manifest_sha256 = shipment.bundle()
-        attacked = UnderAttack(stages).measure(distilled, target)
+        attacked = under_attack(stages, distilled, target)
         device_report = shipment.bench(manifest_sha256)
         rows += shipment.ledger_rows(device_report)
         record = _record(stages, measures, rows, attacked, device_report, command)
