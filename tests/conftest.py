@@ -46,16 +46,10 @@ def _one_thread() -> None:
         torch.set_num_threads(1)
 
 
-def read_pack(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Images uint8 [N, H, W, 3] and labels of one pack of the shared data, which holds prediction residuals."""
-    pack = np.load(path)
-    green, red, blue = np.cumsum(np.cumsum(pack["d"], 2, dtype=np.uint8), 3, dtype=np.uint8)
-    return np.stack([red + green, green, blue + green], -1), pack["y"]
-
-
 @pytest.fixture(scope="session")
 def complete_test_set(shared: Path):
     """A function from "cifar10", "cifar100" or "mnist" to its complete test set as an ImageSet."""
+    from benchmarks.prepare_data import decode_residuals
     from edgekd.data import ImageSet
 
     def read(dataset: str) -> ImageSet:
@@ -63,7 +57,7 @@ def complete_test_set(shared: Path):
             pack = np.load(shared / "data" / "mnist.npz")
             pixels, labels = pack["x_test"][:, None], pack["y_test"]
         else:
-            images, labels = read_pack(shared / "data" / f"{dataset}_test.npz")
+            images, labels = decode_residuals(np.load(shared / "data" / f"{dataset}_test.npz"))
             pixels = np.ascontiguousarray(images.transpose(0, 3, 1, 2))
         names = tuple(str(label) for label in range(int(labels.max()) + 1))
         return ImageSet(pixels, labels.astype(np.int64), names, f"{dataset}_test")
