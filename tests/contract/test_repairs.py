@@ -135,7 +135,8 @@ def test_a_touched_teacher_is_noticed(name, teacher, tiny_images, monkeypatch):
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("name", ROWS)
 def test_it_is_a_function_of_its_seed(name, precision, teacher, tiny_images):
-    options = {key: min(value, 12) if key == "steps" else value for key, value in ROWS[name].items()}
+    most = {"steps": 12, "epochs": 1}  # several epochs are held where a run is killed and continued
+    options = {key: min(value, most.get(key, value)) for key, value in ROWS[name].items()}
 
     def made(**train):
         return repair.run(
@@ -149,7 +150,7 @@ def test_it_is_a_function_of_its_seed(name, precision, teacher, tiny_images):
     timeless = [[{k: v for k, v in e.items() if k != "seconds"} for e in each.history] for each in (log, again)]
     assert timeless[0] == timeless[1]
     assert log.method == again.method
-    if repair_class(name).trains:
+    if repair_class(name).trains and precision == "fp32":
         assert made(seed=1)[1].history[0]["loss"] != log.history[0]["loss"]
 
 
