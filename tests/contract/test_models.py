@@ -34,7 +34,9 @@ EXAMPLES = [
     ("resnet18-224", (3, 64, 64)),
     ("resnet50-224", (3, 64, 64)),
 ]
+# the large ones, and second ones of a family
 EXPORT_SLOWLY = {"preactresnet18", "mobilenetv2", "mobilenetv2-224", "resnet18-224", "resnet50-224"}
+EXPORT_SLOWLY |= {"resnet8", "wrn-10-2", "convpool-cifar", "convpool-mnist"}
 
 
 def spec_of(name: str, shape: tuple[int, int, int]) -> ModelSpec:
