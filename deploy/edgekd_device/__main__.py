@@ -148,13 +148,13 @@ def _check(arguments: argparse.Namespace) -> int:
 
 
 def _build(arguments: argparse.Namespace) -> int:
-    from . import harness
+    from . import session
     from .runtime import base, engines
 
     contents = bundle.read(arguments.bundle)
     runtime = arguments.runtime or contents.manifest.runtime
     report = _watched()
-    for name in harness.chosen(contents, runtime, arguments.file):
+    for name in session.chosen(contents, runtime, arguments.file):
         runner = base.make(runtime, base.Settings(name, progress=report))
         with base.about(name), contextlib.closing(runner):
             runner.open(contents.model(name), contents.manifest.threads)

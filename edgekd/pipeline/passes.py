@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from edgekd_device import harness, latency, power
+from edgekd_device import latency, power, session
 
 from .. import targets
 from .. import triggers as trigger_box
@@ -110,7 +110,7 @@ def _attacked(config: RunConfig, parts: Mapping[str, Any], costs: Costs) -> floa
 
 def _benched(config: RunConfig, target: Target) -> list[str]:
     """The files that are timed: those made for this machine's runtime."""
-    made = [name for name in target.files if harness.FLAVOURS.get(name, ("", None))[1] in (None, HOST)]
+    made = [name for name in target.files if session.made_for(name) in (None, HOST)]
     return made if config.bench.level != "none" else []
 
 
