@@ -230,6 +230,8 @@ class AttackConfig(Section):
         return {key: value for key, value in self.attack.items() if key != "name"}
 
 
+# Settings of runs and attacks that are places of files.
+FILES = ("teacher", "data", "test", "class_map", "reference", "trigger.file", "source.image")
 # Training a poisoned network: from fresh weights, and from a clean network.
 ATTACK_TRAINING = {
     False: {"epochs": 10, "schedule": "onecycle", "lr": 0.2},
@@ -378,6 +380,17 @@ def settings(config: type[BaseModel], prefix: str = "") -> list[tuple[str, Any, 
 def keys(config: type[BaseModel], prefix: str = "") -> list[str]:
     """Every dotted key of a settings class."""
     return [key for key, _, _ in settings(config, prefix)]
+
+
+def public(config: RunConfig | AttackConfig) -> dict[str, Any]:
+    """The settings as a record holds them: with the names of files instead of their places."""
+    value: dict[str, Any] = config.model_dump(mode="json")
+    for key in FILES:
+        section, _, name = key.rpartition(".")
+        place = value.get(section, {}) if section else value
+        if place.get(name):
+            place[name] = Path(place[name]).name
+    return value
 
 
 def changed(before: dict[str, Any], after: dict[str, Any], prefix: str = "") -> list[str]:

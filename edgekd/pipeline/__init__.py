@@ -10,7 +10,7 @@ from typing import Any
 import edgekd_device
 
 from .. import targets
-from ..config import RunConfig
+from ..config import RunConfig, public
 from ..training import Progress
 from ..types import DeviceReport, RunRecord, StageRow
 from . import board, intake, pictures, vetting
@@ -95,7 +95,7 @@ def _record(
         commit=commit(),
         created_utc=datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
         command=command,
-        config=stages.public_config(),
+        config=public(config),
         teacher=stages.about_teacher,
         student={},
         data=stages.about_data(),

@@ -325,17 +325,6 @@ class Stages:
             for name, part in self.parts.items()
         }
 
-    def public_config(self) -> dict[str, Any]:
-        """The configuration with file names instead of paths."""
-        value = self.config.model_dump(mode="json")
-        for key in ("teacher", "data", "test", "class_map", "reference"):
-            value[key] = Path(value[key]).name if value[key] else value[key]
-        if value["source"].get("image"):
-            value["source"]["image"] = Path(value["source"]["image"]).name
-        if value["trigger"]["file"]:
-            value["trigger"]["file"] = Path(value["trigger"]["file"]).name
-        return value
-
 
 def runner(model: Model, device: str) -> TorchRunner:
     """A model as a function of uint8 images, on the device where it is measured; the model itself stays where it is."""
