@@ -34,7 +34,7 @@ def compress(config: RunConfig, out: str | Path, *, command: str = "", progress:
     ``run.json``, ``report.html`` and ``report.md`` are written from. Raises EdgekdError and its kin for what a user can
     mend; gates are in the record and are the caller's to act on.
     """
-    vetting.refuse_unaudited(config, audits=vetting.runs_battery(config, int(config.trigger.file is not None)))
+    vetting.refuse_unaudited(config, audits=vetting.runs_battery(config))
     with RunFolder(out).open(config) as folder:
         target = targets.get(config.target)
         parts = intake.load_data(config)

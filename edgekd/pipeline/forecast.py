@@ -34,7 +34,7 @@ def forecast(config: RunConfig) -> dict[str, Any]:
 
     A stage that will not run has no minutes. Returns {"minutes": {stage: minutes}, "memory_mib", "disk_mib", "student", "teacher", "warnings"}.
     """
-    vetting.refuse_unaudited(config, audits=vetting.runs_battery(config, int(config.trigger.file is not None)))
+    vetting.refuse_unaudited(config, audits=vetting.runs_battery(config))
     parts = intake.load_data(config)
     if config.data_free:
         test = parts.get("test")

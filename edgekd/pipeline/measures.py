@@ -43,7 +43,7 @@ class Measures:
         """
         stages = self.stages
         known, self.unattacked = stages.known_triggers(), unattacked
-        self.triggers = known + (self._canaries() if runs_battery(stages.config, len(known)) else ())
+        self.triggers = known + (self._canaries() if runs_battery(stages.config) else ())
         self.probes: ProbeSet = audit.probes(stages.probed(), self.triggers, stages.teacher.spec.num_classes)
         if unattacked is None:
             return

@@ -61,7 +61,7 @@ def _seconds(work: Callable[[], Any]) -> float:
 
 def minutes(config: RunConfig, parts: Mapping[str, Any], costs: Costs, known: int) -> dict[str, float]:
     """Minutes of everything that is not training, by what it is; ``known``: how many triggers the user gave."""
-    target, battery = targets.get(config.target), runs_battery(config, known)
+    target, battery = targets.get(config.target), runs_battery(config)
     found = {
         "canary battery": _battery(config, parts, costs) if battery else 0.0,
         "disagreement": costs.teacher * (len(parts["train"]) + len(parts["validation"])),
@@ -74,7 +74,7 @@ def minutes(config: RunConfig, parts: Mapping[str, Any], costs: Costs, known: in
 
 def probe_triggers(config: RunConfig, known: int) -> int:
     """How many triggers every artefact is measured under."""
-    return known + (config.audit.bundle_canaries if runs_battery(config, known) else 0)
+    return known + (config.audit.bundle_canaries if runs_battery(config) else 0)
 
 
 def _battery(config: RunConfig, parts: Mapping[str, Any], costs: Costs) -> float:
