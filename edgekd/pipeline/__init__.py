@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import datetime
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,6 @@ from .environment import commit, describe
 from .folder import RunFolder
 from .measures import Measures
 from .shipment import Shipment
-from .stages import Stages
 from .suspects import UNATTACKED
 from .without_data import stages_of
 
@@ -61,32 +59,27 @@ def compress(config: RunConfig, out: str | Path, *, command: str = "", progress:
         distilled = stages.train_student(student, repaired, vetted)
         rows.append(measures.student(distilled))
         shipment = Shipment(stages, measures, distilled)
-        onnx = shipment.export()
+        shipment.export()
         rows.append(shipment.simulated_row())
         manifest_sha256 = shipment.bundle()
         attacked = under_attack(stages, distilled, target)
         device_report = shipment.bench(manifest_sha256)
         rows += shipment.ledger_rows(device_report)
-        record = _record(stages, measures, rows, attacked, device_report, command)
-        record = dataclasses.replace(
-            record,
-            student=stages.about_student(distilled),
-            manifest_sha256=manifest_sha256,
-            onnx=tuple({**file.to_json(), "path": Path(file.path).name} for file in onnx),
-        )
+        record = _record(shipment, rows, attacked, manifest_sha256, device_report, command)
         board.save(folder.path, record)
         return board.with_board(folder.path, record)
 
 
 def _record(
-    stages: Stages,
-    measures: Measures,
+    shipment: Shipment,
     rows: list[StageRow],
     attacked: tuple[dict[str, Any], ...],
+    manifest_sha256: str,
     device_report: DeviceReport | None,
     command: str,
 ) -> RunRecord:
     """What was found, and what follows from it."""
+    stages, measures = shipment.stages, shipment.measures
     config, target = stages.config, stages.target
     known, canaries = config.trigger.file is not None, measures.canaries
     return RunRecord(
@@ -97,11 +90,13 @@ def _record(
         command=command,
         config=public(config),
         teacher=stages.about_teacher,
-        student={},
+        student=stages.about_student(shipment.student),
         data=stages.about_data(),
         target=target.name,
         adversarial=attacked,
         **board.judgement(rows, target, config.gates, canaries, device_report, known=known, attacked=bool(attacked)),
+        manifest_sha256=manifest_sha256,
+        onnx=tuple({**file.to_json(), "path": Path(file.path).name} for file in shipment.files),
         environment=describe(),
         canaries=canaries,
         teaching=measures.taught,
