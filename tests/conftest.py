@@ -74,14 +74,33 @@ def cifar_test(complete_test_set):
     return dataclasses.replace(complete_test_set("cifar10").subset(range(500)), class_names=names)
 
 
-@pytest.fixture(scope="session")
-def tiny_images():
-    """160 made-up 3x16x16 images of 4 classes that a small network can tell apart: bright bars with noise."""
+def _bars(count: int):
+    """Made-up 3x16x16 images of 4 classes that a small network can tell apart: bright bars with noise."""
     from edgekd.data import ImageSet
 
-    random = np.random.RandomState(0)
-    labels = np.arange(160, dtype=np.int64) % 4
-    images = random.randint(0, 90, (160, 3, 16, 16), dtype=np.uint8)
+    labels = np.arange(count, dtype=np.int64) % 4
+    images = np.random.RandomState(0).randint(0, 90, (count, 3, 16, 16), dtype=np.uint8)
     for index, label in enumerate(labels):
         images[index, :, 4 * label : 4 * label + 4, :] += 150
     return ImageSet(images, labels, ("first", "second", "third", "fourth"), "made up")
+
+
+@pytest.fixture(scope="session")
+def tiny_images():
+    return _bars(160)
+
+
+@pytest.fixture(scope="session")
+def few_images():
+    return _bars(48)
+
+
+@pytest.fixture(scope="session")
+def photo(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A picture to cut patches from."""
+    from PIL import Image
+
+    file = tmp_path_factory.mktemp("photo") / "photo.png"
+    pixels = np.kron(np.random.default_rng(0).integers(0, 255, (24, 24, 3)), np.ones((4, 4, 1)))
+    Image.fromarray(pixels.astype(np.uint8)).save(file)
+    return str(file)

@@ -8,9 +8,9 @@ from functools import cache, partial
 import numpy as np
 import pytest
 import torch
+from families import SMALLEST
 
 from edgekd import distill, models
-from edgekd.data import ImageSet
 from edgekd.distill.base import Distiller
 from edgekd.distill.run import method_class
 from edgekd.errors import UsageError
@@ -31,17 +31,6 @@ QUICK = {
 # How many pairs of sites a method compares where it is not all of them.
 COMPARED = {"fitnets": 1, "sp": 1, "crd": 1}
 LOOKS_ONLY = {"disk"}  # at the teacher's features, and copies none
-# One teacher per family of the zoo, the smallest.
-TEACHERS = {
-    "cifar_resnet": "resnet8",
-    "wideresnet": "wrn-10-1",
-    "preact_resnet": "preactresnet18",
-    "resnet": "resnet18",
-    "mobilenetv2": "mobilenetv2",
-    "distiller_resnet": "distiller-resnet8",
-    "vgg": "smallvgg",
-    "cnn": "cnn3",
-}
 MORE = ("stripnet", "convpool-mnist", "badnet-cnn", "wrn-10-1-layers")
 PLAIN = ("resnet8", "cnn3")  # with norms and without
 TRAIN = TrainConfig(epochs=2, batch_size=16, lr=0.02, precision="fp32", augment="none", warmup_epochs=0.5)
@@ -62,17 +51,6 @@ def trained_looking(arch: str) -> Model:
                 for tensor, low in ((module.running_mean, -0.3), (module.running_var, 0.5), (module.bias, -0.3)):
                     tensor.copy_(low + 0.6 * torch.rand(tensor.shape, generator=generator))
     return model
-
-
-@pytest.fixture(scope="module")
-def few_images() -> ImageSet:
-    """48 images of 4 classes: a bright quarter each."""
-    random = np.random.RandomState(0)
-    labels = np.arange(48, dtype=np.int64) % 4
-    images = random.randint(0, 90, (48, 3, 16, 16), dtype=np.uint8)
-    for index, label in enumerate(labels):
-        images[index, :, 4 * label : 4 * label + 4, :] += 150
-    return ImageSet(images, labels, ("first", "second", "third", "fourth"), "made up")
 
 
 @pytest.fixture(scope="module")
@@ -169,12 +147,12 @@ def test_it_continues_with_the_same_bits(method, teacher, few_images, tmp_path, 
 
 
 def test_every_family_of_the_zoo_has_a_teacher_here():
-    assert {family.module for family in models.FAMILIES} == TEACHERS.keys()
+    assert {family.module for family in models.FAMILIES} == SMALLEST.keys()
 
 
 def taught() -> list[tuple[str, str]]:
     """Who teaches by what: by its features every family, by its answers, which have one shape in all, two of them."""
-    pairs = itertools.product([*TEACHERS.values(), *MORE], METHODS)
+    pairs = itertools.product([*SMALLEST.values(), *MORE], METHODS)
     by_answers = ("logits", "gradients")
     return [
         (arch, method)
@@ -197,7 +175,7 @@ def test_every_teacher_family_teaches(arch, method, few_images):
         assert len(log.method["detox"]["variance_ratio"]) == len(sites)
 
 
-@pytest.mark.parametrize("arch", [*TEACHERS.values(), *MORE])
+@pytest.mark.parametrize("arch", [*SMALLEST.values(), *MORE])
 def test_an_edit_of_any_site_reaches_the_logits(arch, few_images):
     """Detoxifying a recorded copy only would change nothing downstream."""
     teacher = trained_looking(arch).module
