@@ -21,9 +21,8 @@ from .files import PathLike
 from .latency import Clock, Level
 from .records import BundleManifest, DeviceReport, Gate, Latency
 from .runtime import base
+from .runtime.base import Progress
 from .session import Session, as_float, chosen, opened
-
-Progress = base.Progress
 
 INPUT_BYTES = 64 << 20
 FASTER = 0.98  # a smaller difference is noise (card 3.4)
