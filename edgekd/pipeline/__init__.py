@@ -1,4 +1,10 @@
-"""compress(): the whole trip from a teacher file to a measured bundle and its report, one screen of calls."""
+"""compress(): the whole trip from a teacher file to a measured bundle and its report, one screen of calls.
+
+The trip: ``intake`` reads, ``stages`` trains (``without_data``: from a source), ``measures`` and ``adversarial`` measure,
+``shipment`` exports and benches, ``board`` takes in what a board says. The judgement: ``suspects``, ``validity`` and
+``vetting`` say what counts, ``ledger`` and ``audited`` what follows. The run's folder: ``folder``, ``mark``. --dry-run:
+``forecast``, ``passes``, ``unmeetable``. Other commands: ``single``, ``attack``, ``demo``.
+"""
 
 from __future__ import annotations
 
