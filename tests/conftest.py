@@ -74,25 +74,29 @@ def cifar_test(complete_test_set):
     return dataclasses.replace(complete_test_set("cifar10").subset(range(500)), class_names=names)
 
 
-def _bars(count: int):
-    """Made-up 3x16x16 images of 4 classes that a small network can tell apart: bright bars with noise."""
+@pytest.fixture(scope="session")
+def bars():
+    """A function from a number to so many made-up 3x16x16 images of 4 classes that a small network can tell apart."""
     from edgekd.data import ImageSet
 
-    labels = np.arange(count, dtype=np.int64) % 4
-    images = np.random.RandomState(0).randint(0, 90, (count, 3, 16, 16), dtype=np.uint8)
-    for index, label in enumerate(labels):
-        images[index, :, 4 * label : 4 * label + 4, :] += 150
-    return ImageSet(images, labels, ("first", "second", "third", "fourth"), "made up")
+    def made(count: int) -> ImageSet:
+        labels = np.arange(count, dtype=np.int64) % 4
+        images = np.random.RandomState(0).randint(0, 90, (count, 3, 16, 16), dtype=np.uint8)
+        for index, label in enumerate(labels):
+            images[index, :, 4 * label : 4 * label + 4, :] += 150
+        return ImageSet(images, labels, ("first", "second", "third", "fourth"), "made up")
+
+    return made
 
 
 @pytest.fixture(scope="session")
-def tiny_images():
-    return _bars(160)
+def tiny_images(bars):
+    return bars(160)
 
 
 @pytest.fixture(scope="session")
-def few_images():
-    return _bars(48)
+def few_images(bars):
+    return bars(48)
 
 
 @pytest.fixture(scope="session")
