@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from pathlib import Path
 
@@ -48,10 +49,11 @@ def _one_thread() -> None:
 
 @pytest.fixture(scope="session")
 def complete_test_set(shared: Path):
-    """A function from "cifar10", "cifar100" or "mnist" to its complete test set as an ImageSet."""
+    """A function from "cifar10", "cifar100" or "mnist" to its complete test set as an ImageSet, read once."""
     from benchmarks.prepare_data import decode_residuals
     from edgekd.data import ImageSet
 
+    @functools.cache
     def read(dataset: str) -> ImageSet:
         if dataset == "mnist":
             pack = np.load(shared / "data" / "mnist.npz")
