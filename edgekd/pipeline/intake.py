@@ -141,12 +141,12 @@ def _network(
     )
     refuse_unknown_labels(() if validation is None else (validation,), spec)
     normalization: dict[str, Any] = {"how": how}
-    if given is None and validation is None:
-        raise UsageError(
-            "Without labelled images the teacher's input normalisation cannot be found: name it with --normalize, for "
-            f"instance --normalize cifar10 (one of {', '.join(models.NORMALIZATIONS)}, or mean/std)."
-        )
-    if given is None and validation is not None:
+    if given is None:
+        if validation is None:
+            raise UsageError(
+                "Without labelled images the teacher's input normalisation cannot be found: name it with --normalize, for "
+                f"instance --normalize cifar10 (one of {', '.join(models.NORMALIZATIONS)}, or mean/std)."
+            )
         inputs, tried = models.detect_normalization(spec, checkpoint.tensors, validation.images, validation.labels)
         spec = models.with_input(spec, inputs)
         how, note = "best of the presets on validation images", models.normalization_note(tried)
