@@ -4,6 +4,7 @@ import inspect
 import itertools
 import pkgutil
 from functools import cache, partial
+from typing import Any
 
 import numpy as np
 import pytest
@@ -33,6 +34,7 @@ COMPARED = {"fitnets": 1, "sp": 1, "crd": 1}
 LOOKS_ONLY = {"disk"}  # at the teacher's features, and copies none
 MORE = ("stripnet", "convpool-mnist", "badnet-cnn", "wrn-10-1-layers")
 PLAIN = ("resnet8", "cnn3")  # with norms and without
+LARGE = ("resnet18", "preactresnet18", "mobilenetv2")
 TRAIN = TrainConfig(epochs=2, batch_size=16, lr=0.02, precision="fp32", augment="none", warmup_epochs=0.5)
 
 
@@ -150,15 +152,14 @@ def test_every_family_of_the_zoo_has_a_teacher_here():
     assert {family.module for family in models.FAMILIES} == SMALLEST.keys()
 
 
-def taught() -> list[tuple[str, str]]:
+def taught() -> list[Any]:
     """Who teaches by what: by its features every family, by its answers, which have one shape in all, two of them."""
-    pairs = itertools.product([*SMALLEST.values(), *MORE], METHODS)
-    by_answers = ("logits", "gradients")
-    return [
-        (arch, method)
-        for arch, method in pairs
-        if method_class(method).needs != "nothing" and (method_class(method).needs not in by_answers or arch in PLAIN)
-    ]
+    found = []
+    for arch, method in itertools.product([*SMALLEST.values(), *MORE], METHODS):
+        needs, slow = method_class(method).needs, method == "robustkd-plus" and arch in LARGE
+        if needs != "nothing" and (needs not in ("logits", "gradients") or arch in PLAIN):
+            found.append(pytest.param(arch, method, marks=[pytest.mark.slow] if slow else []))
+    return found
 
 
 @pytest.mark.parametrize(("arch", "method"), taught())

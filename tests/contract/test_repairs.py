@@ -1,7 +1,9 @@
 """Every repair of the table through the same checks: settings, seeds, resume, what it leaves alone, what it refuses."""
 
 import inspect
+import itertools
 import pkgutil
+from typing import Any
 
 import numpy as np
 import pytest
@@ -149,8 +151,11 @@ def test_it_continues_with_the_same_bits(name, teacher, tiny_images, tmp_path, m
     class Killed(BaseException):
         pass
 
-    whole, uninterrupted = run(name, teacher, tiny_images)
     kind, steps = repair_class(name), []
+    # two chunks of ten steps, where a repair counts steps
+    monkeypatch.setattr(inspect.getmodule(kind), "CHUNK", 10, raising=False)
+    monkeypatch.setitem(ROWS, name, {key: 20 if key == "steps" else value for key, value in ROWS[name].items()})
+    whole, uninterrupted = run(name, teacher, tiny_images)
     original, an_epoch = kind.step, uninterrupted.steps // uninterrupted.epochs
 
     def dying(self, batch):
@@ -173,8 +178,16 @@ def test_it_continues_with_the_same_bits(name, teacher, tiny_images, tmp_path, m
         run(name, models.build(teacher.spec, seed=5), tiny_images, tmp_path)
 
 
-@pytest.mark.parametrize("name", ROWS)
-@pytest.mark.parametrize("family", SMALLEST)
+def pairs() -> list[Any]:
+    """Every family and repair; I-BAU's second derivatives of large networks take long."""
+    large = ("resnet", "preact_resnet", "mobilenetv2")
+    return [
+        pytest.param(family, name, marks=[pytest.mark.slow] if name == "i-bau" and family in large else [])
+        for family, name in itertools.product(SMALLEST, ROWS)
+    ]
+
+
+@pytest.mark.parametrize(("family", "name"), pairs())
 def test_every_family_is_repaired_or_refused(family, name, tiny_images):
     few = tiny_images.subset(range(32))
     given = models.build(ModelSpec(SMALLEST[family], 4, INPUT))
