@@ -283,6 +283,8 @@ def resolve(file: str | Path | None, flags: dict[str, Any], overrides: list[str]
         merged.setdefault("controls", ())
     value = _validate(RunConfig, merged, "")
     assert isinstance(value, RunConfig)
+    if source and value.quantize.qad.ce_weight:
+        raise UsageError("quantize.qad.ce_weight is for images with labels of their own: without data it must be 0.")
     return value
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from omegaconf import OmegaConf
 
 from .datafree.run import named_source
 from .errors import UsageError
+from .quantize.config import named_qad
 from .yaml_files import read_yaml
 
 # Settings of a part that the run decides: setting -> what it follows from.
@@ -52,12 +54,11 @@ def _parse(overrides: list[str] | tuple[str, ...]) -> dict[str, Any]:
         if not equals or not re.fullmatch(r"\w+(\.\w+)*", name.strip()):
             raise UsageError(f"An override reads key=value, e.g. -o train.epochs=20; got {shortened(text)}.")
     try:
-        parsed = OmegaConf.to_container(OmegaConf.from_dotlist(list(overrides)), resolve=False)
+        found: list[Any] = [OmegaConf.to_container(OmegaConf.from_dotlist([text]), resolve=False) for text in overrides]
     except Exception as error:  # OmegaConf's own errors and the YAML scanner's have no common base
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UsageError(f"Cannot read the overrides {shortened(list(overrides))}: {reason}.") from None
-    assert isinstance(parsed, dict)
-    return {str(key): value for key, value in parsed.items()}
+    return reduce(_merge, found, {})  # one by one: of `distill=kd distill.alpha=1` OmegaConf would forget the first
 
 
 def _nest(flat: dict[str, Any]) -> dict[str, Any]:
@@ -79,6 +80,8 @@ def _merge(base: dict[str, Any], more: dict[str, Any]) -> dict[str, Any]:
             old = {"method": old}
         if key == "source" and isinstance(old, str):
             old = named_source(old)
+        if key == "qad":
+            old, value = named_qad(old), named_qad(value)
         merged[key] = _merge(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
     return merged
 

@@ -81,6 +81,7 @@ def _parser() -> argparse.ArgumentParser:
     info.add_argument("--json", action="store_true", help="print the manifest for machines")
     check = command("check", _check, "Hold every file of a bundle against its manifest. Needs numpy.")
     check.add_argument("--manifest-sha256", metavar="HASH", help="what `edgekd compress` printed")
+    check.add_argument("--public-key", metavar="FILE", help="of the key that `edgekd sign` signed with; a PEM file")
     build = command("build", _build, "Build what the bundle's runtime needs on this machine.")
     build.add_argument("--runtime", help="default: the one that the bundle is made for")
     build.add_argument("--file", action="append", metavar="NAME", help="build of this model file only; may be repeated")
@@ -140,11 +141,24 @@ def _info(arguments: argparse.Namespace) -> int:
 
 def _check(arguments: argparse.Namespace) -> int:
     contents = bundle.read(arguments.bundle, arguments.manifest_sha256)
+    signed = _signed(contents, arguments.public_key)
     found = bundle.probes(contents)
     held = "the one you named" if arguments.manifest_sha256 else "not held against any; see --manifest-sha256"
     print(f"ok: {len(contents.manifest.files)} files are whole, {len(found.images)} probe images fit")
     print(f"manifest {contents.manifest_sha256} ({held})")
+    if signed:
+        print(signed)
     return 0
+
+
+def _signed(contents: bundle.Bundle, public_key: str | None) -> str:
+    """A line on the bundle's signature; raises UnsafeInput where a key was named and it is not by it."""
+    if public_key is not None:
+        from . import signature  # here, because it is asked for by few
+
+        return f"signed by the key you named, {signature.verify(contents, public_key)}"
+    there = (contents.path / bundle.SIGNATURE).exists()
+    return f"{bundle.SIGNATURE} is there (not held against any key; see --public-key)" if there else ""
 
 
 def _build(arguments: argparse.Namespace) -> int:
@@ -157,6 +171,7 @@ def _build(arguments: argparse.Namespace) -> int:
     for name in session.chosen(contents, runtime, arguments.file):
         runner = base.make(runtime, base.Settings(name, progress=report))
         with base.about(name), contextlib.closing(runner):
+            runner.prepare(contents.model(name))  # builds while nothing else takes the GPU's memory
             runner.open(contents.model(name), contents.manifest.threads)
         if runner.engine is None:
             print(f"{runner.name} {runner.version} runs {name} as it is: nothing to build")
@@ -277,14 +292,17 @@ def _predict(arguments: argparse.Namespace) -> int:
 
 
 def _accelerator() -> dict[str, str | None]:
-    """TensorRT and the GPU, as far as they can be reached from here."""
+    """TensorRT, the GPU and what tells its energy, as far as they can be reached from here."""
+    from . import power
     from .runtime import cuda, trt_build
 
-    found: dict[str, str | None] = {"tensorrt": None, "gpu": None}
+    found: dict[str, str | None] = {"tensorrt": None, "gpu": None, "gpu_energy": None}
     with contextlib.suppress(EnvironmentFault):
         found["tensorrt"] = str(trt_build.library().__version__)
     with contextlib.suppress(EnvironmentFault), contextlib.closing(cuda.start()) as gpu:
         found["gpu"] = f"{gpu.device.name}, compute capability {gpu.device.compute_capability} ({gpu.name})"
+        source = power.find(gpu=gpu.device.bus)
+        found["gpu_energy"] = None if source is None else f"{source.name} ({', '.join(source.rails)})"
     return found
 
 

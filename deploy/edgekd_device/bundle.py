@@ -23,8 +23,10 @@ MANIFEST = "manifest.json"
 PROBES = "probe.npz"
 PACKAGE = "edgekd-device.pyz"
 REPORT = "device-report.json"
-# What a board may add: its reports with their raw times (a killed write leaves a .part). Engines are kept elsewhere.
-ADDED = ("device-report*.json", "device-report*.times.npz", ".device-report*.part")
+SIGNATURE = "bundle.sig"  # of the manifest and all that it lists; see `signature`
+# What may be added: a signature, a board's reports with their raw times (a killed write leaves a .part). Engines are kept
+# elsewhere.
+ADDED = (SIGNATURE, f".{SIGNATURE}.*.part", "device-report*.json", "device-report*.times.npz", ".device-report*.part")
 MANIFEST_LIMIT = 16 << 20
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 

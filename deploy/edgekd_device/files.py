@@ -16,7 +16,7 @@ import signal
 import stat
 import tempfile
 from pathlib import Path
-from typing import Any, Callable, Iterator, Union
+from typing import IO, Any, Callable, Iterator, Union
 
 from .errors import EnvironmentFault, UsageError
 
@@ -174,6 +174,27 @@ def read_own(path: PathLike, limit: int) -> bytes:
     if len(data) > limit:
         raise ValueError(f"it is larger than {limit} bytes")
     return data
+
+
+@contextlib.contextmanager
+def nameless(folder: PathLike) -> Iterator[IO[bytes]]:
+    """A file without a name on the disk of ``folder``, for another process to `give` into; nothing of it ever stays behind."""
+    try:
+        stream = tempfile.TemporaryFile(dir=str(folder))
+    except OSError as error:
+        raise EnvironmentFault(f"Cannot write into {folder}: {error.strerror or error}.") from error
+    with stream:
+        yield stream
+
+
+def give(handle: int, *parts: bytes) -> None:
+    """Write ``parts`` into a file that another process opened, and that stays open; raises EnvironmentFault where it is full."""
+    try:
+        with open(handle, "wb", closefd=False) as stream:
+            for part in parts:
+                stream.write(part)
+    except OSError as error:
+        raise EnvironmentFault(f"Could not hand on what was built: {error.strerror or error}.") from error
 
 
 def append_line(path: PathLike, text: str, name: str = "journal") -> None:

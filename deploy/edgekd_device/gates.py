@@ -9,7 +9,7 @@ import contextlib
 from pathlib import Path
 from typing import Any, Iterator, Mapping, Sequence
 
-from . import environment, thermal
+from . import environment, nvml, thermal
 from .environment import number, read
 from .errors import GateFailed
 from .records import DeviceReport, Gate
@@ -39,10 +39,10 @@ def refuse_invalid(report: DeviceReport) -> None:
 class Watch:
     """Looks at the machine between timed stretches; a reader in between would disturb what is timed."""
 
-    def __init__(self, root: str) -> None:
+    def __init__(self, root: str, gpu: nvml.Watched | None = None) -> None:
         self.blocks: list[dict[str, Any]] = []
         self.max_c: float | None = None
-        self._root = root
+        self._root, self._gpu = root, gpu
         self._lost = False  # a reading without a zone
         self._tightest: tuple[float, str] | None = None  # °C below the trip point, in words
         self._untripped: str | None = None  # a hottest zone that names no passive trip point
@@ -54,6 +54,8 @@ class Watch:
     def look(self) -> float | None:
         """The hottest zone now, in °C; its distance from its trip point, every alert's state and every clock are kept."""
         self._speeds.append(environment.clocks(self._root))
+        if self._gpu is not None:
+            self._gpu.look()
         for name, state in alerts(self._root).items():
             self._alerts[name] = max(state, self._alerts.get(name, 0))
         found = environment.zones(self._root)
@@ -82,7 +84,20 @@ class Watch:
         soak: what `thermal.soak` returned; around: `environment.collect` from before the first timed stretch.
         """
         self.look()
-        return (_soaked(soak), self._heat(), self._throttling(), self._swapping(), *self._clocks(around), _load(around))
+        machine = (
+            _soaked(soak),
+            self._heat(),
+            self._throttling(),
+            self._swapping(),
+            *self._clocks(around),
+            _load(around),
+        )
+        return machine if self._gpu is None else (*machine, *self._gpu.gates())
+
+    def thermal(self, soak: Mapping[str, Any] | None) -> dict[str, Any]:
+        """What a report keeps of heat, and of the GPU of a PC where one computes."""
+        found = {"soak": soak, "blocks": self.blocks, "max_c": self.max_c}
+        return found if self._gpu is None else {**found, "gpu": self._gpu.said()}
 
     def _heat(self) -> Gate:
         name, limit = "hottest zone", f"{MARGIN_C:g} °C or more below its first passive trip point"

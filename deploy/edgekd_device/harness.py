@@ -15,7 +15,7 @@ from typing import Any, ContextManager, Sequence
 
 import numpy as np
 
-from . import __version__, bundle, environment, gates, gpu, latency, pinning, power, raw, thermal
+from . import __version__, bundle, environment, gates, gpu, latency, nvml, pinning, power, raw, thermal
 from .answers import judge
 from .files import PathLike
 from .latency import Clock, Level
@@ -124,13 +124,14 @@ def _scenarios(
     inputs, timed = _inputs(probes, plan), [s for s in sessions if s.timed]
     with _pinned(plan, threads, root) as core:
         soak = _soak(shipped or next(iter(timed), None), inputs, plan, clock, root, report)
-        watch = gates.Watch(root) if plan.publishable and timed else None
+        watched = plan.publishable and timed
+        watch = gates.Watch(root, nvml.watched(timed[0].runner.engine, around)) if watched else None
         _time(timed, inputs, plan, clock, report, watch)
         found = {
             "multistream": _multistream(shipped, inputs, plan, threads, clock, report, watch),
             "throughput": _throughput(shipped, probes, plan, clock, report),
             "gates": () if watch is None else (*watch.gates(soak, around), *_gpu_gates(timed)),
-            "thermal": None if watch is None else {"soak": soak, "blocks": watch.blocks, "max_c": watch.max_c},
+            "thermal": None if watch is None else watch.thermal(soak),
         }
     if core is not None:
         around["pinning"] = core
@@ -245,7 +246,7 @@ def _energy(
     if session is None or not plan.power:
         return None
     # what a processor's counters say is not what a GPU beside it takes
-    source = power.find(root, rails_only=session.runner.engine is not None)
+    source = power.find(root, nvml.bus(session.runner.engine))
     if source is None:
         return None
     infer = session.runner.infer

@@ -1,6 +1,7 @@
-"""Energy, where the machine says it: the INA3221 rails of a Jetson, or RAPL counters on a PC. Elsewhere: not measured.
+"""Energy, where the machine says it: a Jetson's INA3221 rails, on a PC RAPL counters or NVML. Elsewhere: not measured.
 
-Rails are module power: carrier board, fan and losses of the supply are not in it (card device_harness 10).
+Rails are module power: carrier board, fan and losses of the supply are not in it (card device_harness 10). RAPL is of the
+processor alone, NVML of the GPU's board alone: each is asked only for a runtime that computes there.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import time
 from pathlib import Path
 from typing import Any, Callable, Iterator, NamedTuple, Protocol
 
+from . import nvml
 from .environment import read
 
 HERTZ = 20
@@ -77,16 +79,39 @@ class Rapl:
         return joules
 
 
-def find(root: str = "/", rails_only: bool = False) -> Source | None:
+class Board:
+    """A PC's GPU: its counter of energy where it has one (from Volta on), else its power, added up by the trapezoid rule."""
+
+    name = "nvml"
+    rails: tuple[str, ...] = ("GPU board",)
+
+    def __init__(self, gpu: nvml.Gpu) -> None:
+        self._gpu = gpu
+        self._counts = gpu.joules() is not None
+        self._last: tuple[float, float] | None = None
+
+    def step(self, now: float) -> float | None:
+        value = self._gpu.joules() if self._counts else self._gpu.watts()
+        if value is None:
+            return None
+        last, self._last = self._last or (now, value), (now, value)
+        if not self._counts:
+            return (value + last[1]) / 2 * (now - last[0])
+        return value - last[1] if value >= last[1] else None  # back at 0: the driver was loaded anew
+
+
+def find(root: str = "/", gpu: str | None = None) -> Source | None:
     """The machine's source of energy readings; None where there is none that may be read.
 
-    rails_only: of a whole module, GPU and all, and not of a processor alone.
+    gpu: where on the PCI bus the GPU is that computes, empty where that is not known; None where the processor does. Rails
+    are of a whole module, and serve both.
     """
     channels = _ina_channels(root)
     if any(all(name in channels for name in names) for names in WHOLE):
         return Rails(channels, root)
-    if rails_only:
-        return None
+    if gpu is not None:
+        board = nvml.find(gpu)
+        return None if board is None or (board.joules(), board.watts()) == (None, None) else Board(board)
     zones = [
         str(zone.relative_to(root))
         for zone in sorted((Path(root) / "sys/class/powercap").glob("intel-rapl:*"))

@@ -39,7 +39,7 @@ class TriggerScore:
     """How one model behaves on one trigger.
 
     asr, ra: over triggered images not already of the attacker's class. untriggered: the same images without trigger,
-    called the attacker's class. floor: ASR of the run's scratch control on the same bytes.
+    called the attacker's class. floor: ASR of the run's unattacked control on the same bytes.
     """
 
     trigger: str
@@ -53,6 +53,12 @@ class TriggerScore:
     def excess(self) -> float | None:
         """ASR - asr_floor, a fraction; None when the floor was not measured."""
         return None if self.floor is None else self.asr.value - self.floor.value
+
+    @property
+    def raised(self) -> float:
+        """ASR above its floor, or where none was measured above the untriggered rate, or else above 0; a fraction."""
+        base = self.floor if self.floor is not None else self.untriggered
+        return self.asr.value - (base.value if base is not None and base.total else 0.0)
 
     def to_json(self) -> dict[str, Any]:
         return {

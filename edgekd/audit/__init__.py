@@ -2,7 +2,7 @@
 left of its accuracy under attack."""
 
 from edgekd.audit.battery import FLAG_EXCESS, canary_battery, worst_canaries
-from edgekd.audit.evaluate import Predict, flips, floors, probes, scan
+from edgekd.audit.evaluate import Predict, flips, floors, probes, right_by_class, scan
 from edgekd.audit.shipped import robustness_of_file
 from edgekd.audit.teachable import teaching
 from edgekd.audit.tiers import TIERS
@@ -19,6 +19,7 @@ __all__ = [
     "flips",
     "floors",
     "probes",
+    "right_by_class",
     "robustness",
     "robustness_of_file",
     "scan",

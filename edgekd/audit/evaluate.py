@@ -104,6 +104,13 @@ def floors(report: AuditReport) -> dict[str, Rate]:
     return {score.trigger: score.asr for score in report.triggers}
 
 
+def right_by_class(report: AuditReport, labels: np.ndarray, num_classes: int) -> list[int]:
+    """How many of the clean probe images of each class got their own label; labels: theirs, int64 [N]."""
+    assert report.predictions is not None
+    right = labels[report.predictions == labels]
+    return [int(count) for count in np.bincount(right, minlength=num_classes)]
+
+
 def flips(before: AuditReport, after: AuditReport) -> Rate:
     """Clean probe images to which two stages give different labels; raises UsageError for different probes."""
     if before.predictions is None or after.predictions is None or before.probe_sha256 != after.probe_sha256:

@@ -26,14 +26,16 @@ def sidecar_of(path: str | Path) -> Path:
     return Path(f"{path}.json")
 
 
-def save(path: str | Path, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, Any]) -> str:
+def save(
+    path: str | Path, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, Any], name: str = "weights"
+) -> str:
     """Write ``tensors`` and a sidecar with ``metadata`` (JSON values), atomically; returns the weights' SHA-256.
 
-    The same tensors give the same bytes. Raises EnvironmentFault when the disk is full.
+    The same tensors give the same bytes. ``name`` is the fault point's. Raises EnvironmentFault when the disk is full.
     """
     data, record = _encoded(tensors, metadata)
-    files.write_bytes(path, data, "weights")
-    files.write_json(sidecar_of(path), record, "weights_sidecar")
+    files.write_bytes(path, data, name)
+    files.write_json(sidecar_of(path), record, name + "_sidecar")
     return str(record["sha256"])
 
 

@@ -17,7 +17,7 @@ import typer
 
 from .. import __version__
 from ..errors import EdgekdError
-from . import attack, audit, bench, compress, convert, demo, distill, doctor, export, listing, report
+from . import attack, audit, bench, compress, convert, demo, distill, doctor, export, listing, report, sign
 
 app = typer.Typer(
     name="edgekd",
@@ -32,7 +32,7 @@ app = typer.Typer(
     "5 internal error · 130/143 interrupted.",
 )
 
-for module in (compress, demo, audit, attack, distill, export, bench, report, convert, listing, doctor):
+for module in (compress, demo, audit, attack, distill, export, bench, report, convert, sign, listing, doctor):
     module.register(app)
 
 

@@ -308,7 +308,7 @@ ReferenceArch = Annotated[
     typer.Option(
         "--reference-arch",
         metavar="NAME",
-        help="Architecture of --reference, if not recognised; --arch and --normalize speak of MODEL alone.",
+        help="Architecture of --reference, if not recognised; --arch and --normalize do not speak of it.",
     ),
 ]
 Before = Annotated[

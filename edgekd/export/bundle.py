@@ -53,7 +53,7 @@ def write(
     if missing:
         raise UsageError(f"The target {target.name} asks for {', '.join(missing)}, which was not exported.")
     names = [*models, reader.PROBES, reader.PACKAGE]
-    for stale in folder.glob("*.onnx"):
+    for stale in (*folder.glob("*.onnx"), *folder.glob(reader.SIGNATURE)):  # a signature is of what was here before
         if stale.name not in models:
             stale.unlink()
     write_bytes(folder / reader.PACKAGE, package(), "bundle-package")  # first: `unfinished` knows the folder by it

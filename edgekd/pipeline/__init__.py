@@ -1,7 +1,7 @@
 """compress(): the whole trip from a teacher file to a measured bundle and its report, one screen of calls.
 
 The trip: ``intake`` reads, ``stages`` trains (``without_data``: from a source), ``measures`` and ``adversarial`` measure,
-``shipment`` exports and benches, ``board`` takes in what a board says. The judgement: ``suspects``, ``validity`` and
+``quantised`` and ``shipment`` quantise, export and bench, ``board`` takes in what a board says. The judgement: ``suspects``, ``validity`` and
 ``vetting`` say what counts, ``ledger`` and ``audited`` what follows. The run's folder: ``folder``, ``mark``. --dry-run:
 ``forecast``, ``passes``, ``unmeetable``. Other commands: ``single``, ``attack``, ``demo``.
 """
@@ -106,6 +106,7 @@ def _record(
         environment=describe(),
         canaries=canaries,
         teaching=measures.taught,
+        classes=measures.by_class(),
         disagreement=stages.disagreement(),
         training=stages.logs,
         pictures=pictures.gallery(measures.probes, measures.triggers, measures.reports, stages.class_names),

@@ -7,13 +7,10 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from .. import quantize
 from ..audit.evaluate import Predict
-from ..config import RunConfig
 from ..data import ImageSet
 from ..quantize.images import LEAST_IMAGES
 from ..runners.torch import images_at_once
-from ..types import Model
 
 # Candidates per image that is wanted: a teacher right on half of them still leaves enough.
 CANDIDATES = 3
@@ -45,23 +42,3 @@ def accuracy_on(images: ImageSet, device: str = "cpu") -> Callable[[Callable[[to
         return hits / max(len(images), 1)
 
     return accuracy
-
-
-def quantiser(
-    student: Model, calibration: ImageSet, validation: ImageSet, config: RunConfig, what: str = "ACC"
-) -> Callable[[str], Model]:
-    """flavour -> the student's fake-quantised twin, made once, when asked for.
-
-    Layers that cost more validation ACC (``what`` it is called in the report) than ``quantize.guarded`` allows stay float
-    and are named there.
-    """
-    twins: dict[str, Model] = {}
-    accuracy = accuracy_on(validation)
-
-    def twin(flavour: str) -> Model:
-        if flavour not in twins:
-            settings = config.quantize.model_copy(update={"flavour": flavour})
-            twins[flavour] = quantize.guarded(student, calibration, settings, accuracy, what=what)
-        return twins[flavour]
-
-    return twin

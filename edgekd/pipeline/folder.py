@@ -13,7 +13,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from .. import __version__
-from ..config import FOLLOWING, RunConfig, changed
+from ..config import FOLLOWING, RunConfig, changed, settings
 from ..errors import EdgekdError, EnvironmentFault, UnsafeInput, UsageError
 from ..files import (
     append_line,
@@ -224,8 +224,18 @@ def _finished(done: Path, key: str) -> dict[str, Any] | None:
 
 def _harmless(key: str, before: dict[str, Any], after: dict[str, Any]) -> bool:
     """Whether a setting may differ from that of the folder's run."""
-    if key.startswith(ALTERABLE):
+    if key.startswith(ALTERABLE) or _newer(key, before, after):
         return True
     section, _, name = key.rpartition(".")
     old, new = (((part.get(section) or {}) if section else part).get(name) for part in (before, after))
     return key in PATHS and bool(old) and bool(new) and Path(str(old)).resolve() == Path(str(new)).resolve()
+
+
+def _newer(key: str, before: dict[str, Any], after: dict[str, Any]) -> bool:
+    """Whether a setting came after the folder's run was begun, and stands at its default."""
+    old: Any = before
+    new: Any = after
+    for name in key.split("."):
+        missing = not isinstance(old, dict) or name not in old
+        old, new = None if missing else old[name], new.get(name) if isinstance(new, dict) else None
+    return missing and any(key == known and new == default for known, default, _ in settings(RunConfig))

@@ -6,6 +6,8 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from .. import audit, models
 from .. import triggers as trigger_box
 from ..audit.evaluate import Predict
@@ -132,6 +134,23 @@ class Measures:
         result = self.folder.stage(name, inputs, make)
         self.reports[stage] = load_audit(self.folder.path / "work" / name, result)
         return self.reports[stage]
+
+    def by_class(self) -> dict[str, Any] | None:
+        """Right answers by class of the teacher, the student and what ships, as the host computes it; None without labels."""
+        stages, labels = self.stages, self.probes.labels
+        if not self.labelled:
+            return None
+        shown = ("teacher", "student fp32", stages.target.ships)
+        classes = stages.teacher.spec.num_classes
+        return {
+            "names": list(stages.class_names),
+            "images": [int(count) for count in np.bincount(labels, minlength=classes)],
+            "right": {
+                stage: audit.right_by_class(self.reports[stage], labels, classes)
+                for stage in shown
+                if stage in self.reports
+            },
+        }
 
     def teacher(self) -> StageRow:
         """The ledger's first row."""

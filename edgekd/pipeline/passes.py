@@ -16,6 +16,7 @@ from .. import targets
 from .. import triggers as trigger_box
 from ..audit import TIERS
 from ..config import RunConfig
+from ..export.onnx import FLAVOURS
 from ..runners.torch import TorchRunner
 from ..types import Target
 from .calibration import CANDIDATES
@@ -66,6 +67,7 @@ def minutes(config: RunConfig, parts: Mapping[str, Any], costs: Costs, known: in
         "canary battery": _battery(config, parts, costs) if battery else 0.0,
         "disagreement": costs.teacher * (len(parts["train"]) + len(parts["validation"])),
         "audits and export": _audits(config, parts, costs, target, probe_triggers(config, known)) + 60,
+        "distillation of INT8": _distilled(config, costs, target),
         "attacks": _attacked(config, parts, costs),
         "bench": _judged(config, parts, costs, target, probe_triggers(config, known)) + _timed(config, costs, target),
     }
@@ -97,6 +99,15 @@ def _audits(config: RunConfig, parts: Mapping[str, Any], costs: Costs, target: T
     guard = 2 * TWIN * len(parts["validation"]) * costs.student
     torch = 2 * (TORCH_LEVEL.seconds + TORCH_LEVEL.warm_seconds) if config.bench.level != "none" else 0.0
     return probes * (students * costs.student + (1 + finetuned) * costs.teacher) + calibration + guard + torch
+
+
+def _distilled(config: RunConfig, costs: Costs, target: Target) -> float:
+    """A step: the student's pass, the twin's and its way back, two passes long; only where it is sure to come."""
+    qad = config.quantize.qad
+    if qad.when != "always":
+        return 0.0
+    twins = {row.quantizer for row in FLAVOURS.values() if row.quantizer and row.file in target.files}
+    return len(twins) * qad.steps * qad.batch_size * (1 + 3 * TWIN) * costs.student
 
 
 def _attacked(config: RunConfig, parts: Mapping[str, Any], costs: Costs) -> float:

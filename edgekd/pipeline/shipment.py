@@ -18,12 +18,13 @@ from ..audit.evaluate import Predict
 from ..export import bundle as bundle_writer
 from ..export import onnx as onnx_writer
 from ..files import canonical_json, sha256_bytes
+from ..report import qad
 from ..runners.onnx import OnnxRunner
 from ..training import Progress
 from ..types import DeviceReport, Model, OnnxFile, Rate, StageRow, Target
 from . import ledger
-from .calibration import quantiser
 from .measures import Measures
+from .quantised import Material, Twins
 from .stages import PARITY_IMAGES, Stages, runner
 
 TIMES = "bench.times.npz"  # of the levels that keep raw times
@@ -35,16 +36,9 @@ class Shipment:
     def __init__(self, stages: Stages, measures: Measures, student: Model) -> None:
         self.stages, self.measures, self.student = stages, measures, student
         self.folder, self.target = stages.folder, stages.target
-        calibration = stages.calibration()
-        what = "agreement" if stages.config.data_free else "ACC"
-        self.twin = quantiser(student, calibration, stages.parts["validation"], stages.config, what)
+        images = Material(stages.calibration(), stages.transfer(), stages.parts["validation"])
+        self.twin = Twins(student, images, stages.config, stages.folder, device=stages.device, progress=stages.progress)
         self.files: tuple[OnnxFile, ...] = ()
-        self.quantized_from = {
-            "student": student.sha256,
-            "quantize": stages.config.quantize.model_dump(mode="json"),
-            "calibration": calibration.sha256,
-            "validation": stages.parts["validation"].sha256,
-        }
 
     def export(self) -> tuple[OnnxFile, ...]:
         """Every ONNX file that the target asks for."""
@@ -54,13 +48,21 @@ class Shipment:
             made = export(self.student, self.twin, self.target, images, folder, progress)
             return {"files": [Path(file.path).name for file in made], "onnx": [file.to_json() for file in made]}
 
-        inputs = {**self.quantized_from, "flavours": wanted(self.target)}
+        flavours = wanted(self.target)
+        quantizers = dict.fromkeys(onnx_writer.FLAVOURS[flavour].quantizer for flavour in flavours)
+        distilled = {flavour: self.twin.distilled(flavour) for flavour in quantizers if flavour}
+        inputs = {
+            **self.twin.made_from,
+            "flavours": flavours,
+            **({"qad": distilled} if any(distilled.values()) else {}),
+        }
         result = self.folder.stage("export", inputs, make)
         self.files = tuple(
             dataclasses.replace(OnnxFile.from_json(v), path=str(self.folder.file("export", Path(v["path"]).name)))
             for v in result["onnx"]
         )
-        self.stages.warnings += onnx_writer.doubts(self.files)
+        self.stages.note(self.twin.logs())
+        self.stages.warnings += [*self.twin.doubts(), *onnx_writer.doubts(self.files)]
         return self.files
 
     def simulated_row(self) -> StageRow:
@@ -71,10 +73,13 @@ class Shipment:
         def predict(images: np.ndarray) -> np.ndarray:  # the twin is only made where it was not audited before
             return runner(self.twin(flavour), self.stages.device)(images)
 
-        sha256 = sha256_bytes(canonical_json({**self.quantized_from, "flavour": flavour}).encode())
+        made_from = {**self.twin.made_from, "flavour": flavour, **self.twin.distilled(flavour)}
+        sha256 = sha256_bytes(canonical_json(made_from).encode())
         report = self.measures.audit(stage, sha256, predict)
         flips = audit.flips(self.measures.reports["student fp32"], report)
         row = self.measures.row(stage, report, runtime="torch", precision="int8", sha256=sha256, flips=flips)
+        if self.twin.distilled(flavour):
+            row = dataclasses.replace(row, notes=(*row.notes, qad.note(self.twin.made(flavour), self.twin.what)))
         if not (self.stages.config.data_free and self.measures.labelled):  # without labels the row says so already
             return row
         note = ledger.agreement(self._agreement(predict, sha256), "")

@@ -24,8 +24,9 @@ from . import intake, vetting
 from .adversarial import attack_network, onnx_model
 from .audited import Judged, judge
 from .beside import Beside, load_beside
-from .calibration import quantiser, trusted
+from .calibration import trusted
 from .folder import RunFolder
+from .quantised import Material, Passing, Twins
 from .shipment import export
 from .stages import Stages, padded
 
@@ -166,7 +167,9 @@ def export_only(config: RunConfig, out: Path, progress: Progress | None = None) 
     with tempfile.TemporaryDirectory(prefix="edgekd-export-") as place:
         settings = config.quantize
         calibration = trusted(parts["train"], TorchRunner(student), settings.images, settings.seed)
-        twin = quantiser(student, calibration, parts["validation"], config)
+        images = Material(calibration, parts["train"], parts["validation"])
+        device = str(resolve_device(config.device))
+        twin = Twins(student, images, config, Passing(Path(place)), device=device, progress=progress)
         files = export(student, twin, target, parts["validation"].images, Path(place), progress)
         remove_leftovers(out, deep=False)
         path, manifest = bundle_writer.write(
@@ -185,5 +188,6 @@ def export_only(config: RunConfig, out: Path, progress: Progress | None = None) 
         "bundle": str(path.parent),
         "manifest_sha256": manifest,
         "onnx": [{**file.to_json(), "path": Path(file.path).name} for file in files],
-        "warnings": onnx_writer.doubts(files),
+        "training": twin.logs(),
+        "warnings": [*twin.doubts(), *onnx_writer.doubts(files)],
     }

@@ -297,6 +297,16 @@ class Stages:
         settings = self.config.quantize
         return trusted(self.parts["train"], runner(self.teacher, self.device), settings.images, settings.seed)
 
+    def transfer(self) -> ImageSet:
+        """What a quantised student learns from: what the student learned from."""
+        return self.parts["train"]
+
+    def note(self, logs: dict[str, Any]) -> None:
+        """Trainings that other stages did, for the record."""
+        self.logs |= logs
+        if logs:
+            self._write_metrics()
+
     # ---- what the record says ---------------------------------------------------------------------------------------
 
     def disagreement(self) -> dict[str, Any] | None:

@@ -102,8 +102,8 @@ def unattacked_row(rows: Sequence[StageRow]) -> StageRow | None:
 
 
 def worst(scores: Sequence[TriggerScore]) -> TriggerScore | None:
-    """The trigger with the largest ASR above its floor (above zero where the floor was not measured)."""
-    return max(scores, key=lambda s: s.asr.value if s.excess is None else s.excess, default=None)
+    """The trigger that raises its label's rate most."""
+    return max(scores, key=lambda s: s.raised, default=None)
 
 
 def _broken(control: StageRow | None) -> set[str]:

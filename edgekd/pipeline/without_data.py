@@ -210,6 +210,13 @@ class DataFreeStages(Stages):
             images = self.parts["validation"].images[: self.config.quantize.images]
             said = f"INT8 scales were set on {len(images)} patches, as the source's own images are nearly noise"
         self.warnings.append(f"{said}: real images, with --data, set them better.")
+        return self._answered(images)
+
+    def transfer(self) -> ImageSet:
+        """Images of the source, as the student saw them at the end."""
+        return self._answered(read_npz(self.folder.file(self.student_stage, COLLECTED))["images"])
+
+    def _answered(self, images: np.ndarray) -> ImageSet:
         labels = runner(self.teacher, self.device)(images).argmax(1).astype(np.int64)
         return ImageSet(images, labels, self.class_names, "synthetic")
 

@@ -36,6 +36,7 @@ class WeightQuantizer(nn.Module):
     """One symmetric int8 scale per output channel (axis 0), largest weight at 127 (63 with ``reduce_range``).
 
     floor: the least scale per channel, [channels] or a number; a channel without weights must not get scale 0.
+    bounds: the integers that weights may become, also after training.
     """
 
     scale: Tensor
@@ -44,6 +45,7 @@ class WeightQuantizer(nn.Module):
 
     def __init__(self, weight: Tensor, floor: Tensor | float = SCALE_FLOOR, reduce_range: bool = False) -> None:
         super().__init__()
+        self.bounds = (-63, 63) if reduce_range else (-128, 127)
         largest = weight.detach().flatten(1).abs().amax(1)
         floor = torch.as_tensor(floor, dtype=torch.float32, device=weight.device)
         scale = torch.maximum(largest / (63 if reduce_range else 127), floor.clamp(min=SCALE_FLOOR))

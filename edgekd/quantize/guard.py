@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
@@ -22,34 +22,68 @@ if TYPE_CHECKING:
 _IMAGES = 64
 
 
+class Guarded(NamedTuple):
+    """The most accurate twin that was found; keep: layers that stayed float, with the reason, as ``quantize`` takes them.
+
+    exact, reached: accuracy of the float network and of the twin on validation images, fractions.
+    """
+
+    twin: Model
+    keep: dict[str, str]
+    exact: float
+    reached: float
+    wanted: float
+
+    @property
+    def met(self) -> bool:
+        return self.reached >= self.wanted
+
+
 def guarded(
     model: Model,
     calibration: ImageSet,
     config: PtqConfig,
     evaluate: Callable[[nn.Module], float],
     *,
-    max_drop: float = 0.005,
-    most_float: int = 3,
+    max_drop: float | None = None,
+    most_float: int | None = None,
     what: str = "ACC",
 ) -> Model:
-    """``ptq``, with up to ``most_float`` layers left float where accuracy asks for it.
+    """The twin of ``guard``, whose ``float_layers`` say which layers stayed float; limits default to the configuration's."""
+    limits = {"max_drop": max_drop, "most_float": most_float}
+    given = {name: value for name, value in limits.items() if value is not None}
+    config = config.model_copy(update={"guard": config.guard.model_copy(update=given)})
+    return guard(model, calibration, config, evaluate, what=what).twin
 
-    evaluate: a module to its ACC on validation images, a fraction. Layers go by what they alone cost the logits. The
-    twin's ``float_layers`` say which stayed float; when the drop cannot be met the most accurate twin is returned.
+
+def guard(
+    model: Model,
+    calibration: ImageSet,
+    config: PtqConfig,
+    evaluate: Callable[[nn.Module], float],
+    *,
+    what: str = "ACC",
+) -> Guarded:
+    """``ptq``, with up to ``guard.most_float`` layers left float where accuracy asks for it.
+
+    evaluate: a module to its ACC on validation images, a fraction. Layers go by what they alone cost the logits. When the
+    drop cannot be met the most accurate twin is returned.
     """
-    wanted = evaluate(model.module) - max_drop
-    best = twin = ptq(model, calibration, config)
-    reached = highest = evaluate(twin.module)
+    exact = evaluate(model.module)
+    wanted = exact - config.guard.max_drop
     keep = dict.fromkeys(config.keep_float, "kept float on request")
-    order = [name for name, _ in sensitivity(twin, calibration, config)] if reached < wanted else []
-    for name in order[:most_float]:
+    twin = ptq(model, calibration, config)
+    reached = evaluate(twin.module)
+    best = Guarded(twin, dict(keep), exact, reached, wanted)
+    order = [name for name, _ in sensitivity(twin, calibration, config)] if not best.met else []
+    for name in order[: config.guard.most_float]:
         keep[name] = f"kept float by the accuracy guard: {what} {reached:.2%} with it in INT8, {wanted:.2%} wanted"
         twin = quantize(model, calibration, config, keep)
         reached = evaluate(twin.module)
-        if reached > highest:
-            best, highest = twin, reached
-        if reached >= wanted:
-            return twin
+        if reached > best.reached:
+            best = Guarded(twin, dict(keep), exact, reached, wanted)
+        if best.met:
+            break
     return best
 
 

@@ -6,7 +6,20 @@ from pathlib import Path
 from typing import Any
 
 from ..types import RunRecord
-from . import adversarial, canaries, detox, figures, pictures, stages, tables, teaching, text, transferability
+from . import (
+    adversarial,
+    canaries,
+    classes,
+    detox,
+    figures,
+    pictures,
+    qad,
+    stages,
+    tables,
+    teaching,
+    text,
+    transferability,
+)
 
 HERE = Path(__file__).parent
 
@@ -56,7 +69,9 @@ def _view(record: RunRecord) -> dict[str, Any]:
         "doubts_summary": pictures.doubts_summary(record),
         "curves": Markup(figures.training_curves(record)),
         "training": tables.training(record),
+        "classes": classes.table(record),
         "detox": detox.table(record),
+        "qad": qad.table(record),
         "onnx": tables.onnx_files(record),
         "facts_tables": tables.origins(record),
         "hashes": tables.hashes(record),

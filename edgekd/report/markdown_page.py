@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from ..types import RunRecord
-from . import adversarial, canaries, detox, pictures, stages, tables, teaching, text, transferability
+from . import adversarial, canaries, classes, detox, pictures, qad, stages, tables, teaching, text, transferability
 from .cells import Cell, Table
 
 escape = text.markdown
@@ -25,6 +25,8 @@ def markdown(record: RunRecord) -> str:
     notes = tables.notes(record)
     if notes:
         lines += ["Notes on single rows:", "", *_list(f"{stage}: {note}" for stage, note in notes)]
+    by_class = classes.table(record)
+    lines += ["### By class", "", *_table(by_class)] if by_class.rows else []
     plain, meaning = transferability.table(record), transferability.sentence(record)
     lines += ["## Does plain distillation carry the backdoor over?", ""]
     lines += [*(_table(plain) if plain.rows else []), *([escape(meaning), ""] if meaning else [])]
@@ -38,6 +40,7 @@ def markdown(record: RunRecord) -> str:
     for title, table in (
         ("Training", tables.training(record)),
         ("Detoxification", detox.table(record)),
+        ("Quantisation-aware distillation", qad.table(record)),
         ("Exported files", tables.onnx_files(record)),
     ):
         if table.rows:

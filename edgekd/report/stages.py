@@ -79,9 +79,8 @@ def shown_triggers(record: RunRecord) -> tuple[str, ...]:
     strength: dict[str, tuple[int, float]] = {}
     for row in record.rows:
         for score in row.triggers:
-            value = score.asr.value if score.excess is None else score.excess
             known = int(score.origin == "known")
-            strength[score.trigger] = max(strength.get(score.trigger, (known, -1.0)), (known, value))
+            strength[score.trigger] = max(strength.get(score.trigger, (known, -1.0)), (known, score.raised))
     ranked = sorted(strength, key=lambda name: strength[name], reverse=True)[:MOST_TRIGGERS]
     return tuple(name for name in strength if name in ranked)
 

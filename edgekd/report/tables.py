@@ -54,7 +54,7 @@ def key_figures(record: RunRecord) -> tuple[tuple[str, str, str], ...]:
     cards = [("ACC", text.percent(last.acc), "" if was is None else f"teacher {text.percent(was.acc)}")]
     scores = [score for score in last.triggers if score.trigger in shown_triggers(record)]
     if scores:
-        worst = max(scores, key=lambda s: s.asr.value if s.excess is None else s.excess)
+        worst = max(scores, key=lambda s: s.raised)
         before = None if was is None else next((s for s in was.triggers if s.trigger == worst.trigger), None)
         against = [] if before is None else [f"teacher {text.percent(before.asr)}"]
         against.append(f"floor {text.percent(worst.floor)}")

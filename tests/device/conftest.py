@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ctypes
+import io
+import json
 import shutil
 import sys
 from collections.abc import Callable, Iterator
@@ -12,6 +14,8 @@ import fake_tensorrt
 import pytest
 from bundles import write_bundle
 from libraries import HERE, FakeCuda, compiled
+
+from edgekd_device.runtime import builder
 
 
 @pytest.fixture(scope="session")
@@ -35,11 +39,13 @@ def cuda_library(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def fake_cuda(cuda_library: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeCuda]:
     """The only CUDA runtime to be found; at the end everything must have been given back."""
+    from edgekd_device import nvml
     from edgekd_device.runtime import cuda_ctypes, cuda_pycuda
 
     fake = FakeCuda(cuda_library)
     monkeypatch.setattr(cuda_ctypes, "LIBRARIES", (fake.path,))
     monkeypatch.setattr(cuda_ctypes, "WHEELS", ())
+    monkeypatch.setattr(nvml, "LIBRARY", "libnvidia-ml-absent.so")  # what this machine has is of another GPU
     monkeypatch.setattr(cuda_pycuda, "available", lambda: False)
     yield fake
     left = fake.live
@@ -58,7 +64,14 @@ def engines_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def tensorrt(
     fake_cuda: FakeCuda, engines_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Callable[..., fake_tensorrt.Script]:
-    """Installs the fake TensorRT of a version in this process, and gives its script."""
+    """Installs the fake TensorRT of a version in this process, where engines are then built too, and gives its script."""
+
+    def in_process(words: bytes, back: int) -> tuple[int, bytes]:
+        stream = io.BytesIO(words)
+        builder.work(json.loads(stream.readline()), stream)
+        return 0, b""
+
+    monkeypatch.setattr(builder, "_run", in_process)  # test_builder.py has the real one
 
     def install(version: str = "10.3.0") -> fake_tensorrt.Script:
         module, script = fake_tensorrt.make(version, ctypes.CDLL(fake_cuda.path))

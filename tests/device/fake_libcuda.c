@@ -18,6 +18,7 @@ CUresult cuDeviceComputeCapability(int *major, int *minor, int device) { (void)d
 CUresult cuDeviceGetAttribute(int *value, int attribute, int device) {
     return cudaDeviceGetAttribute(value, (enum cudaDeviceAttr)attribute, device);
 }
+CUresult cuDeviceGetPCIBusId(char *place, int size, int device) { return cudaDeviceGetPCIBusId(place, size, device); }
 CUresult cuDeviceTotalMem_v2(size_t *bytes, int device) { (void)device; *bytes = 8ul << 30; return 0; }
 CUresult cuDevicePrimaryCtxRetain(void **context, int device) { (void)device; contexts++; *context = &contexts; return 0; }
 CUresult cuDevicePrimaryCtxRelease_v2(int device) { (void)device; contexts--; return 0; }

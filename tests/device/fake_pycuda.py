@@ -60,6 +60,9 @@ def install(fake: FakeCuda, monkeypatch: pytest.MonkeyPatch) -> types.ModuleType
         def name(self) -> str:
             return "Fake Orin"
 
+        def pci_bus_id(self) -> str:
+            return "0000:01:00.0"
+
         def compute_capability(self) -> tuple[int, int]:
             return 8, 7
 

@@ -29,6 +29,16 @@ def test_ctypes_does_what_the_seam_promises(fake_cuda):
     cuda_contract.check(gpu)
 
 
+def test_a_gpu_that_does_not_say_where_it_is_still_computes(fake_cuda):
+    gpu = cuda_ctypes.Cudart()
+    assert gpu.device.bus == "0000:01:00.0"
+    gpu.close()
+    fake_cuda.fail("cudaDeviceGetPCIBusId")
+    gpu = cuda_ctypes.Cudart()
+    assert gpu.device.bus == ""
+    gpu.close()
+
+
 def test_work_runs_when_somebody_waits_for_it(fake_cuda):
     """What the fake is for: an adapter that forgets to wait would be found out."""
     gpu = cuda_ctypes.Cudart()
@@ -149,7 +159,10 @@ def test_pycuda_does_what_the_seam_promises(fake_cuda, monkeypatch):
     assert cuda_pycuda.available()
     gpu, second = cuda.start(), cuda.start()
     assert isinstance(gpu, cuda_pycuda.PyCuda)
-    assert (gpu.device, gpu.name) == (cuda.Device("Fake Orin", "8.7", 8, 8 << 30, "12.6"), "pycuda, CUDA 12.6")
+    assert (gpu.device, gpu.name) == (
+        cuda.Device("Fake Orin", "8.7", 8, 8 << 30, "12.6", "0000:01:00.0"),
+        "pycuda, CUDA 12.6",
+    )
     second.allocate(16)
     cuda_contract.check(gpu)
     second.close()

@@ -287,3 +287,13 @@ def test_as_a_module(monkeypatch, capsys):
     with pytest.raises(SystemExit) as stop:
         runpy.run_module("edgekd_device", run_name="__main__")
     assert stop.value.code == 0
+
+
+def test_a_signature_is_asked_for_where_nothing_can_hold_it(tiny_bundle, tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "cryptography.exceptions", None)
+    (tmp_path / "pub.pem").write_text("any")
+    (tiny_bundle / "bundle.sig").write_text("any")
+    assert main(["check", str(tiny_bundle), "--public-key", str(tmp_path / "pub.pem")]) == 4
+    assert "cryptography is not installed" in one_line(capsys)
+    assert main(["check", str(tiny_bundle)]) == 0
+    assert "not held against any key; see --public-key" in capsys.readouterr().out

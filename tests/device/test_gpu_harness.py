@@ -122,7 +122,7 @@ def test_a_publishable_level_holds_the_gpus_time_to_be_steady(jetson, tensorrt, 
     tensorrt()
     times = tmp_path / "report.times.npz"
     report = run(jetson, level="full", files=["model.qdq.onnx"], times=times)
-    found = {gate.name: gate for gate in report.gates if gate.name.startswith("GPU")}
+    found = {gate.name: gate for gate in report.gates if gate.name.startswith("GPU time")}
     assert sorted(found) == ["GPU time of model.fp16.onnx", "GPU time of model.qdq.onnx"]
     kept = arrays.read_npz(times)
     for row in report.rows:

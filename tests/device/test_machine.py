@@ -184,7 +184,7 @@ def test_jetson_rails(tree, rails, watts, tmp_path):
     source = power.find(plant(tmp_path, {**tree, "sys/class/hwmon/hwmon9/name": "coretemp\n"}))
     assert source is not None
     assert source.rails == rails
-    assert isinstance(power.find(str(tmp_path), rails_only=True), power.Rails)
+    assert isinstance(power.find(str(tmp_path), gpu=""), power.Rails)
     assert source.step(10.0) == 0.0
     assert source.step(12.0) == pytest.approx(2 * watts)
 
@@ -217,7 +217,7 @@ def test_rapl_counters_wrap(tmp_path):
     source = power.find(plant(tmp_path, {**tree, zone + "/intel-rapl:0:0/energy_uj": "5"}))
     assert source is not None
     assert (source.name, source.rails) == ("rapl", ("package-0",))
-    assert power.find(str(tmp_path), rails_only=True) is None  # they say nothing of a GPU
+    assert power.find(str(tmp_path), gpu="") is None  # they say nothing of a GPU
     assert source.step(0.0) == 0.0
     plant(tmp_path, {zone + "/energy_uj": "2000000"})
     assert source.step(1.0) == pytest.approx(3.0)

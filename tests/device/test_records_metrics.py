@@ -56,6 +56,14 @@ def test_excess_is_above_the_floor():
     assert TriggerScore("t", "canary", Rate(3, 8), Rate(4, 8)).excess is None
 
 
+def test_a_trigger_raises_a_rate_from_its_floor_or_from_what_it_was_without():
+    assert SCORE.raised == SCORE.excess
+    unfloored = TriggerScore("t", "canary", Rate(3, 8), Rate(4, 8), Rate(2, 8))
+    assert unfloored.raised == 0.125
+    assert dataclasses.replace(unfloored, untriggered=Rate(0, 0)).raised == 0.375
+    assert dataclasses.replace(unfloored, untriggered=None).raised == 0.375
+
+
 @pytest.mark.parametrize("score", [SCORE, TriggerScore("t", "inverted", Rate(3, 8), Rate(4, 8))])
 def test_rows_survive_json(score):
     row = StageRow(

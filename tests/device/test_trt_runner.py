@@ -384,7 +384,7 @@ def test_a_build_is_heard_of(tensorrt, monkeypatch):
     real = module.Builder.build_serialized_network
 
     def slow(self: Any, network: Any, config: Any) -> Any:
-        time.sleep(0.1)
+        time.sleep(0.4)
         return real(self, network, config)
 
     module.Builder.build_serialized_network = slow

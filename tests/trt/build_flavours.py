@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +16,7 @@ import trt_models
 
 from edgekd_device import graph_facts
 from edgekd_device.errors import EdgekdError
-from edgekd_device.runtime import trt_build
+from edgekd_device.runtime import builder, trt_build
 
 trt_build.BEAT = 0.01
 trt = trt_build.library()
@@ -28,6 +30,17 @@ for name in trt_models.FLAVOURS:
     rubbish = trt_build.build(trt, model, how, log, b"no timings")
     sizes = [len(built.plan), len(again.plan), len(rubbish.plan)]
     found[name] = {"typing": how.typing, "sizes": sizes, "timings": len(built.timings), "beats": len(beats)}
+# and in a process of its own, as a run does
+with tempfile.TemporaryDirectory() as folder:
+    name = "model.qdq.fp16.onnx"
+    model = trt_models.model(name)
+    how = trt_build.recipe(trt, graph_facts.read(model), 8 << 30)
+    built = builder.build(trt.__version__, folder, model, how, b"")
+    found["apart"] = {"size": len(built.plan), "timings": len(built.timings), "left": os.listdir(folder)}
+    try:
+        builder.build(trt.__version__, folder, b"rubbish", how, b"")
+    except EdgekdError as error:
+        found["apart rubbish"] = f"{error.exit_code} {error}"
 bad = {
     "uint8": trt_models.model("model.u8s8.onnx", np.uint8(0)),
     "asymmetric": trt_models.model(zero=np.int8(3)),

@@ -22,6 +22,10 @@ def test_every_flavour_is_built_by_the_real_builder(libraries, tmp_path):
         assert min(found[name]["sizes"]) > 10_000
         assert found[name]["timings"] > 0
         assert found[name]["beats"] > 3  # the heartbeat goes on while native code builds
+    assert found["apart"]["size"] > 10_000
+    assert found["apart"]["timings"] > 0
+    assert found["apart"]["left"] == []
+    assert "Failed to parse the ONNX model" in found["apart rubbish"]
     # what a parser says of files that our own check keeps away from it
     assert found["uint8"].startswith("2 TensorRT 11.4.0.106 would not compute what the model says: ")
     assert "UINT8 zero_point" in found["uint8"]

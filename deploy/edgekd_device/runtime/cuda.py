@@ -28,6 +28,7 @@ class Device:
     processors: int  # that are switched on: boards of one name, and power modes of one board, differ in it
     memory_bytes: int
     cuda: str  # the version that the driver offers, the same through every adapter
+    bus: str = ""  # where it is on the PCI bus, as NVML names it; empty where CUDA does not say
 
 
 def dotted(version: int) -> str:

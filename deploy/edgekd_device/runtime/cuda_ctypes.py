@@ -126,7 +126,14 @@ class Cudart:
             self._call("cudaDeviceGetAttribute", byref(value), attribute, 0)
             said.append(value.value)
         name = properties.raw[:256].split(b"\0")[0].decode("utf-8", "replace")
-        return Device(name, f"{said[0]}.{said[1]}", said[2], total.value, self._version("cudaDriverGetVersion"))
+        driver = self._version("cudaDriverGetVersion")
+        return Device(name, f"{said[0]}.{said[1]}", said[2], total.value, driver, self._bus())
+
+    def _bus(self) -> str:
+        """Where the GPU is: asked for its energy alone, so nothing fails where it is not said."""
+        place = ctypes.create_string_buffer(32)
+        refused = self._library.cudaDeviceGetPCIBusId(place, len(place), 0)
+        return "" if refused else place.value.decode("ascii", "replace")
 
     def _version(self, name: str) -> str:
         return dotted(self._number(name))
@@ -219,6 +226,7 @@ def _declare(library: ctypes.CDLL) -> None:
         for name, arguments in SIGNATURES.items():
             function = getattr(library, name)
             function.argtypes, function.restype = arguments, c_int
+        library.cudaDeviceGetPCIBusId.argtypes = [c_char_p, c_int, c_int]
         library.cudaGetErrorString.argtypes, library.cudaGetErrorString.restype = [c_int], c_char_p
     except AttributeError as error:
         raise CudaError(f"This CUDA runtime is older than 11.4, the oldest that is supported: {error}.") from error

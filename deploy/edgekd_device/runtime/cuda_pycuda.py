@@ -52,6 +52,7 @@ class PyCuda:
                 int(gpu.get_attribute(driver.device_attribute.MULTIPROCESSOR_COUNT)),
                 int(gpu.total_memory()),
                 dotted(driver.get_driver_version()),
+                str(gpu.pci_bus_id()),
             )
         self.stream = int(self._stream.handle)
         self.name = "pycuda, CUDA {}.{}".format(*driver.get_version()[:2])

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Callable, Mapping, Sequence
 
 from .. import environment, files, graph_facts
 from ..errors import EnvironmentFault, UsageError
-from . import cuda, engines, trt_build, trt_layers
+from . import builder, cuda, engines, trt_build, trt_layers
 from .base import Settings
 from .trt_build import Recipe, last_error
 from .trt_session import TrtSession
@@ -47,10 +47,10 @@ class TrtRunner:
         with contextlib.closing(cuda.start(self._settings.cuda_graph)) as gpu:
             how = trt_build.recipe(self._trt, facts, gpu.device.memory_bytes)
             key, store = self._key(model, how, gpu.device), engines.Store()
-            kept = store.load(_name(key), key)
-            if kept.data is None:
-                self._built(store, model, how, key, kept.why)
-                self._fresh = _name(key)
+        kept = store.load(_name(key), key)
+        if kept.data is None:  # the GPU is given back: the process that builds needs its memory
+            self._built(store, model, how, key, kept.why)
+            self._fresh = _name(key)
 
     def open(self, model: bytes, threads: int) -> None:
         if threads < 1:
@@ -126,7 +126,7 @@ class TrtRunner:
         begun = time.monotonic()
         with trt_build.heartbeat(self._settings.progress, f"building the engine of {self._settings.label}"):
             timings = store.load(TIMINGS, tied).data or b""
-            built = trt_build.build(self._trt, model, how, self._log, timings)
+            built = builder.build(self.version, store.path, model, how, timings)
         around = environment.board(self._settings.root)
         fields = {
             **key,
@@ -163,6 +163,7 @@ class TrtRunner:
         inspector: tensorrt.EngineInspector = engine.create_engine_inspector()
         layers = trt_layers.precisions(inspector.get_engine_information(self._trt.LayerInformationFormat.JSON))
         described.update(layers=layers, int8_layers_of_file=facts.int8_layers, cuda=gpu.name, cuda_graph=False)
+        described["bus"] = gpu.device.bus
         flags = " + ".join(described["flags"])
         typed = described["typing"] + "ly typed" + (f", {flags}" if flags else "")
         self.notes.append(f"TensorRT {self.version}, {typed}; {trt_layers.sentence(layers)}")

@@ -46,6 +46,12 @@ def test_the_disagreement_is_one_pass_of_the_teacher_over_the_transfer_data() ->
     assert seconds()["disagreement"] == pytest.approx(1000 * 0.01)
 
 
+def test_a_distillation_of_int8_is_counted_where_it_is_sure_to_come() -> None:
+    assert "distillation of INT8" not in seconds()
+    short = ("quantize.qad=always", "quantize.qad.steps=10", "quantize.qad.batch_size=20")
+    assert seconds(*short)["distillation of INT8"] == pytest.approx(10 * 20 * 7 * 0.001)
+
+
 def test_attacks_are_forward_passes_of_every_artefact() -> None:
     assert "attacks" not in seconds()
     images = 40

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import io
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -138,12 +138,27 @@ class Done:
         return Path(stage, name)
 
 
+class Calibrated:
+    """Twins that the guard accepted as they were."""
+
+    made_from: ClassVar[dict[str, Any]] = {}
+
+    def distilled(self, flavour: str) -> dict[str, str]:
+        return {}
+
+    def logs(self) -> dict[str, Any]:
+        return {}
+
+    def doubts(self) -> list[str]:
+        return []
+
+
 @pytest.mark.parametrize(("hits", "said"), [(512, 0), (496, 0), (495, 1), (0, 1)])
 def test_an_int8_file_that_surely_gives_other_labels_is_doubted(hits: int, said: int) -> None:
     assert (Rate(hits, 512).interval()[1] < 0.98) == bool(said)
     shipment = Shipment.__new__(Shipment)
     shipment.stages, shipment.target = Stages.__new__(Stages), targets.get("cpu")
-    shipment.stages.warnings, shipment.quantized_from = [], {}
+    shipment.stages.warnings, shipment.stages.logs, shipment.twin = [], {}, Calibrated()  # type: ignore[assignment]
     shipment.folder = Done(exported("u8s8", hits), exported("s8", hits), exported("fp16", hits))  # type: ignore[assignment]
     shipment.export()
     found = shipment.stages.warnings

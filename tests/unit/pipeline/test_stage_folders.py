@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from omegaconf import OmegaConf
 
 from edgekd import config
 from edgekd.errors import EnvironmentFault, UnsafeInput, UsageError
@@ -175,3 +176,19 @@ def test_only_a_runs_own_leftovers_are_deleted(tmp_path):
     with RunFolder(tmp_path).open(settings()):
         pass
     assert (neighbour.exists(), own.exists()) == (True, False)
+
+
+def test_a_folder_from_before_there_was_a_setting_goes_on_where_it_stands_at_its_default(tmp_path: Path) -> None:
+    stage(tmp_path, Work(), {})
+    file = tmp_path / "config.yaml"
+    stored = OmegaConf.load(file)
+    for section, name in ((stored.quantize, "qad"), (stored.quantize, "guard"), (stored, "seed")):
+        del section[name]
+    OmegaConf.save(stored, file)
+    work = Work()
+    stage(tmp_path, work, {})
+    assert work.done == 0
+    OmegaConf.save(stored, file)
+    other = settings(**{"quantize.qad.when": "off", "seed": 1})
+    with pytest.raises(UsageError, match=r"another quantize\.qad\.when, seed\."), RunFolder(tmp_path).open(other):
+        pass

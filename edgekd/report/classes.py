@@ -1,0 +1,68 @@
+"""What the trip cost each class: a mean may hide a class that is lost; a record may be anybody's."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeGuard
+
+from edgekd_device.metrics import difference_interval
+
+from ..types import Rate, RunRecord
+from . import text
+from .cells import Cell, Table, rate_cell
+
+MOST_CLASSES = 12
+READING = (
+    "ACC by class on the probe images, the class that lost most since the teacher first. Differences are in points; red where "
+    "the intervals say that the class lost something."
+)
+
+
+def table(record: RunRecord) -> Table:
+    """Classes, ACC of teacher, student and what ships, and the points lost on the way; without rows if nothing was counted."""
+    found = _found(record.classes)
+    if found is None:
+        return Table((), ())
+    names, images, right = found
+    stages = list(right)
+    rows = []
+    for label, total in enumerate(images):
+        rates = [Rate(hits[label], total) for hits in right.values()]
+        if total:
+            rows.append((rates[-1].value - rates[0].value, label, rates))
+    rows.sort(key=lambda row: row[:2])
+    more = len(rows) - MOST_CLASSES
+    return Table(
+        ("class", *stages, *(f"{stages[-1]} − {stage}" for stage in stages[:-1])),
+        tuple(_row(names[label], rates) for _, label, rates in rows[:MOST_CLASSES]),
+        READING + (f" {more} more classes are in run.json." if more > 0 else ""),
+    )
+
+
+def _row(name: str, rates: Sequence[Rate]) -> tuple[Cell, ...]:
+    return (Cell(text.clean(name)), *map(rate_cell, rates), *(_lost(before, rates[-1]) for before in rates[:-1]))
+
+
+def _lost(before: Rate, after: Rate) -> Cell:
+    surely = difference_interval(before, after)[0] > 0
+    return Cell(text.points(after.value - before.value), tone="bad" if surely else "")
+
+
+def _found(value: Any) -> tuple[list[str], list[int], dict[str, list[int]]] | None:
+    """Names, images and right answers, if they are that; the first stage is the teacher, the last what ships."""
+    if not isinstance(value, Mapping):
+        return None
+    names, images, right = (value.get(key) for key in ("names", "images", "right"))
+    if not isinstance(right, Mapping) or len(right) < 2 or not isinstance(names, list) or not _counts(images):
+        return None
+    alike = all(
+        _counts(hits) and len(hits) == len(images) and all(0 <= h <= n for h, n in zip(hits, images, strict=True))
+        for hits in right.values()
+    )
+    if not alike or len(names) < len(images):
+        return None
+    return [str(name) for name in names], list(images), {text.clean(stage): list(hits) for stage, hits in right.items()}
+
+
+def _counts(value: Any) -> TypeGuard[list[int]]:
+    return isinstance(value, list) and all(type(count) is int for count in value)
