@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 export OMP_WAIT_POLICY = PASSIVE
 export GOMP_SPINCOUNT = 10000
 
-.PHONY: setup demo test lint slow trt coverage tables clean
+.PHONY: setup demo test lint slow trt tables clean
 
 setup: $(VENV)/.done
 

@@ -14,18 +14,18 @@ def main(folder: str, out: str) -> None:
     sys.path.insert(0, folder + "/edgekd-device.pyz")
     import numpy as np
 
-    from edgekd_device import bundle, harness
+    from edgekd_device import bundle, session
     from edgekd_device.runtime import base
 
     contents = bundle.read(folder)
     images = bundle.probes(contents).images
     found: Any = {}
     for name in contents.models:
-        if harness.FLAVOURS[name][1] in (None, "onnxruntime"):
+        if session.made_for(name) in (None, "onnxruntime"):
             runner = base.make("onnxruntime")
             runner.open(contents.model(name), 1)
             parts = [
-                runner.infer(harness.as_float(images[start : start + BATCH])) for start in range(0, len(images), BATCH)
+                runner.infer(session.as_float(images[start : start + BATCH])) for start in range(0, len(images), BATCH)
             ]
             found[name] = np.concatenate(parts)
             runner.close()

@@ -74,10 +74,6 @@ def few(name: str, count: int, seed: int = 0) -> Path:
     return output
 
 
-def prepare_all(shared: str | Path | None = None, cache: Path = CACHE) -> dict[str, Path]:
-    return {name: prepare(name, shared, cache) for name in PACKS}
-
-
 def _checksums(path: Path, names: Sequence[str]) -> dict[str, str]:
     lines = [line.split() for line in path.read_text("utf-8").splitlines()]
     sums = {words[1]: words[0] for words in lines if len(words) == 2}

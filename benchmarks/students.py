@@ -21,11 +21,11 @@ from edgekd.types import InputSpec, Model, ModelSpec
 VALIDATION = 1000
 
 
-def user_images(count: int, of: str = "cifar10", validation: int = VALIDATION) -> tuple[ImageSet, ImageSet]:
+def user_images(count: int, of: str = "cifar10") -> tuple[ImageSet, ImageSet]:
     """The user's training and validation images, the same for every row and seed."""
-    images = data.load(prepare_data.few(f"{of}_train", count + validation))
-    whole = count + validation
-    parts = data.split(images, 0, {"train": count / whole, "validation": validation / whole})
+    whole = count + VALIDATION
+    images = data.load(prepare_data.few(f"{of}_train", whole))
+    parts = data.split(images, 0, {"train": count / whole, "validation": VALIDATION / whole})
     return parts["train"], parts["validation"]
 
 

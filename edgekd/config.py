@@ -6,7 +6,6 @@ suggestion. Environment variables are never read into it, so that secrets cannot
 
 from __future__ import annotations
 
-import difflib
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,7 +16,7 @@ from .attacks.table import SABOTAGE
 from .datafree.run import named_source, source_class
 from .distill import METHODS, AbdSettings
 from .distill.run import method_class
-from .errors import UsageError
+from .errors import UsageError, nearest
 from .given import DERIVED, given_settings, shortened
 from .quantize import PtqConfig
 from .repair.run import repair_class
@@ -231,6 +230,8 @@ class AttackConfig(Section):
         return {key: value for key, value in self.attack.items() if key != "name"}
 
 
+# Settings of runs and attacks that are places of files.
+FILES = ("teacher", "data", "test", "class_map", "reference", "trigger.file", "source.image")
 # Training a poisoned network: from fresh weights, and from a clean network.
 ATTACK_TRAINING = {
     False: {"epochs": 10, "schedule": "onecycle", "lr": 0.2},
@@ -243,12 +244,6 @@ def method_config(name: str) -> type[BaseModel]:
     return method_class(name).Config
 
 
-def suggest(word: str, known: Any, alike: float = 0.5) -> str:
-    """`` (did you mean 'x'?)`` for the nearest known word, or nothing."""
-    near = difflib.get_close_matches(word, list(known), n=1, cutoff=alike)
-    return f" (did you mean {near[0]!r}?)" if near else ""
-
-
 def resolve(file: str | Path | None, flags: dict[str, Any], overrides: list[str] | tuple[str, ...] = ()) -> RunConfig:
     """The configuration of a run.
 
@@ -258,7 +253,7 @@ def resolve(file: str | Path | None, flags: dict[str, Any], overrides: list[str]
     given = given_settings(file, flags, overrides)
     profile = given.get("profile", "fast")
     if not isinstance(profile, str) or profile not in PROFILES:
-        raise UsageError(f"There is no profile {shortened(profile)}{suggest(str(profile), PROFILES)}: fast or full.")
+        raise UsageError(f"There is no profile {shortened(profile)}: choose fast or full.")
     preset, source, abd = _without_data(given, profile)
     distill = given.get("distill", {})
     if isinstance(distill, str):
@@ -389,6 +384,17 @@ def keys(config: type[BaseModel], prefix: str = "") -> list[str]:
     return [key for key, _, _ in settings(config, prefix)]
 
 
+def public(config: RunConfig | AttackConfig) -> dict[str, Any]:
+    """The settings as a record holds them: with the names of files instead of their places."""
+    value: dict[str, Any] = config.model_dump(mode="json")
+    for key in FILES:
+        section, _, name = key.rpartition(".")
+        place = value.get(section, {}) if section else value
+        if place.get(name):
+            place[name] = Path(place[name]).name
+    return value
+
+
 def changed(before: dict[str, Any], after: dict[str, Any], prefix: str = "") -> list[str]:
     """Dotted keys in which two stored configurations differ."""
     found = []
@@ -414,16 +420,17 @@ def _validate(config: type[BaseModel], values: dict[str, Any], prefix: str) -> B
             if others:
                 raise UsageError(f"{key} is a setting of {', '.join(others)}, not of the chosen method.") from None
             bare = key.removeprefix("distill.")  # whose common part would make all keys look alike
-            if prefix == "distill." and not suggest(bare, keys(config), 0.75):
+            if prefix == "distill." and nearest(bare, keys(config), 0.75) is None:
                 for name in METHODS:
-                    near = suggest(bare, keys(method_config(name)), 0.75)
-                    if near:
+                    near = nearest(bare, keys(method_config(name)), 0.75)
+                    if near is not None:
                         raise UsageError(
-                            f"There is no setting {shortened(key)}{near[:-2]} of the method {name}?)."
+                            f"There is no setting {shortened(key)} (did you mean {near!r} of the method {name}?)."
                         ) from None
             sections = {name.rpartition(".")[0] for name in keys(config, prefix) if "." in name}
-            near = suggest(key, [*keys(config, prefix), *sections])
-            raise UsageError(f"There is no setting {shortened(key)}{near}; see `edgekd list settings`.") from None
+            near = nearest(key, [*keys(config, prefix), *sections])
+            hint = "" if near is None else f" (did you mean {near!r}?)"
+            raise UsageError(f"There is no setting {shortened(key)}{hint}; see `edgekd list settings`.") from None
         reason = first["msg"].removeprefix("Value error, ")
         if not first["loc"]:
             raise UsageError(f"The settings {prefix}* do not fit together: {reason}.") from None

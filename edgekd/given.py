@@ -18,6 +18,7 @@ from .yaml_files import read_yaml
 DERIVED = {"train.seed": "seed", "train.device": "device", "quantize.flavour": "target"}
 # What may name code, as package.module:callable: only the user does, never a file.
 NETWORKS = ("arch", "student", "reference_arch")
+QUOTED = 60  # characters of a value in a message
 
 
 def given_settings(
@@ -38,10 +39,10 @@ def given_settings(
     return merged
 
 
-def shortened(value: Any, limit: int = 60) -> str:
+def shortened(value: Any) -> str:
     """A value as it is quoted in a message; a stranger's may be megabytes long."""
     text = repr(value)
-    return text if len(text) <= limit else text[:limit] + "…"
+    return text if len(text) <= QUOTED else text[:QUOTED] + "…"
 
 
 def _read(file: str | Path) -> dict[str, Any]:

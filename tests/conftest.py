@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from pathlib import Path
 
@@ -46,24 +47,19 @@ def _one_thread() -> None:
         torch.set_num_threads(1)
 
 
-def read_pack(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Images uint8 [N, H, W, 3] and labels of one pack of the shared data, which holds prediction residuals."""
-    pack = np.load(path)
-    green, red, blue = np.cumsum(np.cumsum(pack["d"], 2, dtype=np.uint8), 3, dtype=np.uint8)
-    return np.stack([red + green, green, blue + green], -1), pack["y"]
-
-
 @pytest.fixture(scope="session")
 def complete_test_set(shared: Path):
-    """A function from "cifar10", "cifar100" or "mnist" to its complete test set as an ImageSet."""
+    """A function from "cifar10", "cifar100" or "mnist" to its complete test set as an ImageSet, read once."""
+    from benchmarks.prepare_data import decode_residuals
     from edgekd.data import ImageSet
 
+    @functools.cache
     def read(dataset: str) -> ImageSet:
         if dataset == "mnist":
             pack = np.load(shared / "data" / "mnist.npz")
             pixels, labels = pack["x_test"][:, None], pack["y_test"]
         else:
-            images, labels = read_pack(shared / "data" / f"{dataset}_test.npz")
+            images, labels = decode_residuals(np.load(shared / "data" / f"{dataset}_test.npz"))
             pixels = np.ascontiguousarray(images.transpose(0, 3, 1, 2))
         names = tuple(str(label) for label in range(int(labels.max()) + 1))
         return ImageSet(pixels, labels.astype(np.int64), names, f"{dataset}_test")
@@ -81,13 +77,36 @@ def cifar_test(complete_test_set):
 
 
 @pytest.fixture(scope="session")
-def tiny_images():
-    """160 made-up 3x16x16 images of 4 classes that a small network can tell apart: bright bars with noise."""
+def bars():
+    """A function from a number to so many made-up 3x16x16 images of 4 classes that a small network can tell apart."""
     from edgekd.data import ImageSet
 
-    random = np.random.RandomState(0)
-    labels = np.arange(160, dtype=np.int64) % 4
-    images = random.randint(0, 90, (160, 3, 16, 16), dtype=np.uint8)
-    for index, label in enumerate(labels):
-        images[index, :, 4 * label : 4 * label + 4, :] += 150
-    return ImageSet(images, labels, ("first", "second", "third", "fourth"), "made up")
+    def made(count: int) -> ImageSet:
+        labels = np.arange(count, dtype=np.int64) % 4
+        images = np.random.RandomState(0).randint(0, 90, (count, 3, 16, 16), dtype=np.uint8)
+        for index, label in enumerate(labels):
+            images[index, :, 4 * label : 4 * label + 4, :] += 150
+        return ImageSet(images, labels, ("first", "second", "third", "fourth"), "made up")
+
+    return made
+
+
+@pytest.fixture(scope="session")
+def tiny_images(bars):
+    return bars(160)
+
+
+@pytest.fixture(scope="session")
+def few_images(bars):
+    return bars(48)
+
+
+@pytest.fixture(scope="session")
+def photo(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A picture to cut patches from."""
+    from PIL import Image
+
+    file = tmp_path_factory.mktemp("photo") / "photo.png"
+    pixels = np.kron(np.random.default_rng(0).integers(0, 255, (24, 24, 3)), np.ones((4, 4, 1)))
+    Image.fromarray(pixels.astype(np.uint8)).save(file)
+    return str(file)

@@ -162,13 +162,13 @@ def _signed(contents: bundle.Bundle, public_key: str | None) -> str:
 
 
 def _build(arguments: argparse.Namespace) -> int:
-    from . import harness
+    from . import session
     from .runtime import base, engines
 
     contents = bundle.read(arguments.bundle)
     runtime = arguments.runtime or contents.manifest.runtime
     report = _watched()
-    for name in harness.chosen(contents, runtime, arguments.file):
+    for name in session.chosen(contents, runtime, arguments.file):
         runner = base.make(runtime, base.Settings(name, progress=report))
         with base.about(name), contextlib.closing(runner):
             runner.prepare(contents.model(name))  # builds while nothing else takes the GPU's memory

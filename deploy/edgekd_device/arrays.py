@@ -9,7 +9,7 @@ import tokenize
 import zipfile
 import zlib
 from pathlib import Path
-from typing import IO, Any, Iterable
+from typing import IO, Any
 
 import numpy as np
 
@@ -33,8 +33,8 @@ _NO_HEADER = (
 _DAMAGE = (zipfile.BadZipFile, zipfile.LargeZipFile, zlib.error, NotImplementedError, RuntimeError, EOFError)
 
 
-def read_npz(path: str | Path, names: Iterable[str] | None = None, limit_bytes: int = LIMIT_BYTES) -> dict[str, Any]:
-    """Read the arrays called ``names`` (all when None) from the ``.npz`` at ``path``; absent names are left out.
+def read_npz(path: str | Path, limit_bytes: int = LIMIT_BYTES) -> dict[str, Any]:
+    """Every array of the ``.npz`` at ``path``, by name.
 
     Every header is checked before anything is allocated: plain dtypes only, at most ``limit_bytes`` in all.
     Raises UnsafeInput for object arrays (they are pickles), UsageError naming the file and the reason for the rest.
@@ -43,10 +43,9 @@ def read_npz(path: str | Path, names: Iterable[str] | None = None, limit_bytes: 
         if Path(path).exists() and not Path(path).is_file():
             raise ValueError("it is not a file")
         with zipfile.ZipFile(str(path)) as archive:
-            members = _members(archive)
             found = {}
-            for name in members if names is None else [name for name in names if name in members]:
-                with archive.open(members[name]) as stream:
+            for name, member in _members(archive).items():
+                with archive.open(member) as stream:
                     found[name] = _read(stream, name, limit_bytes)
                 limit_bytes -= found[name].nbytes
             return found

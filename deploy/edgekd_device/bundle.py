@@ -10,7 +10,7 @@ import fnmatch
 import os
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Callable, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from . import checks, files
 from .errors import UnsafeInput, UsageError
@@ -147,10 +147,6 @@ def _count(value: Any) -> bool:
     return type(value) is int and 0 < value < 1 << 40
 
 
-def _all(check: Callable[[Any], bool]) -> Callable[[Any], bool]:
-    return lambda value: isinstance(value, list) and all(check(item) for item in value)
-
-
 def _file(value: Any) -> bool:
     return (
         isinstance(value, dict)
@@ -168,10 +164,6 @@ def _trigger(value: Any) -> bool:
     )
 
 
-def _rates(value: Any) -> bool:
-    return isinstance(value, dict) and all(map(checks.rate, value.values()))
-
-
 def _rows(value: Any) -> bool:
     if not isinstance(value, dict):
         return False
@@ -182,24 +174,24 @@ def _rows(value: Any) -> bool:
     return all(_text(word) for row in rows for word in (row.stage, row.runtime, row.precision))
 
 
-FIELDS: dict[str, Callable[[Any], bool]] = {
+FIELDS: dict[str, checks.Check] = {
     "schema": _count,
     "edgekd_version": _text,
     "target": _text,
     "runtime": _text,
     "model": _text,
     "precision": _text,
-    "input_shape": lambda value: _all(_count)(value) and len(value) == 3,
+    "input_shape": checks.several(_count, 3),
     "num_classes": _count,
-    "class_names": _all(_text),
+    "class_names": checks.several(_text),
     "teacher_sha256": _hash,
     "student_sha256": _hash,
-    "files": _all(_file),
-    "triggers": _all(_trigger),
-    "floors": _rates,
+    "files": checks.several(_file),
+    "triggers": checks.several(_trigger),
+    "floors": checks.named(checks.rate),
     "references": _rows,
     "threads": _count,
-    "labelled": lambda v: type(v) is bool,
+    "labelled": checks.flag,
 }
 OPTIONAL = ("triggers", "floors", "references", "threads", "labelled")
 

@@ -36,10 +36,16 @@ class EnvironmentFault(EdgekdError):
 
 
 def did_you_mean(word: object, known: Iterable[str]) -> str:
-    """`` Did you mean 'x'?`` for the nearest known word, or nothing; case, ``-`` and ``_`` are no difference."""
+    """`` Did you mean 'x'?`` for the nearest known word, or nothing."""
+    near = nearest(str(word), known)
+    return "" if near is None else f" Did you mean {near!r}?"
+
+
+def nearest(word: str, known: Iterable[str], alike: float = 0.5) -> str | None:
+    """The known word most like ``word``, None where none is (``alike``: from 0 to 1); case, ``-`` and ``_`` are no difference."""
     spelt = {_plain(name): name for name in known}
-    near = difflib.get_close_matches(_plain(str(word)), spelt, n=1, cutoff=0.5)
-    return f" Did you mean {spelt[near[0]]!r}?" if near else ""
+    near = difflib.get_close_matches(_plain(word), spelt, n=1, cutoff=alike)
+    return spelt[near[0]] if near else None
 
 
 def _plain(word: str) -> str:

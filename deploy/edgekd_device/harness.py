@@ -11,54 +11,21 @@ import dataclasses
 import itertools
 import math
 import time
-from dataclasses import dataclass, field
 from typing import Any, ContextManager, Sequence
 
 import numpy as np
 
-from . import __version__, bundle, environment, gates, gpu, latency, metrics, nvml, pinning, power, raw, thermal
-from .errors import UsageError
+from . import __version__, bundle, environment, gates, gpu, latency, nvml, pinning, power, raw, thermal
+from .answers import judge
 from .files import PathLike
 from .latency import Clock, Level
-from .records import BundleManifest, DeviceReport, Gate, Latency, StageRow, TriggerScore
+from .records import BundleManifest, DeviceReport, Gate, Latency
 from .runtime import base
+from .runtime.base import Progress
+from .session import Session, as_float, chosen, opened
 
-Progress = base.Progress
-
-BATCH = 100
 INPUT_BYTES = 64 << 20
-REFERENCE = "model.onnx"  # label flips are counted against it
-HALF = "model.fp16.onnx"  # is always measured beside INT8 on a GPU
-# Model file -> precision and the runtime that it is made for (None: any). A latency is quoted from no other.
-FLAVOURS: dict[str, tuple[str, str | None]] = {
-    "model.onnx": ("fp32", None),
-    "model.fp16.onnx": ("fp16", None),
-    "model.qdq.onnx": ("int8", "tensorrt"),
-    "model.qdq.fp16.onnx": ("int8", "tensorrt"),
-    "model.u8s8.onnx": ("int8", "onnxruntime"),
-}
-# Further from the host's figures than this, and than one image, is not the same model (card 11.3).
-ACC_TOLERANCE = 0.005
-ASR_TOLERANCE = 0.01
 FASTER = 0.98  # a smaller difference is noise (card 3.4)
-NOT_FINITE = "logits are not finite"
-
-
-@dataclass
-class _Session:
-    """One open model file and what was found out about it so far."""
-
-    row: StageRow
-    runner: base.Runner
-    timed: bool
-    predictions: np.ndarray | None = None
-    blocks: list[np.ndarray] = field(default_factory=list)
-    gpu_blocks: list[np.ndarray] = field(default_factory=list)  # ns, of the GPU alone
-    queries: np.ndarray | None = None  # ns, of MultiStream
-    steady: bool = True
-    notes: list[str] = field(default_factory=list)
-    wrong: list[str] = field(default_factory=list)
-    gates: list[Gate] = field(default_factory=list)  # of its engine
 
 
 def run(
@@ -94,10 +61,10 @@ def run(
             stack.callback(runner.close)
             with base.about(name):
                 runner.prepare(contents.model(name))
-        sessions = [_opened(contents, name, runners[name], threads, probes, cold, clock) for name in names]
+        sessions = [opened(contents, name, runners[name], threads, probes, cold, clock) for name in names]
         if runtime != "null":
             for session in sessions:
-                _judge(session, sessions[0], manifest, probes, report)
+                judge(session, sessions[0], manifest, probes, report)
         shipped = _shipped(sessions, manifest)
         found = _scenarios(sessions, shipped, probes, around, plan, threads, clock, root, report)
     for session in sessions:
@@ -127,176 +94,13 @@ def run(
     )
 
 
-def chosen(contents: bundle.Bundle, runtime: str, files: Sequence[str] | None) -> tuple[str, ...]:
-    """The model files to measure, the reference first, so that flips can be counted against it.
-
-    On a GPU FP16 is measured beside INT8, asked for or not: which of the two is faster nobody knows before.
-    """
-    shipped = contents.manifest.model
-    unknown = [name for name in files or () if name not in contents.models]
-    if unknown:
-        raise UsageError("The bundle holds no model {!r}; it holds: {}.".format(unknown[0], ", ".join(contents.models)))
-    if runtime == "null":
-        return (shipped,)
-    suited = [name for name in contents.models if name == shipped or _made_for(name) in (None, runtime)]
-    names = set(files or suited)
-    if (
-        runtime == "tensorrt"
-        and HALF in contents.models
-        and any(_precision(n, contents.manifest) == "int8" for n in names)
-    ):
-        names.add(HALF)
-    return tuple(sorted(names, key=lambda name: (name != REFERENCE, name)))
-
-
-def _shipped(sessions: Sequence[_Session], manifest: BundleManifest) -> _Session | None:
+def _shipped(sessions: Sequence[Session], manifest: BundleManifest) -> Session | None:
     """The file that ships, where its latency may be quoted; else the one made for this version of the runtime instead."""
     own = next((s for s in sessions if s.row.stage == manifest.model), None)
     if own is None or own.timed:
         return own
     stands = own.row.stage in own.runner.foreign
     return next((s for s in sessions if stands and s.timed and s.row.precision == own.row.precision), None)
-
-
-def standing(contents: bundle.Bundle, runner: base.Runner) -> str:
-    """The file that ships, or the one of its precision that stands for it where this version runs it as another."""
-    manifest = contents.manifest
-    own = (_precision(manifest.model, manifest), _made_for(manifest.model))
-    alike = [name for name in contents.models if (_precision(name, manifest), _made_for(name)) == own]
-    suited = [name for name in alike if name not in runner.foreign]
-    return manifest.model if manifest.model not in runner.foreign or not suited else suited[0]
-
-
-def _precision(name: str, manifest: BundleManifest) -> str:
-    return FLAVOURS[name][0] if name in FLAVOURS else manifest.precision
-
-
-def _made_for(name: str) -> str | None:
-    return FLAVOURS[name][1] if name in FLAVOURS else None
-
-
-def _opened(
-    contents: bundle.Bundle,
-    name: str,
-    runner: base.Runner,
-    threads: int,
-    probes: bundle.Probes,
-    cold: dict[str, float],
-    clock: Clock,
-) -> _Session:
-    """A session on the bytes of one model file; ``cold`` gets its start-up times in milliseconds."""
-    data, manifest = contents.model(name), contents.manifest
-    with base.about(name):
-        started = clock()
-        runner.open(data, threads)
-        opened = clock()
-        logits = runner.infer(as_float(probes.images[:1]))
-        answered = clock()
-    cold[name + " open"], cold[name + " first inference"] = (opened - started) / 1e6, (answered - opened) / 1e6
-    idle = runner.name == "null"
-    if not idle and logits.shape != (1, manifest.num_classes):
-        raise UsageError(
-            f"{name} answers one image with the shape {logits.shape}, not (1, {manifest.num_classes}). "
-            "Export the bundle again."
-        )
-    row = StageRow(
-        stage=name,
-        kind="stage",
-        runtime=runner.name,
-        precision=_precision(name, manifest),
-        sha256=next(entry.sha256 for entry in manifest.files if entry.name == name),
-        size_bytes=len(data),
-    )
-    suited = _made_for(name) in (None, runner.name) and name not in runner.foreign
-    session = _Session(row, runner, idle or suited)
-    if idle:
-        session.notes.append("nothing was computed: this is the time of the harness itself")
-    if not session.timed:
-        other = f", but not for {runner.name} {runner.version}" if name in runner.foreign else ""
-        session.notes.append(f"latency not quoted: this file is made for {_made_for(name)}{other}")
-    return session
-
-
-def as_float(images: np.ndarray) -> np.ndarray:
-    """uint8 [N, C, H, W] as the model's input, float32 in [0, 1]."""
-    found: np.ndarray = images.astype(np.float32) / np.float32(255)  # as torch divides, to the bit
-    return found
-
-
-def _predict(session: _Session, images: np.ndarray, what: str, report: Progress) -> np.ndarray:
-    """Labels int64 [N]; a logit that is not finite makes the session's figures invalid."""
-    found = np.empty(len(images), np.int64)
-    for start in range(0, len(images), BATCH):
-        logits = session.runner.infer(as_float(images[start : start + BATCH]))
-        if not np.isfinite(logits).all() and NOT_FINITE not in session.wrong:
-            session.wrong.append(NOT_FINITE)
-        found[start : start + BATCH] = logits.argmax(1)
-        report(f"{session.row.stage} {what}", min(start + BATCH, len(images)), len(images), {})
-    return found
-
-
-def _judge(
-    session: _Session, first: _Session, manifest: BundleManifest, probes: bundle.Probes, report: Progress
-) -> None:
-    """ACC, ASR per trigger and label flips, held against what the host found for the same file."""
-    clean = session.predictions = _predict(session, probes.images, "ACC", report)
-    scores = []
-    for t in probes.triggered:
-        triggered = _predict(session, t.images, "ASR " + t.name, report)
-        labels = probes.labels[t.positions]
-        scores.append(
-            TriggerScore(
-                t.name,
-                t.origin,
-                asr=metrics.attack_success(triggered, labels, t.attacker_labels),
-                ra=metrics.robust_accuracy(triggered, labels, t.attacker_labels),
-                untriggered=metrics.attack_success(clean[t.positions], labels, t.attacker_labels),
-                floor=metrics.Rate.from_json(manifest.floors.get(t.name)),
-            )
-        )
-    flips = None
-    if first is not session and first.row.stage == REFERENCE and first.predictions is not None:
-        flips = metrics.Rate(int((clean != first.predictions).sum()), len(clean))
-    found = metrics.accuracy(clean, probes.labels)
-    acc = found if manifest.labelled else None
-    if acc is None:
-        session.notes.append(f"gives the teacher's answer on {found.hits} of {found.total} images; ACC is not measured")
-    session.row = dataclasses.replace(session.row, acc=acc, triggers=tuple(scores), flips=flips)
-    if session.row.stage in manifest.references:
-        host = StageRow.from_json(manifest.references[session.row.stage])
-        _compare(session, host, found, "ACC" if manifest.labelled else "agreement")
-
-
-def _compare(session: _Session, host: StageRow, found: metrics.Rate, called: str) -> None:
-    """Note how far ACC (agreement without labels) and ASR are from the host's on the same file; too far is not the same model."""
-    theirs = {score.trigger: score.asr for score in host.triggers}
-    pairs = [(called, found, host.acc, ACC_TOLERANCE)]
-    pairs += [("ASR " + s.trigger, s.asr, theirs.get(s.trigger), ASR_TOLERANCE) for s in session.row.triggers]
-    different: list[str] = []
-    unlike: list[str] = []
-    equal = 0
-    for what, here, there, tolerance in pairs:
-        if here is None or there is None:
-            continue
-        if here.total != there.total:
-            unlike.append(f"{what} ({here.total} images here, {there.total} there)")
-            continue
-        if here.hits == there.hits:
-            equal += 1
-            continue
-        words = f"{what} is {here.value:.2%}, the host found {there.value:.2%}"
-        different.append(words)
-        # An ASR that falls is no alarm; one that rises is the mark of a backdoor that waits for quantisation.
-        apart = here.hits - there.hits
-        if (apart if what.startswith("ASR") else abs(apart)) > max(1.0, tolerance * here.total):
-            session.wrong.append(words)
-    if equal and not different:
-        every = "ACC and ASR" if called == "ACC" else "all figures"
-        session.notes.append(("the other figures" if unlike else every) + " equal the host's")
-    session.notes += different
-    if unlike:
-        more = f" and {len(unlike) - 3} more" if len(unlike) > 3 else ""
-        session.notes.append("not held against the host's, which counted other images: " + ", ".join(unlike[:3]) + more)
 
 
 def _inputs(probes: bundle.Probes, plan: Level) -> list[np.ndarray]:
@@ -306,8 +110,8 @@ def _inputs(probes: bundle.Probes, plan: Level) -> list[np.ndarray]:
 
 
 def _scenarios(
-    sessions: Sequence[_Session],
-    shipped: _Session | None,
+    sessions: Sequence[Session],
+    shipped: Session | None,
     probes: bundle.Probes,
     around: dict[str, Any],
     plan: Level,
@@ -340,7 +144,7 @@ def _pinned(plan: Level, threads: int, root: str) -> ContextManager[str | None]:
 
 
 def _soak(
-    session: _Session | None, inputs: Sequence[Any], plan: Level, clock: Clock, root: str, report: Progress
+    session: Session | None, inputs: Sequence[Any], plan: Level, clock: Clock, root: str, report: Progress
 ) -> dict[str, Any] | None:
     """Let the machine get as warm as it will be; None where the level asks for none or no zone can be read."""
     if session is None or not plan.soak:
@@ -349,7 +153,7 @@ def _soak(
     return thermal.soak(lambda: infer(next(endless)), plan.soak, clock, root, report)
 
 
-def _gpu_gates(sessions: Sequence[_Session]) -> tuple[Gate, ...]:
+def _gpu_gates(sessions: Sequence[Session]) -> tuple[Gate, ...]:
     return tuple(gpu.gate(s.row.stage, s.gpu_blocks) for s in sessions if s.gpu_blocks)
 
 
@@ -358,7 +162,7 @@ def _watched(watch: gates.Watch | None, what: str) -> ContextManager[None]:
 
 
 def _time(
-    sessions: Sequence[_Session],
+    sessions: Sequence[Session],
     inputs: Sequence[Any],
     plan: Level,
     clock: Clock,
@@ -384,7 +188,7 @@ def _time(
 
 
 def _multistream(
-    session: _Session | None,
+    session: Session | None,
     inputs: Sequence[Any],
     plan: Level,
     threads: int,
@@ -411,7 +215,7 @@ def _multistream(
 
 
 def _throughput(
-    session: _Session | None, probes: bundle.Probes, plan: Level, clock: Clock, report: Progress
+    session: Session | None, probes: bundle.Probes, plan: Level, clock: Clock, report: Progress
 ) -> tuple[dict[str, float], ...]:
     """Samples per second of the file that ships, per batch size; nothing where the level asks for none."""
     rates: list[dict[str, float]] = []
@@ -430,7 +234,7 @@ def _throughput(
 
 
 def _energy(
-    session: _Session | None,
+    session: Session | None,
     inputs: Sequence[Any],
     plan: Level,
     threads: int,
@@ -456,7 +260,7 @@ def _energy(
     return power.measure(source, work, idle_seconds=plan.power)
 
 
-def _raw(sessions: Sequence[_Session]) -> dict[str, np.ndarray]:
+def _raw(sessions: Sequence[Session]) -> dict[str, np.ndarray]:
     """Nanoseconds [n] of every timed stretch, by its name."""
     found = {f"{s.row.stage} block {k}": times for s in sessions for k, times in enumerate(s.blocks, 1)}
     found.update({f"{s.row.stage} GPU block {k}": times for s in sessions for k, times in enumerate(s.gpu_blocks, 1)})
@@ -464,7 +268,7 @@ def _raw(sessions: Sequence[_Session]) -> dict[str, np.ndarray]:
     return found
 
 
-def _finish(session: _Session, plan: Level, threads: int) -> None:
+def _finish(session: Session, plan: Level, threads: int) -> None:
     """Put the times into the row, and what was built of the file."""
     engine = session.runner.engine
     if engine is not None:
@@ -484,7 +288,7 @@ def _finish(session: _Session, plan: Level, threads: int) -> None:
             session.wrong.append(found.notes[0])
 
 
-def _remark(shipped: _Session, sessions: Sequence[_Session], energy: dict[str, Any] | None) -> None:
+def _remark(shipped: Session, sessions: Sequence[Session], energy: dict[str, Any] | None) -> None:
     """Energy of the file that ships, and whether another file of the same bundle is faster than it."""
     if energy is not None:
         shipped.row = dataclasses.replace(shipped.row, energy_mj=1000 * energy["j_per_inference"])

@@ -200,10 +200,15 @@ def _log_pmf(k: int, n: int, q: float) -> float:
     return lgamma(n + 1) - lgamma(k + 1) - lgamma(n - k + 1) + k * log(q) + (n - k) * log1p(-q)
 
 
-def _cdf(n: int, q: float) -> Iterator[tuple[int, float]]:
-    """(k, P(Binomial(n, q) <= k)) for k = 0 ... n."""
+def _negligible(n: int, q: float) -> int:
+    """12 standard deviations below the mean of Binomial(n, q): what lies under it adds nothing, and may be millions of terms."""
+    return max(0, int(n * q - 12 * sqrt(n * q * (1 - q))))
+
+
+def _cdf(n: int, q: float, first: int = 0) -> Iterator[tuple[int, float]]:
+    """(k, P(first <= Binomial(n, q) <= k)) for k = first ... n."""
     total = 0.0
-    for k in range(n + 1):
+    for k in range(first, n + 1):
         total += exp(_log_pmf(k, n, q))
         yield k, min(1.0, total)
 
@@ -229,18 +234,19 @@ def early_stop(ordered: Any, fraction: float, confidence: float = 0.99) -> float
     Equal to the search for the largest t with n >= min_queries(t), in one pass over the binomial distribution.
     """
     allowed = 0
-    for k, total in _cdf(len(ordered), 1 - fraction):
+    count, above = len(ordered), 1 - fraction
+    for k, total in _cdf(count, above, _negligible(count, above)):
         if total > 1 - confidence:
             break
         allowed = k
-    return float(ordered[len(ordered) - allowed]) if allowed else None
+    return float(ordered[count - allowed]) if allowed else None
 
 
 def quantile_ci_ranks(n: int, fraction: float, confidence: float = 0.95) -> tuple[int, int] | None:
     """1-based ranks of the order statistics around a percentile, for any distribution; None where n is too small."""
     tail = (1 - confidence) / 2
     low = high = None
-    for k, total in _cdf(n, fraction):
+    for k, total in _cdf(n, fraction, _negligible(n, fraction)):
         if total > tail and low is None:
             low = k
         if total >= 1 - tail:

@@ -40,11 +40,11 @@ class Rate:
         return Rate(value["hits"], value["total"])
 
 
-def wilson(hits: int, total: int, z: float = 1.959964) -> tuple[float, float]:
-    """Wilson score interval of a fraction, as (low, high); (0, 1) when nothing was counted."""
+def wilson(hits: int, total: int) -> tuple[float, float]:
+    """Wilson's 95 % score interval of a fraction, as (low, high); (0, 1) when nothing was counted."""
     if total == 0:
         return 0.0, 1.0
-    share = hits / total
+    z, share = 1.959964, hits / total
     scale = 1 + z * z / total
     centre = share + z * z / (2 * total)
     half = z * math.sqrt(share * (1 - share) / total + z * z / (4.0 * total * total))

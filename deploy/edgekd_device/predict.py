@@ -9,8 +9,8 @@ import numpy as np
 from . import bundle, pictures
 from .errors import UsageError
 from .files import PathLike
-from .harness import as_float, standing
 from .runtime import base
+from .session import as_float, standing
 
 
 class Guess(NamedTuple):

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import statistics
-from typing import Any, Callable, Mapping, Sequence
+from typing import Any, Callable, Sequence
 
 from . import environment
+from .runtime.base import Progress
 
 WINDOW = 60.0  # s over which the hottest zone must have stood still
 MOVED_C = 1.0  # less than this is standing still (card device_harness 3.1)
 EVERY = 1.0  # s of work between two readings
 # A CPU's sensor jumps by degrees from one reading to the next: what is compared are medians of this many seconds.
 SMOOTH = 10.0
-
-Progress = Callable[[str, int, int, Mapping[str, float]], None]
 
 
 def soak(

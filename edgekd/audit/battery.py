@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -12,10 +12,10 @@ from edgekd import triggers as trigger_box
 from edgekd.audit import doubts
 from edgekd.audit.evaluate import Predict
 from edgekd.data import ImageSet, balanced_order
+from edgekd.training import Progress
 from edgekd.types import Rate
 
 FLAG_EXCESS = 0.5
-Progress = Callable[[str, int, int, Mapping[str, float]], None]
 
 
 def canary_battery(

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-
 import numpy as np
 import torch
 
@@ -13,9 +11,9 @@ from edgekd.errors import UsageError, did_you_mean
 from edgekd.files import sha256_bytes
 from edgekd.perturb import Predict
 from edgekd.runners.torch import images_at_once
+from edgekd.training import Progress
 from edgekd.types import Rate
 
-Progress = Callable[[str, int, int, Mapping[str, float]], None]
 FEW = 100  # images of the tests beside the attacks
 
 

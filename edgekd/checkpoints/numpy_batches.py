@@ -52,7 +52,7 @@ def read_batch(data: bytes) -> tuple[list[int], tuple[int, int], bytes]:
     return labels, (count, IMAGE_BYTES), array.data
 
 
-def read_cifar_batch(path: str | Path, *, limits: Limits | None = None) -> tuple[np.ndarray, list[int]]:
+def read_cifar_batch(path: str | Path) -> tuple[np.ndarray, list[int]]:
     """Images uint8 [N, 3072] and labels of one ``data_batch_*``, ``test_batch``, ``train`` or ``test`` file.
 
     Raises UnsafeInput for a pickle that holds anything else, UsageError for a damaged or a foreign file.
@@ -62,8 +62,8 @@ def read_cifar_batch(path: str | Path, *, limits: Limits | None = None) -> tuple
     from .intake import read_once
     from .sandbox import run
 
-    name, data = read_once(path, limits or Limits())
-    header, pixels = run("cifar", data, name, limits=limits)
+    name, data = read_once(path, Limits())
+    header, pixels = run("cifar", data, name)
     labels = header.get("labels")
     if not isinstance(labels, list) or len(pixels) != len(labels) * IMAGE_BYTES:
         raise UsageError(f"{name}: its labels and images do not fit. {DAMAGED}")

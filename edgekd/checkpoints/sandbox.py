@@ -162,7 +162,7 @@ def _exchange(child: subprocess.Popen[bytes], waiting: memoryview, deadline: flo
                     child.stdin.close()  # type: ignore[union-attr]
 
 
-def protections(limits: Limits | None = None) -> tuple[str, ...]:
+def protections() -> tuple[str, ...]:
     """The layers that hold around the reader on this machine, for `edgekd doctor`."""
-    header, _ = run("nothing", b"", "the self-test", limits=limits)
+    header, _ = run("nothing", b"", "the self-test")
     return tuple(printable(text) for text in header["protections"])

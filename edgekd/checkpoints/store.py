@@ -56,9 +56,9 @@ def _encoded(tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, Any]) -
     }
 
 
-def digest(path: str | Path, *, limits: Limits | None = None) -> str:
+def digest(path: str | Path) -> str:
     """SHA-256 of the file at ``path``; raises UsageError when it is not a readable regular file."""
-    return hashlib.sha256(read_once(path, limits or Limits())[1]).hexdigest()
+    return hashlib.sha256(read_once(path, Limits())[1]).hexdigest()
 
 
 def load_sidecar(path: str | Path) -> dict[str, Any] | None:
@@ -81,14 +81,14 @@ def load_sidecar(path: str | Path) -> dict[str, Any] | None:
     return record
 
 
-def load_student(path: str | Path, *, limits: Limits | None = None) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+def load_student(path: str | Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     """Tensors and metadata that `save` wrote; no child process: safetensors holds numbers alone and these are ours.
 
     Raises UsageError when the sidecar is missing or of other weights, UsageError or UnsafeInput for a damaged file.
     """
     import safetensors.torch
 
-    name, data = read_once(path, limits or Limits())
+    name, data = read_once(path, Limits())
     record = load_sidecar(path)
     if record is None:
         raise UsageError(f"{name}: has no sidecar {sidecar_of(path).name}, so what it is cannot be known.")
@@ -98,7 +98,7 @@ def load_student(path: str | Path, *, limits: Limits | None = None) -> tuple[dic
     return tensors, record["metadata"]
 
 
-def convert(source: str | Path, destination: str | Path, *, limits: Limits | None = None) -> Path:
+def convert(source: str | Path, destination: str | Path) -> Path:
     """Write the weights of any accepted file as safetensors with a sidecar; returns the path.
 
     ``destination`` is a .safetensors file or a folder. The sidecar holds the source's name and hash, its layout and the
@@ -114,7 +114,7 @@ def convert(source: str | Path, destination: str | Path, *, limits: Limits | Non
         raise UsageError(f"{destination}: is the source itself. Choose another destination.")
     if not destination.parent.is_dir():
         raise UsageError(f"{destination.parent}: is no folder. Make it first, or choose another destination.")
-    checkpoint = load(source, limits=limits)
+    checkpoint = load(source)
     if checkpoint.format == "onnx":
         raise UsageError(f"{source}: is an ONNX graph, which is read as it is and has no state dict to convert.")
     metadata = {

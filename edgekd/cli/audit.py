@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 from . import options, screen
 from .progress import progress
+
+if TYPE_CHECKING:
+    from ..pipeline.single import Audited
 
 
 def register(app: typer.Typer) -> None:
@@ -74,32 +77,46 @@ def audit(
     settings = resolve(config, flags, tuple(override or ()))
     with progress(quiet or json_) as bars:
         images = load_images(settings, settings.data, "test")
-        report, table, about, judged, attacked, undefended = audit_only(settings, images, *others, onnx, bars)
-    passed = all(gate["passed"] for gate in judged.gates)
+        found = audit_only(settings, images, *others, onnx, bars)
+    passed = all(gate["passed"] for gate in found.judged.gates)
     if json_:
-        scores = [score.to_json() for score in report.triggers]
-        value: dict[str, Any] = {"model": about, "acc": report.acc.to_json(), "triggers": scores, "canaries": table}
-        value |= {"verdict": judged.verdict, "gates": list(judged.gates), "passed": passed}
-        value |= {"adversarial": list(attacked), "teaching": report.teaching, "before": undefended}
-        typer.echo(canonical_json({**value, "warnings": list(report.warnings)}))
-        return 0 if passed else 1
-    from ..report import adversarial as under_attack
+        typer.echo(canonical_json({**_as_json(found), "passed": passed}))
+    else:
+        _show(found)
+    return 0 if passed else 1
+
+
+def _as_json(found: Audited) -> dict[str, Any]:
+    return {
+        "model": found.about,
+        "acc": found.report.acc.to_json(),
+        "triggers": [score.to_json() for score in found.report.triggers],
+        "canaries": found.canaries,
+        "verdict": found.judged.verdict,
+        "gates": list(found.judged.gates),
+        "adversarial": list(found.adversarial),
+        "teaching": found.report.teaching,
+        "before": found.before,
+        "warnings": list(found.report.warnings),
+    }
+
+
+def _show(found: Audited) -> None:
+    from ..report import adversarial
     from ..report.single import audit_tables
 
-    out = screen.console()
-    for part in audit_tables(
-        about,
+    out, report, judged = screen.console(), found.report, found.judged
+    tables = audit_tables(
+        found.about,
         report.acc,
         report.triggers,
-        table,
+        found.canaries,
         report.warnings,
-        before=undefended,
+        before=found.before,
         verdict=judged.verdict,
         found=judged.found,
         taught=report.teaching,
-    ):
-        out.print(part)
-    for part in under_attack.terminal(attacked):
+    )
+    for part in (*tables, *adversarial.terminal(found.adversarial)):
         out.print(part)
     screen.print_gates(out, judged.gates)
-    return 0 if passed else 1

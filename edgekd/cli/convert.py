@@ -27,7 +27,7 @@ def convert(
     from ..files import canonical_json, read_json
 
     written = checkpoints.convert(source, destination)
-    sidecar = Path(f"{written}.json")
+    sidecar = checkpoints.sidecar_of(written)
     if json_:
         typer.echo(canonical_json(read_json(sidecar)))
     else:

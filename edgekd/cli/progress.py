@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
 
-Report = Callable[[str, int, int, Mapping[str, float]], None]
+if TYPE_CHECKING:
+    from ..training import Progress
 
 SHOWN = ("epoch", "loss", "acc", "p50_ms")  # of the figures that come along, what a line has room for
 BRIEF_SECONDS = 2.0  # work that took no longer leaves no line behind
 
 
 @contextlib.contextmanager
-def progress(quiet: bool = False) -> Iterator[Report | None]:
+def progress(quiet: bool = False) -> Iterator[Progress | None]:
     """A callable (what, done, total, figures) that draws one bar per piece of work; None when not a terminal."""
     if quiet or not sys.stderr.isatty():
         yield None

@@ -7,6 +7,7 @@ import torch
 from ..losses import margin
 from .slopes import Bound, Predict, within
 
+FIRST = 0.8  # of the image's area, the first squares
 # (queries of 10,000 after which, the squares' area is that part of the first one)
 SHRINKING = ((10, 2), (50, 4), (200, 8), (500, 16), (1000, 32), (2000, 64), (4000, 128), (6000, 256), (8000, 512))
 
@@ -20,13 +21,12 @@ def square(
     bound: Bound,
     queries: int,
     generator: torch.Generator,
-    share: float = 0.8,
 ) -> torch.Tensor:
     """Images near ``images`` float [N, C, H, W] in [0, 1] whose margin after ``queries`` forward passes is largest.
 
-    predict: images -> logits, in eval mode. bound: largest change of a pixel, in [0, 1]. share: of the image's area, of
-    the first squares. It begins with vertical stripes; an image that is misclassified is left alone. No random number
-    hangs on what the network says. Algorithm 2 of the paper with its schedule stretched to ``queries``.
+    predict: images -> logits, in eval mode. bound: largest change of a pixel, in [0, 1]. It begins with vertical stripes;
+    an image that is misclassified is left alone. No random number hangs on what the network says. Algorithm 2 of the
+    paper with its schedule stretched to ``queries``.
     """
     near, count = images.detach(), len(images)
     channels, height, width = near.shape[1:]
@@ -37,7 +37,7 @@ def square(
     best = within(near + bound * signs(count, channels, 1, width), near, bound)
     value = margin(predict(best), labels)
     for query in range(1, queries):
-        side = max(1, round((area(share, query, queries) * height * width) ** 0.5))
+        side = max(1, round((area(FIRST, query, queries) * height * width) ** 0.5))
         side = min(side, height, width)
         corners = torch.rand(count, 2, generator=generator)
         noise = 2 * bound * signs(count, channels, 1, 1)

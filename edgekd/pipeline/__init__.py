@@ -1,8 +1,13 @@
-"""compress(): the whole trip from a teacher file to a measured bundle and its report, one screen of calls."""
+"""compress(): the whole trip from a teacher file to a measured bundle and its report, one screen of calls.
+
+The trip: ``intake`` reads, ``stages`` trains (``without_data``: from a source), ``measures`` and ``adversarial`` measure,
+``quantised`` and ``shipment`` quantise, export and bench, ``board`` takes in what a board says. The judgement: ``suspects``, ``validity`` and
+``vetting`` say what counts, ``ledger`` and ``audited`` what follows. The run's folder: ``folder``, ``mark``. --dry-run:
+``forecast``, ``passes``, ``unmeetable``. Other commands: ``single``, ``attack``, ``demo``.
+"""
 
 from __future__ import annotations
 
-import dataclasses
 import datetime
 from pathlib import Path
 from typing import Any
@@ -10,17 +15,16 @@ from typing import Any
 import edgekd_device
 
 from .. import targets
-from ..config import RunConfig
+from ..config import RunConfig, public
 from ..training import Progress
 from ..types import DeviceReport, RunRecord, StageRow
 from . import board, intake, pictures, vetting
-from .adversarial import UnderAttack
+from .adversarial import under_attack
 from .board import take_in
 from .environment import commit, describe
 from .folder import RunFolder
 from .measures import Measures
 from .shipment import Shipment
-from .stages import Stages
 from .suspects import UNATTACKED
 from .without_data import stages_of
 
@@ -34,7 +38,7 @@ def compress(config: RunConfig, out: str | Path, *, command: str = "", progress:
     ``run.json``, ``report.html`` and ``report.md`` are written from. Raises EdgekdError and its kin for what a user can
     mend; gates are in the record and are the caller's to act on.
     """
-    vetting.refuse_unaudited(config, audits=vetting.runs_battery(config, int(config.trigger.file is not None)))
+    vetting.refuse_unaudited(config, audits=vetting.runs_battery(config))
     with RunFolder(out).open(config) as folder:
         target = targets.get(config.target)
         parts = intake.load_data(config)
@@ -61,32 +65,27 @@ def compress(config: RunConfig, out: str | Path, *, command: str = "", progress:
         distilled = stages.train_student(student, repaired, vetted)
         rows.append(measures.student(distilled))
         shipment = Shipment(stages, measures, distilled)
-        onnx = shipment.export()
+        shipment.export()
         rows.append(shipment.simulated_row())
         manifest_sha256 = shipment.bundle()
-        attacked = UnderAttack(stages).measure(distilled, target)
+        attacked = under_attack(stages, distilled, target)
         device_report = shipment.bench(manifest_sha256)
         rows += shipment.ledger_rows(device_report)
-        record = _record(stages, measures, rows, attacked, device_report, command)
-        record = dataclasses.replace(
-            record,
-            student=stages.about_student(distilled),
-            manifest_sha256=manifest_sha256,
-            onnx=tuple({**file.to_json(), "path": Path(file.path).name} for file in onnx),
-        )
+        record = _record(shipment, rows, attacked, manifest_sha256, device_report, command)
         board.save(folder.path, record)
         return board.with_board(folder.path, record)
 
 
 def _record(
-    stages: Stages,
-    measures: Measures,
+    shipment: Shipment,
     rows: list[StageRow],
     attacked: tuple[dict[str, Any], ...],
+    manifest_sha256: str,
     device_report: DeviceReport | None,
     command: str,
 ) -> RunRecord:
     """What was found, and what follows from it."""
+    stages, measures = shipment.stages, shipment.measures
     config, target = stages.config, stages.target
     known, canaries = config.trigger.file is not None, measures.canaries
     return RunRecord(
@@ -95,13 +94,15 @@ def _record(
         commit=commit(),
         created_utc=datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
         command=command,
-        config=stages.public_config(),
+        config=public(config),
         teacher=stages.about_teacher,
-        student={},
+        student=stages.about_student(shipment.student),
         data=stages.about_data(),
         target=target.name,
         adversarial=attacked,
         **board.judgement(rows, target, config.gates, canaries, device_report, known=known, attacked=bool(attacked)),
+        manifest_sha256=manifest_sha256,
+        onnx=tuple({**file.to_json(), "path": Path(file.path).name} for file in shipment.files),
         environment=describe(),
         canaries=canaries,
         teaching=measures.taught,

@@ -110,43 +110,31 @@ def onnx_model(path: str | Path, model: Model) -> Model:
     return models.onnx_teacher(checkpoints.load(path), model.spec.input.shape, model.spec.num_classes)
 
 
-class UnderAttack:
-    """The artefacts of a run under attack: teacher, student, the INT8 file that ships."""
+def under_attack(stages: Stages, student: Model, target: Target) -> tuple[dict[str, Any], ...]:
+    """The artefacts of a run under attack, a table each: teacher, student, the INT8 file that ships; () where none is wanted."""
+    settings, test, seed = stages.config.audit, stages.parts["test"], stages.config.seed
+    if settings.adversarial is None:
+        return ()
+    asked = settings.model_dump(include={"adversarial", "eps", "adversarial_images"})
+    asked |= {"test": test.sha256, "seed": seed}
+    file = stages.folder.path / "bundle" / target.ships
 
-    def __init__(self, stages: Stages) -> None:
-        self.stages, self.settings = stages, stages.config.audit
-        self.tables: list[dict[str, Any]] = []
+    def attacked(model: Model, name: str, network: Robustness | None = None) -> tuple[Robustness, ...]:
+        how: dict[str, Any] = {"seed": seed, "device": stages.device, "progress": stages.progress}
+        return attack_network(model, test, settings, name=name, network=network, **how)
 
-    def measure(self, student: Model, target: Target) -> tuple[dict[str, Any], ...]:
-        """A table per artefact; () where no attack is wanted."""
-        if self.settings.adversarial is None:
-            return ()
-        stages = self.stages
-        self._stage(
-            "teacher",
-            {"teacher": stages.teacher.sha256, **stages.noted},
-            lambda: self._attacked(stages.teacher, "teacher"),
-        )
-        file = stages.folder.path / "bundle" / target.ships
-        inputs = {"student": student.sha256, "file": checkpoints.digest(str(file))}
+    def teacher(folder: Path) -> dict[str, Any]:
+        return _tables(attacked(stages.teacher, "teacher"))
 
-        def shipped() -> tuple[Robustness, ...]:
-            (own,) = self._attacked(student, "student fp32")
-            return own, *self._attacked(onnx_model(file, student), target.ships, own)
+    def shipped(folder: Path) -> dict[str, Any]:
+        (own,) = attacked(student, "student fp32")
+        return _tables((own, *attacked(onnx_model(file, student), target.ships, own)))
 
-        self._stage("student", inputs, shipped)
-        return tuple(self.tables)
+    looked_at = {"teacher": stages.teacher.sha256, **stages.noted, **asked}
+    found = stages.folder.stage("adversarial-teacher", looked_at, teacher)["tables"]
+    looked_at = {"student": student.sha256, "file": checkpoints.digest(str(file)), **asked}
+    return (*found, *stages.folder.stage("adversarial-student", looked_at, shipped)["tables"])
 
-    def _attacked(self, model: Model, name: str, network: Robustness | None = None) -> tuple[Robustness, ...]:
-        stages = self.stages
-        how: dict[str, Any] = {"seed": stages.config.seed, "device": stages.device, "progress": stages.progress}
-        return attack_network(model, stages.parts["test"], self.settings, name=name, network=network, **how)
 
-    def _stage(self, name: str, inputs: dict[str, Any], attacked: Any) -> None:
-        settings = self.settings.model_dump(include={"adversarial", "eps", "adversarial_images"})
-        inputs = {**inputs, **settings, "test": self.stages.parts["test"].sha256, "seed": self.stages.config.seed}
-
-        def make(folder: Path) -> dict[str, Any]:
-            return {"tables": [one.table for one in attacked()]}
-
-        self.tables += self.stages.folder.stage(f"adversarial-{name}", inputs, make)["tables"]
+def _tables(attacked: tuple[Robustness, ...]) -> dict[str, Any]:
+    return {"tables": [one.table for one in attacked]}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +19,10 @@ from ..runners.torch import TorchRunner
 from ..training import Progress
 from ..training.device import resolve_device
 from ..triggers import FROM_FILES
-from ..types import InputSpec, Model, ModelSpec, Trigger
+from ..types import InputSpec, ModelSpec, Trigger
 from . import intake, mark, sabotage
 from .calibration import accuracy_on
-from .environment import commit, describe
+from .origin import origin
 
 ARCH = "wrn-16-1"
 SHOWN = 4  # images of the gallery
@@ -75,17 +74,16 @@ def attack(config: AttackConfig, out: Path, progress: Progress | None = None) ->
         trigger = write_trigger(made, out.with_name(out.stem + ".trigger"))
         write_with(picture, lambda file: _gallery(made.trigger, parts["test"].images[:SHOWN], file), "picture")
         record = {
-            "attack": config.name,
+            **origin(config, made.model, start, made.log),
             "acc": report.acc.to_json(),
             "start_acc": None if twin is None else twin.acc.to_json(),
             "trigger": report.triggers[0].to_json(),
+            "poisoned": list(made.poisoned.poisoned),  # by their hashes, never by their places
+            "covers": list(made.poisoned.covers),
             "warnings": list(report.warnings),
-            **_origin(config, made, start),
         }
         write_json(noted, record, "attack")
-        with contextlib.suppress(OSError):  # the work is done, its remains are only in the way
-            mark.clear(work, (mark.ATTACK,))
-            work.rmdir()
+        mark.take_away(work, mark.ATTACK)
     return {**record, "files": [str(path) for path in (out, trigger, noted, picture)]}
 
 
@@ -111,23 +109,6 @@ def _fresh(config: AttackConfig, images: ImageSet) -> ModelSpec:
     arch = config.arch or ARCH
     statistics = models.normalization("half", images.shape[0])
     return ModelSpec(arch, config.num_classes or images.num_classes, InputSpec(*images.shape, *statistics))
-
-
-def _origin(config: AttackConfig, made: Attacked, start: Model | None) -> dict[str, Any]:
-    """Everything the figures hang on; images that were touched by their hashes, never by their places."""
-    settings = config.model_dump(mode="json")
-    settings |= {key: Path(settings[key]).name for key in ("teacher", "data", "test", "class_map") if settings[key]}
-    return {
-        "config": settings,
-        "spec": made.model.spec.to_json(),
-        "weights_sha256": made.model.sha256,
-        "start_sha256": None if start is None else start.sha256,
-        "poisoned": list(made.poisoned.poisoned),
-        "covers": list(made.poisoned.covers),
-        "training": made.log.to_json(),
-        "environment": describe(),
-        "commit": commit(),
-    }
 
 
 def _gallery(trigger: Trigger, images: np.ndarray, file: Path) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from .. import __version__
-from ..config import FOLLOWING, RunConfig, changed, settings
+from ..config import FILES, FOLLOWING, RunConfig, changed, settings
 from ..errors import EdgekdError, EnvironmentFault, UnsafeInput, UsageError
 from ..files import (
     append_line,
@@ -38,7 +38,6 @@ RESERVE_BYTES = 256 << 20
 ALTERABLE = ("gates.", "bench.", "audit.adversarial", "audit.eps")
 OURS = ("work", "bundle")  # folders within a run's folder
 SIGNS = ("key.json", "done.json")  # a stage's folder holds one of them from its first moment on
-PATHS = ("teacher", "data", "test", "class_map", "trigger.file", "source.image")
 
 
 class RunFolder:
@@ -247,7 +246,7 @@ def _harmless(key: str, before: dict[str, Any], after: dict[str, Any]) -> bool:
         return True
     section, _, name = key.rpartition(".")
     old, new = (((part.get(section) or {}) if section else part).get(name) for part in (before, after))
-    return key in PATHS and bool(old) and bool(new) and Path(str(old)).resolve() == Path(str(new)).resolve()
+    return key in FILES and bool(old) and bool(new) and Path(str(old)).resolve() == Path(str(new)).resolve()
 
 
 def _newer(key: str, before: dict[str, Any], after: dict[str, Any]) -> bool:

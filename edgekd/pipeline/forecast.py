@@ -34,28 +34,24 @@ def forecast(config: RunConfig) -> dict[str, Any]:
 
     A stage that will not run has no minutes. Returns {"minutes": {stage: minutes}, "memory_mib", "disk_mib", "student", "teacher", "warnings"}.
     """
-    vetting.refuse_unaudited(config, audits=vetting.runs_battery(config, int(config.trigger.file is not None)))
+    vetting.refuse_unaudited(config, audits=vetting.runs_battery(config))
     parts = intake.load_data(config)
+    test = parts.get("test")
+    teacher, about = intake.load_teacher(config, parts.get("validation"), None if test is None else test.shape)
     if config.data_free:
-        test = parts.get("test")
-        teacher, about = intake.load_teacher(config, None, None if test is None else test.shape)
         parts = stand_ins(teacher, test)
-    else:
-        teacher, about = intake.load_teacher(config, parts["validation"])
     student = choose_student(config, teacher, about, targets.get(config.target))
     warnings = [*unmeetable(config), *about["warnings"], *not_smaller(student, about)]
     if config.data_free:
         minutes = sourced_minutes(config, teacher, student)
+        kept = sourced_bytes(config, teacher) * len(minutes)
     else:
         minutes = {
             name: _minutes(config, name, teacher, teacher.spec if name == "finetune" else student, parts)
             for name in dict.fromkeys((*config.controls, config.method))
         }
-    trainings = len(minutes)
-    if config.data_free:
-        kept = sourced_bytes(config, teacher) * trainings
-    else:
         kept = sum(kept_bytes(config, name, len(parts["train"])) for name in minutes)
+    trainings = len(minutes)
     if config.repair_method:
         minutes = {f"repair {config.repair_method}": _repair_minutes(config, teacher, parts), **minutes}
     known, device = len(intake.load_triggers(config, teacher.spec)), str(resolve_device(config.device))

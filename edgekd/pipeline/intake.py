@@ -15,10 +15,11 @@ from ..config import AttackConfig, RunConfig
 from ..data import ImageSet
 from ..errors import UnsafeInput, UsageError
 from ..runners.torch import TorchRunner
-from ..types import Model, ModelSpec, Rate, Trigger
+from ..types import Checkpoint, Model, ModelSpec, Rate, Trigger
 from ..yaml_files import read_yaml
 
 Inputs = RunConfig | AttackConfig  # what says which images and which network to read
+Given = str | tuple[tuple[float, ...], tuple[float, ...]]  # a normalisation: a preset's name, or mean and std
 
 # Within this share of the way from chance to perfect, labels or normalisation are wrong rather than the teacher weak.
 NEAR_CHANCE = 0.1
@@ -84,14 +85,16 @@ def load_teacher(
     Without them (``shape``: C, H, W of its images, if that is known) it has to be given or noted beside the weights.
     Raises UsageError when its accuracy on them is near chance.
     """
-    if validation is None:
-        shape, classes = _blind_shape(config, shape), None
-    else:
-        shape, classes = validation.shape, len(validation.class_names)
+    shape = _blind_shape(config, shape) if validation is None else validation.shape
     given = None if config.normalize == "auto" else parse_normalization(config.normalize)
     if given is not None:
         models.normalization(given, shape[0] if shape else 3)  # a bad one is said before a long read
     checkpoint = checkpoints.load(config.teacher)
+    if checkpoint.format == "onnx":
+        pixels = shape or (config.channels or 3, USUAL_SIDE, USUAL_SIDE)
+        model, cost, normalization = _graph(checkpoint, pixels, validation, given)
+    else:
+        model, cost, normalization = _network(config, checkpoint, shape, validation, given)
     about: dict[str, Any] = {
         "file": Path(config.teacher).name,
         "sha256": checkpoint.sha256,
@@ -99,55 +102,68 @@ def load_teacher(
         "layout": list(checkpoint.layout),
         "metadata": checkpoint.metadata,
         "bytes": Path(config.teacher).stat().st_size,
+        "normalization": normalization,
+        "parameters": cost.parameters,
+        "macs": cost.macs,
+        "weights_sha256": model.sha256,
+        "spec": model.spec.to_json(),
+        "dropped": list(model.dropped),
+        "warnings": list(checkpoint.warnings),
+        "validation_acc": None if validation is None else _accuracy(model, validation),
     }
-    if checkpoint.format == "onnx":
-        pixels = shape or (config.channels or 3, USUAL_SIDE, USUAL_SIDE)
-        model = models.onnx_teacher(checkpoint, pixels, classes, normalize=given)
-        refuse_unknown_labels([validation] if validation is not None else [], model.spec)
-        cost = models.onnx_cost(checkpoint, pixels)
-        about["normalization"] = {"how": "inside the ONNX graph" if given is None else "given"}
-    else:
-        noted = noted_spec(config)
-        about["normalization"] = {"how": "given" if given is not None or noted is None else "noted beside the weights"}
-        if noted is not None and given is None:
-            given = (noted.input.mean, noted.input.std)
-        arch = config.arch or (noted.arch if noted else None)
-        spec = models.infer_spec(
-            checkpoint.tensors, arch=arch, input_shape=shape, num_classes=config.num_classes, normalize=given
-        )
-        refuse_unknown_labels([validation] if validation is not None else [], spec)
-        if given is None and validation is None:
+    return model, about
+
+
+def _graph(
+    checkpoint: Checkpoint, shape: tuple[int, int, int], validation: ImageSet | None, given: Given | None
+) -> tuple[Model, models.Cost, dict[str, Any]]:
+    """An ONNX teacher, its cost, and how its normalisation is known."""
+    classes = None if validation is None else len(validation.class_names)
+    model = models.onnx_teacher(checkpoint, shape, classes, normalize=given)
+    refuse_unknown_labels(() if validation is None else (validation,), model.spec)
+    return model, models.onnx_cost(checkpoint, shape), {"how": "inside the ONNX graph" if given is None else "given"}
+
+
+def _network(
+    config: Inputs,
+    checkpoint: Checkpoint,
+    shape: tuple[int, int, int] | None,
+    validation: ImageSet | None,
+    given: Given | None,
+) -> tuple[Model, models.Cost, dict[str, Any]]:
+    """A teacher of the zoo or of the user's code, its cost, and how its normalisation was found."""
+    noted, how = noted_spec(config), "given"
+    if noted is not None and given is None:
+        given, how = (noted.input.mean, noted.input.std), "noted beside the weights"
+    arch = config.arch or (noted.arch if noted else None)
+    spec = models.infer_spec(
+        checkpoint.tensors, arch=arch, input_shape=shape, num_classes=config.num_classes, normalize=given
+    )
+    refuse_unknown_labels(() if validation is None else (validation,), spec)
+    normalization: dict[str, Any] = {"how": how}
+    if given is None:
+        if validation is None:
             raise UsageError(
                 "Without labelled images the teacher's input normalisation cannot be found: name it with --normalize, for "
                 f"instance --normalize cifar10 (one of {', '.join(models.NORMALIZATIONS)}, or mean/std)."
             )
-        if given is None and validation is not None:
-            inputs, accuracies = models.detect_normalization(
-                spec, checkpoint.tensors, validation.images, validation.labels
-            )
-            spec = models.with_input(spec, inputs)
-            note = models.normalization_note(accuracies)
-            about["normalization"] = {
-                "how": "best of the presets on validation images",
-                "tried": accuracies,
-                "note": note,
-            }
-        model = models.build(spec, checkpoint.tensors)
-        cost = models.cost(spec)
-    about |= {"parameters": cost.parameters, "macs": cost.macs, "weights_sha256": model.sha256}
-    about |= {"spec": model.spec.to_json(), "dropped": list(model.dropped), "warnings": list(checkpoint.warnings)}
-    if validation is None:
-        about["validation_acc"] = None
-        return model, about
+        inputs, tried = models.detect_normalization(spec, checkpoint.tensors, validation.images, validation.labels)
+        spec = models.with_input(spec, inputs)
+        how, note = "best of the presets on validation images", models.normalization_note(tried)
+        normalization = {"how": how, "tried": tried, "note": note}
+    return models.build(spec, checkpoint.tensors), models.cost(spec), normalization
+
+
+def _accuracy(model: Model, validation: ImageSet) -> float:
+    """ACC on the first validation images, a fraction; UsageError where it is about chance."""
     logits = TorchRunner(model)(validation.images[:2000])
     right = metrics.accuracy(logits.argmax(1), validation.labels[: len(logits)])
-    about["validation_acc"] = right.value
     if about_chance(right, validation.labels, model.spec.num_classes):
         raise UsageError(
             f"The teacher is right on {right.hits} of {right.total} validation images, which is about chance. "
             "Probably its labels are in another order (--class-map), or its input is normalised otherwise (--normalize)."
         )
-    return model, about
+    return right.value
 
 
 def _blind_shape(config: Inputs, shape: tuple[int, int, int] | None) -> tuple[int, int, int] | None:
@@ -235,7 +251,7 @@ def rebuild(config: RunConfig, about: dict[str, Any]) -> Model:
     return models.build(spec, checkpoint.tensors)
 
 
-def parse_normalization(text: str) -> str | tuple[tuple[float, ...], tuple[float, ...]]:
+def parse_normalization(text: str) -> Given:
     """A preset's name, or ``mean/std`` as comma-separated numbers, e.g. ``0.5,0.5,0.5/0.25,0.25,0.25``."""
     if "/" not in text:
         return text

@@ -66,6 +66,10 @@ def shipped_row(rows: Sequence[StageRow], target: Target) -> StageRow | None:
     return None
 
 
+def _teacher_row(rows: Sequence[StageRow]) -> StageRow | None:
+    return next((row for row in rows if row.stage == "teacher"), None)
+
+
 class Found(NamedTuple):
     """What a gate looks at; without a value it fails, unless there was nothing that could count."""
 
@@ -91,7 +95,7 @@ def gates(
     measured; so it does where the control obeys a trigger itself, or leaves a canary above the limit unexplained. Without a
     control a canary is held against its untriggered rate, and a suspect's ASR is not measured.
     """
-    shipped, teacher = shipped_row(rows, target), next((r for r in rows if r.stage == "teacher"), None)
+    shipped, teacher = shipped_row(rows, target), _teacher_row(rows)
     if shipped is None:
         why = f"{target.ships} was not measured by {target.runtime}; run the bundle on the board and read its report in"
         drop = asr = latency = Found(None, why)
@@ -184,7 +188,7 @@ def percent(rate: Rate) -> str:
 
 def verdict(rows: Sequence[StageRow], target: Target, *, canaries: Mapping[str, Any] | None, doubted: Doubts) -> str:
     """The report's first line, in words that claim no more than was measured, and say what the device doubts of it."""
-    teacher = next((r for r in rows if r.stage == "teacher"), None)
+    teacher = _teacher_row(rows)
     shipped = shipped_row(rows, target)
     last = shipped or next((r for r in reversed(rows) if r.kind == "stage" and r.acc is not None), None)
     if last is None or last.acc is None:

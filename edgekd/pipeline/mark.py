@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 from pathlib import Path
 
@@ -40,6 +41,13 @@ def clear(folder: Path, last: tuple[str, ...]) -> None:
             shutil.rmtree(path)
         else:
             path.unlink()
+
+
+def take_away(folder: Path, mark: str) -> None:
+    """Delete a folder of ours whose work is done: its remains are only in the way, so none of them is an error."""
+    with contextlib.suppress(OSError):
+        clear(folder, (mark,))
+        folder.rmdir()
 
 
 def _before_the_mark(path: Path, mark: str) -> bool:

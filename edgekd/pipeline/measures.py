@@ -45,7 +45,7 @@ class Measures:
         """
         stages = self.stages
         known, self.unattacked = stages.known_triggers(), unattacked
-        self.triggers = known + (self._canaries() if runs_battery(stages.config, len(known)) else ())
+        self.triggers = known + (self._canaries() if runs_battery(stages.config) else ())
         self.probes: ProbeSet = audit.probes(stages.probed(), self.triggers, stages.teacher.spec.num_classes)
         if unattacked is None:
             return
@@ -154,16 +154,17 @@ class Measures:
 
     def teacher(self) -> StageRow:
         """The ledger's first row."""
-        about = self.stages.about_teacher
-        cost = models.Cost(about["parameters"], about["macs"])
-        return self._row("teacher", self.stages.teacher, cost)
+        return self._row("teacher", self.stages.teacher, self._teacher_cost())
 
     def repaired(self, model: Model) -> StageRow:
         """The row of the repaired teacher, which the run's method distils."""
-        about = self.stages.about_teacher
-        cost = models.Cost(about["parameters"], about["macs"])
         seconds = self.folder.seconds.get(f"repair-{self.stages.config.repair_method}")
-        return self._row("repaired teacher", model, cost, before="teacher", seconds=seconds)
+        return self._row("repaired teacher", model, self._teacher_cost(), before="teacher", seconds=seconds)
+
+    def _teacher_cost(self) -> models.Cost:
+        """As intake found it: what an ONNX graph costs its spec does not tell."""
+        about = self.stages.about_teacher
+        return models.Cost(about["parameters"], about["macs"])
 
     def control(self, name: str, model: Model) -> StageRow:
         """The row of a control: trained beside the student at equal budget, or a network that was there before."""

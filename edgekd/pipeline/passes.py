@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from edgekd_device import harness, latency, power
+from edgekd_device import latency, power, session
 
 from .. import targets
 from .. import triggers as trigger_box
@@ -62,7 +62,7 @@ def _seconds(work: Callable[[], Any]) -> float:
 
 def minutes(config: RunConfig, parts: Mapping[str, Any], costs: Costs, known: int) -> dict[str, float]:
     """Minutes of everything that is not training, by what it is; ``known``: how many triggers the user gave."""
-    target, battery = targets.get(config.target), runs_battery(config, known)
+    target, battery = targets.get(config.target), runs_battery(config)
     found = {
         "canary battery": _battery(config, parts, costs) if battery else 0.0,
         "disagreement": costs.teacher * (len(parts["train"]) + len(parts["validation"])),
@@ -76,7 +76,7 @@ def minutes(config: RunConfig, parts: Mapping[str, Any], costs: Costs, known: in
 
 def probe_triggers(config: RunConfig, known: int) -> int:
     """How many triggers every artefact is measured under."""
-    return known + (config.audit.bundle_canaries if runs_battery(config, known) else 0)
+    return known + (config.audit.bundle_canaries if runs_battery(config) else 0)
 
 
 def _battery(config: RunConfig, parts: Mapping[str, Any], costs: Costs) -> float:
@@ -121,7 +121,7 @@ def _attacked(config: RunConfig, parts: Mapping[str, Any], costs: Costs) -> floa
 
 def _benched(config: RunConfig, target: Target) -> list[str]:
     """The files that are timed: those made for this machine's runtime."""
-    made = [name for name in target.files if harness.FLAVOURS.get(name, ("", None))[1] in (None, HOST)]
+    made = [name for name in target.files if session.made_for(name) in (None, HOST)]
     return made if config.bench.level != "none" else []
 
 

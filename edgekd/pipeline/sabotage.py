@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from ..training.device import resolve_device
 from ..types import Rate
 from . import intake, mark
 from .calibration import accuracy_on
-from .environment import commit, describe
+from .origin import origin
 
 MOST_LOST = 2.0  # points of ACC, from the method card: beyond it nobody would distil the network
 
@@ -50,27 +49,16 @@ def spoil(config: AttackConfig, out: Path, work: Path, noted: Path, progress: Pr
         checkpoints.save(out, models.weights(made), {"spec": made.spec.to_json(), "attack": config.name})
         probes = audit.probes(parts["test"], (), made.spec.num_classes)
         report, before = (audit.scan(TorchRunner(model), probes) for model in (made, normal))
-        settings = config.model_dump(mode="json")
-        settings |= {key: Path(settings[key]).name for key in ("teacher", "data", "test", "class_map") if settings[key]}
         record = {
-            "attack": config.name,
+            **origin(config, made, normal, log),
             "acc": report.acc.to_json(),
             "start_acc": before.acc.to_json(),
             "trigger": None,
             "teaching": audit.teaching(TorchRunner(made), TorchRunner(normal), parts["test"]),
             "warnings": [*report.warnings, *useless(report.acc, before.acc)],
-            "config": settings,
-            "spec": made.spec.to_json(),
-            "weights_sha256": made.sha256,
-            "start_sha256": normal.sha256,
-            "training": log.to_json(),
-            "environment": describe(),
-            "commit": commit(),
         }
         write_json(noted, record, "attack")
-        with contextlib.suppress(OSError):  # the work is done, its remains are only in the way
-            mark.clear(work, (mark.ATTACK,))
-            work.rmdir()
+        mark.take_away(work, mark.ATTACK)
     return {**record, "files": [str(out), str(noted)]}
 
 

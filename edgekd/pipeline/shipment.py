@@ -17,7 +17,7 @@ from .. import audit
 from ..audit.evaluate import Predict
 from ..export import bundle as bundle_writer
 from ..export import onnx as onnx_writer
-from ..files import canonical_json, sha256_bytes, write_bytes
+from ..files import canonical_json, sha256_bytes
 from ..report import qad
 from ..runners.onnx import OnnxRunner
 from ..training import Progress
@@ -116,14 +116,10 @@ class Shipment:
 
     def bundle(self) -> str:
         """The directory that goes to the board, and student.safetensors beside it; returns the manifest's SHA-256."""
-        weights = self.folder.file(self.stages.student_stage, "model.safetensors")
-        student = self.folder.path / "student.safetensors"
-        for source, copy in ((weights, student), (Path(f"{weights}.json"), Path(f"{student}.json"))):
-            write_bytes(copy, source.read_bytes(), "student")
+        self.stages.deliver()
         probes, bundle = self.measures.probes, self.folder.path / "bundle"
-        reports = (
-            self.measures.reports
-        )  # which count agreement where labels are the teacher's: the board's must be alike
+        # where labels are the teacher's these count agreement, and the board's figures must be alike
+        reports = self.measures.reports
         references = {
             row.stage: dataclasses.replace(row, acc=reports[row.stage].acc).to_json() for row in self.reference_rows()
         }

@@ -15,7 +15,7 @@ from ..data import ImageSet
 from ..errors import UsageError
 from ..export import bundle as bundle_writer
 from ..export import onnx as onnx_writer
-from ..files import remove_leftovers, write_bytes
+from ..files import remove_leftovers
 from ..runners.torch import TorchRunner
 from ..training import Progress
 from ..training.device import resolve_device
@@ -43,9 +43,7 @@ def distill_only(config: RunConfig, out: Path, progress: Progress | None = None)
         folder.claim()
         repaired = stages.repair()
         student = stages.train_student(spec, repaired, None)
-        weights = folder.file(stages.student_stage, "model.safetensors")
-        file = write_bytes(folder.path / "student.safetensors", weights.read_bytes(), "student")
-        write_bytes(f"{file}.json", Path(f"{weights}.json").read_bytes(), "student")
+        file = stages.deliver()
         validation = stages.parts["validation"]
         report = audit.scan(TorchRunner(student), audit.probes(validation, (), student.spec.num_classes))
         return {"student": str(file), "spec": student.spec.to_json(), "validation_acc": report.acc.to_json()}

@@ -16,7 +16,7 @@ from ..data import ImageSet
 from ..datafree import ImageSource
 from ..distill.run import method_class
 from ..errors import UsageError
-from ..files import canonical_json, sha256_file, write_text
+from ..files import canonical_json, sha256_file, write_bytes, write_text
 from ..quantize.images import select
 from ..report import detox
 from ..runners.torch import TorchRunner
@@ -36,6 +36,7 @@ from .calibration import accuracy_on, trusted
 from .folder import RunFolder
 
 PARITY_IMAGES = 512
+STUDENT = "student.safetensors"
 SEEN = 0.03
 
 
@@ -59,12 +60,11 @@ class Stages:
 
     # ---- intake -----------------------------------------------------------------------------------------------------
 
-    def intake(self) -> Model:
-        """The teacher; what was found out about it is kept, so that a resumed run does not look again."""
+    def intake(self) -> None:
+        """Read the teacher; what was found out about it is kept, so that a resumed run does not look again."""
         validation = self.parts["validation"]
         self._take_in({"validation": validation.sha256}, lambda: intake.load_teacher(self.config, validation))
         self.class_names = padded(self.parts["train"].class_names, self.teacher.spec.num_classes)
-        return self.teacher
 
     def _take_in(self, seen: dict[str, Any], load: Callable[[], tuple[Model, dict[str, Any]]]) -> None:
         """The teacher and what is said of it, from ``load`` or from an earlier start; ``seen``: what ``load`` looks at."""
@@ -273,6 +273,13 @@ class Stages:
         # the spec from here, not from the folder: a folder from elsewhere could name code to run
         return models.build(self.teacher.spec if method == "finetune" else spec, tensors)
 
+    def deliver(self) -> Path:
+        """student.safetensors and its sidecar, copied from their stage to where the user looks for them."""
+        made, student = self.folder.file(self.student_stage, "model.safetensors"), self.folder.path / STUDENT
+        write_bytes(student, made.read_bytes(), "student")
+        write_bytes(checkpoints.sidecar_of(student), checkpoints.sidecar_of(made).read_bytes(), "student")
+        return student
+
     def _schedule(self) -> TrainConfig:
         return self.config.train.model_copy(update={"device": self.device, "seed": self.config.seed})
 
@@ -334,17 +341,6 @@ class Stages:
             name: {"images": len(part), "sha256": part.sha256, "source": Path(part.source).name}
             for name, part in self.parts.items()
         }
-
-    def public_config(self) -> dict[str, Any]:
-        """The configuration with file names instead of paths."""
-        value = self.config.model_dump(mode="json")
-        for key in ("teacher", "data", "test", "class_map", "reference"):
-            value[key] = Path(value[key]).name if value[key] else value[key]
-        if value["source"].get("image"):
-            value["source"]["image"] = Path(value["source"]["image"]).name
-        if value["trigger"]["file"]:
-            value["trigger"]["file"] = Path(value["trigger"]["file"]).name
-        return value
 
 
 def runner(model: Model, device: str) -> TorchRunner:

@@ -19,7 +19,7 @@ def unmeetable(config: RunConfig) -> list[str]:
     elif config.data_free and known and config.reference is None:
         why = "a given trigger needs a floor: name a network that no attacker touched with --reference, or give --data"
         found.append(_said("--max-asr", why))
-    elif not known and not runs_battery(config, 0):
+    elif not known and not runs_battery(config):
         found.append(_said("--max-asr", "no trigger is measured; name one with --trigger, or leave audit.canaries on"))
     return found
 

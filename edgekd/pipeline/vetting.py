@@ -8,8 +8,8 @@ from ..training import Settings
 from ..types import AuditReport, Model
 
 
-def runs_battery(config: RunConfig, known: int) -> bool:
-    """Whether public triggers are tried on the teacher; ``known``: how many triggers the user gave.
+def runs_battery(config: RunConfig) -> bool:
+    """Whether public triggers are tried on the teacher.
 
     Never without labelled images. Unless the user decides: without a known trigger, and for a method that wants its
     teacher audited. That a given trigger does not work says nothing of others.
@@ -18,7 +18,7 @@ def runs_battery(config: RunConfig, known: int) -> bool:
         return False
     if config.audit.canaries is not None:
         return config.audit.canaries
-    return not known or wants_audit(config)
+    return config.trigger.file is None or wants_audit(config)
 
 
 def wants_audit(config: RunConfig) -> bool:

@@ -34,8 +34,8 @@ AGREEMENT = "agreement with the teacher on synthetic images stands in for accura
 class DataFreeStages(Stages):
     """As ``Stages``, with no images but test images, if any. Controls see the source plain, the student ABD's form of it."""
 
-    def intake(self) -> Model:
-        """The teacher, and images that nothing is trained on: patches, labelled by the teacher."""
+    def intake(self) -> None:
+        """Read the teacher, and make images that nothing is trained on: patches, labelled by the teacher."""
         self._refuse_unmeasurable_wishes()
         test = self.parts.get("test")
         shape = None if test is None else test.shape
@@ -59,7 +59,6 @@ class DataFreeStages(Stages):
                 "its students (a nasty teacher) is told by a network that learnt from labelled images. Give such images "
                 "with --data, or such a network with --reference."
             )
-        return self.teacher
 
     def _reference(self, test: ImageSet) -> Model | None:
         """The network that stands in for the scratch student."""

@@ -84,18 +84,18 @@ def points(fraction: float | None) -> str:
     return f"{100 * fraction:+.2f}".replace("-", "−")
 
 
-def figure(value: Any, digits: int = 3) -> str:
-    """A number to ``digits`` significant figures; what is missing or not finite is said, never shown as 0."""
+def figure(value: Any) -> str:
+    """A number to three significant figures; what is missing or not finite is said, never shown as 0."""
     if value is None:
         return NOT_MEASURED
     if isinstance(value, bool) or not isinstance(value, int | float):
         return clean(value)
     if not math.isfinite(value):
         return "not a number" if math.isnan(value) else "infinite"
-    if isinstance(value, int) or value == round(value) or abs(value) >= 10**digits:
+    if isinstance(value, int) or value == round(value) or abs(value) >= 1000:
         return f"{round(value):,}".replace("-", "−")
-    places = max(0, digits - 1 - math.floor(math.log10(abs(value))))
-    return f"{value:.{places}f}".replace("-", "−") if places < 8 else f"{value:.{digits - 1}e}"
+    places = max(0, 2 - math.floor(math.log10(abs(value))))
+    return f"{value:.{places}f}".replace("-", "−") if places < 8 else f"{value:.2e}"
 
 
 def short(value: Any) -> str:

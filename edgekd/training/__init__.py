@@ -1,7 +1,9 @@
 """The only training loop: epochs, schedules, checkpoints, resume, metrics."""
 
+from edgekd_device.runtime.base import Progress
+
 from .config import Fraction, Settings, TrainConfig, checked, chosen
 from .fit import fit
-from .method import Context, Method, Progress
+from .method import Context, Method
 
 __all__ = ["Context", "Fraction", "Method", "Progress", "Settings", "TrainConfig", "checked", "chosen", "fit"]

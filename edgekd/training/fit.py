@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from edgekd_device.runtime.base import Progress
+
 from .. import files
 from ..errors import EdgekdError, UsageError
 from ..types import TrainLog
@@ -20,7 +22,7 @@ from .clock import Stopwatch
 from .config import TrainConfig
 from .device import epoch_seed, make_fabric, place, resolve_device
 from .memory import keep_freed
-from .method import Accuracy, BatchSource, Context, Method, Progress
+from .method import Accuracy, BatchSource, Context, Method
 
 if TYPE_CHECKING:
     from ..data import Batch

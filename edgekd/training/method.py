@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 from torch import nn
 
+from edgekd_device.runtime.base import Progress
+
 from .config import TrainConfig
 
 if TYPE_CHECKING:
     from ..data import Batch
 
-Progress = Callable[[str, int, int, Mapping[str, float]], None]  # what, done, total, figures
 Accuracy = Callable[[Callable[[torch.Tensor], torch.Tensor]], float]  # of float images -> logits; a fraction
 
 

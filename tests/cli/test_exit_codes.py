@@ -114,8 +114,10 @@ def test_4_environment(short: Callable[..., list[str]], tmp_path: Path, monkeypa
     assert call("list", "targets").code == 0
 
 
-@pytest.mark.parametrize("point", ["run.before_rename", "report.html.before_write", "metrics.before_write"])
-@pytest.mark.parametrize("fault", ["enospc", "eio"])
+@pytest.mark.parametrize(
+    ("point", "fault"),
+    [("run.before_rename", "enospc"), ("report.html.before_write", "eio"), ("metrics.before_write", "enospc")],
+)
 def test_4_a_disk_that_fails_leaves_what_was_there(
     run_copy: Path, world: World, monkeypatch: pytest.MonkeyPatch, point: str, fault: str
 ) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import re
 import resource
 import subprocess
@@ -31,13 +33,12 @@ EVERY = {name for command in COMMANDS.values() for name in options(command)} | {
 
 
 def device_options() -> set[str]:
-    found = set()
-    for name in ("info", "check", "build", "run", "predict", "trtexec", "doctor"):
-        shown = subprocess.run(
-            [sys.executable, "-m", "edgekd_device", name, "--help"], capture_output=True, text=True, check=True
-        )
-        found |= set(re.findall(r"--[a-z][a-z0-9-]+", shown.stdout))
-    return found
+    shown = io.StringIO()
+    with contextlib.redirect_stdout(shown):
+        for name in ("info", "check", "build", "run", "predict", "trtexec", "doctor"):
+            with pytest.raises(SystemExit, match="0"):
+                device.main([name, "--help"])
+    return set(re.findall(r"--[a-z][a-z0-9-]+", shown.getvalue()))
 
 
 def test_help_takes_less_than_0_4_seconds() -> None:
@@ -115,4 +116,3 @@ def test_messages_name_options_that_exist() -> None:
     known = EVERY | device_options() | git
     for file, names in (spoken(ROOT / "edgekd") | spoken(ROOT / "deploy" / "edgekd_device")).items():
         assert names <= known, (file, names - known)
-    assert device.main is not None

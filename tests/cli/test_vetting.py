@@ -84,21 +84,21 @@ def test_without_an_audit_it_is_refused_at_once(world: World, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize(
-    ("method", "given", "known", "runs"),
+    ("method", "given", "runs"),
     [
-        ("kd", {}, 0, True),
-        ("kd", {}, 1, False),
-        ("kdiga", {}, 1, True),
-        ("kdiga", {"distill.trust_teacher": True}, 1, False),
-        ("kdiga", {"audit.canaries": False}, 0, False),
-        ("kd", {"audit.canaries": True}, 1, True),
-        ("kdiga", {"data": "none", "source": "zskt"}, 0, False),
-        ("kdiga", {"data": "none", "source": "zskt", "test": "t.npz"}, 0, True),
+        ("kd", {}, True),
+        ("kd", {"trigger.file": "a.npz"}, False),
+        ("kdiga", {"trigger.file": "a.npz"}, True),
+        ("kdiga", {"trigger.file": "a.npz", "distill.trust_teacher": True}, False),
+        ("kdiga", {"audit.canaries": False}, False),
+        ("kd", {"trigger.file": "a.npz", "audit.canaries": True}, True),
+        ("kdiga", {"data": "none", "source": "zskt"}, False),
+        ("kdiga", {"data": "none", "source": "zskt", "test": "t.npz"}, True),
     ],
 )
-def test_when_public_triggers_are_tried(method: str, given: dict[str, object], known: int, runs: bool) -> None:
+def test_when_public_triggers_are_tried(method: str, given: dict[str, object], runs: bool) -> None:
     config = resolve(None, {"teacher": "t.pt", "data": "d.npz", "distill.method": method, **given})
-    assert vetting.runs_battery(config, known) is runs
+    assert vetting.runs_battery(config) is runs
 
 
 def test_a_forecast_takes_a_few_steps_from_any_teacher(world: World, tmp_path: Path) -> None:

@@ -1,5 +1,7 @@
 """Every flavour of every family: accepted by our own ONNX checker, close to torch, and named by some target."""
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -13,7 +15,9 @@ from edgekd.quantize import PtqConfig, ptq
 from edgekd.types import InputSpec, ModelSpec, OnnxFile
 from edgekd_device import graph_facts
 
-SMALL = ("resnet8", "wrn-10-1", "smallvgg", "cnn3", "badnet-cnn")
+# Norms that stay in every flavour; of the other small ones a file for each kind of integers.
+NORMS_STAY, INTEGERS = "wrn-10-1", ("s8", "u8s8")
+SMALL = ("resnet8", "smallvgg", "cnn3", "badnet-cnn")
 ALL = (
     *("distiller-resnet8", "stripnet", "convpool-cifar", "wrn-16-1-layers", "preactresnet18", "resnet18"),
     *("mobilenetv2", "resnet18-224", "mobilenetv2-224"),
@@ -76,16 +80,17 @@ def hold_for_tensorrt(flavour: str, data: bytes, file: OnnxFile) -> None:
         assert found.int8_layers == found.layers == sum(file.nodes.get(kind, 0) for kind in graph_facts.LAYERS)
 
 
-@pytest.mark.parametrize("flavour", FLAVOURS)
-@pytest.mark.parametrize("arch", SMALL)
-def test_every_flavour_of_small_networks(arch, flavour, exported):
+@pytest.mark.parametrize(
+    ("arch", "flavour"), [*itertools.product([NORMS_STAY], FLAVOURS), *itertools.product(SMALL, INTEGERS)]
+)
+def test_flavours_of_small_networks(arch, flavour, exported):
     hold(arch, flavour, exported)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("flavour", FLAVOURS)
-@pytest.mark.parametrize("arch", ALL)
-def test_every_flavour_of_the_other_families(arch, flavour, exported):
+@pytest.mark.parametrize("arch", [*SMALL, *ALL])
+def test_every_flavour_of_every_family(arch, flavour, exported):
     hold(arch, flavour, exported)
 
 

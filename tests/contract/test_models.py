@@ -34,14 +34,22 @@ EXAMPLES = [
     ("resnet18-224", (3, 64, 64)),
     ("resnet50-224", (3, 64, 64)),
 ]
+# large ones of which another example of the family shows the same by default
+LARGE = {"mobilenetv2-224", "resnet18-224"}
+# the large ones, and second ones of a family
 EXPORT_SLOWLY = {"preactresnet18", "mobilenetv2", "mobilenetv2-224", "resnet18-224", "resnet50-224"}
+EXPORT_SLOWLY |= {"resnet8", "wrn-10-2", "convpool-cifar", "convpool-mnist"}
 
 
 def spec_of(name: str, shape: tuple[int, int, int]) -> ModelSpec:
     return ModelSpec(name, 7, InputSpec(*shape, (0.4,) * shape[0], (0.3,) * shape[0]))
 
 
-@pytest.fixture(scope="module", params=EXAMPLES, ids=lambda example: f"{example[0]}-{example[1][0]}x{example[1][1]}")
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param(example, marks=[SLOW] if example[0] in LARGE else []) for example in EXAMPLES],
+    ids=lambda example: f"{example[0]}-{example[1][0]}x{example[1][1]}",
+)
 def spec(request: pytest.FixtureRequest) -> ModelSpec:
     return spec_of(*request.param)
 

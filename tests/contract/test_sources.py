@@ -6,7 +6,6 @@ import torch
 
 from edgekd import datafree, distill, models
 from edgekd.config import resolve
-from edgekd.data import ImageSet
 from edgekd.datafree import View
 from edgekd.datafree.run import source_class
 from edgekd.datafree.told import Told
@@ -36,32 +35,11 @@ def spec(arch="resnet8-w4"):
 
 
 @pytest.fixture(scope="module")
-def photo(tmp_path_factory):
-    """A picture to cut patches from."""
-    from PIL import Image
-
-    file = tmp_path_factory.mktemp("photo") / "photo.png"
-    pixels = np.kron(np.random.default_rng(0).integers(0, 255, (24, 24, 3)), np.ones((4, 4, 1)))
-    Image.fromarray(pixels.astype(np.uint8)).save(file)
-    return str(file)
-
-
-@pytest.fixture(scope="module")
 def teacher(few_images):
     """One that knows the images."""
     model, _ = distill.run(None, spec(), few_images, "scratch", {}, TRAIN.model_copy(update={"epochs": 8, "lr": 0.05}))
     model.module.requires_grad_(False)
     return model
-
-
-@pytest.fixture(scope="module")
-def few_images():
-    """48 images of 4 classes: a bright quarter each."""
-    random, labels = np.random.RandomState(0), np.arange(48, dtype=np.int64) % 4
-    images = random.randint(0, 90, (48, 3, 16, 16), dtype=np.uint8)
-    for index, label in enumerate(labels):
-        images[index, :, 4 * label : 4 * label + 4, :] += 150
-    return ImageSet(images, labels, ("first", "second", "third", "fourth"), "made up")
 
 
 @pytest.fixture

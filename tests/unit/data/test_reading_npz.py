@@ -121,7 +121,7 @@ def test_reader_returns_what_numpy_wrote(tmp_path: Path) -> None:
         assert found[name].shape == array.shape
         assert found[name].dtype == array.dtype
         assert (found[name] == array).all()
-    assert set(arrays.read_npz(tmp_path / "a.npz", ["text", "absent"])) == {"text"}
+    assert found.keys() == wrote.keys()
 
 
 def test_reader_takes_the_second_header_version(tmp_path: Path) -> None:

@@ -1,9 +1,7 @@
 """Distillation under ABD: when the retrospection runs, when it is taken back, and how long it is."""
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
 from small_teacher import model, spec
 
 from edgekd import datafree, distill
@@ -24,14 +22,6 @@ def teacher():
     made = model("resnet8-w4", seed=4)
     made.module.requires_grad_(False)
     return made
-
-
-@pytest.fixture(scope="module")
-def photo(tmp_path_factory):
-    file = tmp_path_factory.mktemp("photo") / "photo.png"
-    pixels = np.kron(np.random.default_rng(0).integers(0, 255, (24, 24, 3)), np.ones((4, 4, 1)))
-    Image.fromarray(pixels.astype(np.uint8)).save(file)
-    return str(file)
 
 
 @pytest.fixture

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 
 from edgekd import checkpoints, models
+from edgekd.data import ImageSet
 from edgekd.types import InputSpec, ModelSpec
 
-Pack = tuple[np.ndarray, np.ndarray]  # images uint8 [N, C, H, W], labels
+Tensors = dict[str, torch.Tensor]
 
 # file -> what it must be recognised as from its tensors and the images alone
 EXPECTED = {
@@ -48,44 +49,33 @@ def index(shared: Path) -> dict[str, dict[str, Any]]:
 
 
 @pytest.fixture(scope="session")
-def packs(shared: Path) -> Callable[[str], Pack]:
-    """Test images of a data set by name, read once; the CIFAR packs hold prediction residuals."""
-    found: dict[str, Pack] = {}
-
-    def read(name: str) -> Pack:
-        if name not in found and name == "mnist":
-            pack = np.load(shared / "data" / "mnist.npz")
-            found[name] = pack["x_test"][:, None], pack["y_test"].astype(np.int64)
-        elif name not in found:
-            pack = np.load(shared / "data" / f"{name}_test.npz")
-            green, red, blue = np.cumsum(np.cumsum(pack["d"], 2, dtype=np.uint8), 3, dtype=np.uint8)
-            found[name] = np.stack([red + green, green, blue + green], 1), pack["y"].astype(np.int64)
-        return found[name]
-
-    return read
+def read(shared: Path) -> Callable[[str], Tensors]:
+    """The tensors of a file by its name, read once."""
+    return functools.cache(lambda file: checkpoints.load(shared / "checkpoints" / file).tensors)
 
 
-def load(shared: Path, entry: dict[str, Any], images: np.ndarray) -> tuple[ModelSpec, models.Network, tuple[str, ...]]:
-    tensors = checkpoints.load(shared / "checkpoints" / entry["file"]).tensors
-    spec = models.infer_spec(tensors, input_shape=images.shape[1:], normalize=(entry["mean"], entry["std"]))
+def build(
+    tensors: Tensors, entry: dict[str, Any], images: ImageSet
+) -> tuple[ModelSpec, models.Network, tuple[str, ...]]:
+    spec = models.infer_spec(tensors, input_shape=images.shape, normalize=(entry["mean"], entry["std"]))
     model = models.build(spec, tensors)
     assert isinstance(model.module, models.Network)
     return spec, model.module, model.dropped
 
 
 @torch.inference_mode()
-def right(network: models.Network, images: np.ndarray, labels: np.ndarray) -> int:
+def right(network: models.Network, images: ImageSet) -> int:
     hits = 0
     for start in range(0, len(images), 250):
-        pixels = torch.from_numpy(images[start : start + 250]).float() / 255
-        hits += int((network(pixels).argmax(1).numpy() == labels[start : start + 250]).sum())
+        pixels = torch.from_numpy(images.images[start : start + 250]).float() / 255
+        hits += int((network(pixels).argmax(1).numpy() == images.labels[start : start + 250]).sum())
     return hits
 
 
 @pytest.mark.parametrize("file", EXPECTED)
-def test_recognised_and_about_as_accurate(file: str, shared: Path, index: Any, packs: Any) -> None:
-    images, labels = packs(index[file]["dataset"])
-    spec, network, dropped = load(shared, index[file], images)
+def test_recognised_and_about_as_accurate(file: str, read: Any, index: Any, complete_test_set: Any) -> None:
+    images = complete_test_set(index[file]["dataset"])
+    spec, network, dropped = build(read(file), index[file], images)
     assert spec.arch == EXPECTED[file]
     assert spec.num_classes == (100 if file.startswith("cifar100") else 10)
     assert len(dropped) == DROPPED.get(spec.arch, 0)
@@ -93,17 +83,17 @@ def test_recognised_and_about_as_accurate(file: str, shared: Path, index: Any, p
     if "convpool" not in spec.arch:  # there the figure counts the twin network too
         assert models.cost(spec).parameters == stored
     count = 500  # balanced: every run of 10 or 100 images has each class once
-    accuracy = 100 * right(network, images[:count], labels[:count]) / count
+    accuracy = 100 * right(network, images.subset(range(count))) / count
     share = index[file]["measured_acc"] / 100
     assert abs(accuracy - 100 * share) < 100 * 3 * (share * (1 - share) / count) ** 0.5
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("file", EXPECTED)
-def test_accuracy_of_the_readme(file: str, shared: Path, index: Any, packs: Any) -> None:
-    images, labels = packs(index[file]["dataset"])
-    _, network, _ = load(shared, index[file], images)
-    accuracy = 100 * right(network, images, labels) / len(images)
+def test_accuracy_of_the_readme(file: str, read: Any, index: Any, complete_test_set: Any) -> None:
+    images = complete_test_set(index[file]["dataset"])
+    _, network, _ = build(read(file), index[file], images)
+    accuracy = 100 * right(network, images) / len(images)
     print(f"{file}: {accuracy:.2f} (README {index[file]['measured_acc']:.2f})")
     assert accuracy == pytest.approx(index[file]["measured_acc"], abs=0.1)
 
@@ -113,9 +103,8 @@ def test_every_file_of_the_folder_is_tested(index: Any) -> None:
 
 
 @pytest.mark.parametrize("file", [file for file, arch in EXPECTED.items() if "convpool" not in arch])
-def test_recognised_without_images(file: str, shared: Path, index: Any) -> None:
-    tensors = checkpoints.load(shared / "checkpoints" / file).tensors
-    spec = models.infer_spec(tensors)
+def test_recognised_without_images(file: str, read: Any) -> None:
+    spec = models.infer_spec(read(file))
     assert spec.arch == EXPECTED[file]
     assert spec.input == InputSpec(*spec.input.shape, (0.0,) * spec.input.channels, (1.0,) * spec.input.channels)
     assert spec.input.shape == ((1, 28, 28) if file.startswith("mnist") else (3, 32, 32))
@@ -131,12 +120,11 @@ def test_recognised_without_images(file: str, shared: Path, index: Any) -> None:
         ("mnist_badnet_verazuo_t1.pth", "half"),
     ],
 )
-def test_normalisation_found(file: str, preset: str, shared: Path, index: Any, packs: Any) -> None:
+def test_normalisation_found(file: str, preset: str, read: Any, index: Any, complete_test_set: Any) -> None:
     """On test images, which no teacher was trained on."""
-    images, labels = packs(index[file]["dataset"])
-    tensors = checkpoints.load(shared / "checkpoints" / file).tensors
-    spec = models.infer_spec(tensors, input_shape=images.shape[1:])
-    inputs, accuracies = models.detect_normalization(spec, tensors, images[:500], labels[:500])
-    assert (inputs.mean, inputs.std) == models.normalization(preset, images.shape[1])
+    images, tensors = complete_test_set(index[file]["dataset"]).subset(range(500)), read(file)
+    spec = models.infer_spec(tensors, input_shape=images.shape)
+    inputs, accuracies = models.detect_normalization(spec, tensors, images.images, images.labels)
+    assert (inputs.mean, inputs.std) == models.normalization(preset, images.shape[0])
     assert accuracies[preset] == max(accuracies.values())
-    assert ("imagenet" in accuracies) == (images.shape[1] == 3)
+    assert ("imagenet" in accuracies) == (images.shape[0] == 3)

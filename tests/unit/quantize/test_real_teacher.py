@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 
 from benchmarks import quantisers
+from benchmarks.prepare_data import decode_residuals
 from edgekd import checkpoints, models
+from edgekd.data import ImageSet
 from edgekd.export import parity
 from edgekd.export.onnx import export
 from edgekd.quantize import CALIBRATORS, PtqConfig, ptq
@@ -48,17 +50,13 @@ def test_no_worse_than_onnxruntimes_own_quantiser(teacher, cifar_test, tmp_path)
 @pytest.mark.slow
 @pytest.mark.parametrize("calibrator", CALIBRATORS)
 @pytest.mark.parametrize("flavour", ["s8", "u8s8"])
-def test_int8_costs_at_most_half_a_point_on_all_of_cifar10(flavour, calibrator, teacher, shared, tmp_path):
-    from edgekd.data import ImageSet
-
-    def pack(name: str) -> ImageSet:
-        stored = np.load(shared / "data" / name)
-        green, red, blue = np.cumsum(np.cumsum(stored["d"], 2, dtype=np.uint8), 3, dtype=np.uint8)
-        images = np.ascontiguousarray(np.stack([red + green, green, blue + green], 1))
-        return ImageSet(images, stored["y"].astype(np.int64), tuple("0123456789"), name)
-
-    test = pack("cifar10_test.npz")
-    twin = ptq(teacher, pack("cifar10_train_p0.npz"), PtqConfig(flavour=flavour, calibrator=calibrator))
+def test_int8_costs_at_most_half_a_point_on_all_of_cifar10(
+    flavour, calibrator, teacher, complete_test_set, shared, tmp_path
+):
+    images, labels = decode_residuals(np.load(shared / "data" / "cifar10_train_p0.npz"))
+    pixels = np.ascontiguousarray(images.transpose(0, 3, 1, 2))
+    train = ImageSet(pixels, labels.astype(np.int64), tuple("0123456789"), "cifar10_train_p0")
+    test, twin = complete_test_set("cifar10"), ptq(teacher, train, PtqConfig(flavour=flavour, calibrator=calibrator))
     export(twin, tmp_path / "model.onnx", flavour, test.images[:8])
     accuracy = float((logits(tmp_path / "model.onnx", test.images).argmax(1) == test.labels).mean())
     assert accuracy >= 0.9173 - 0.005
