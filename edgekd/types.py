@@ -275,7 +275,7 @@ class RunRecord:
     manifest_sha256: str = ""
     canaries: dict[str, Any] | None = None
     teaching: dict[str, Any] | None = None  # what the teacher says beside the label, held against scratch
-    classes: dict[str, Any] | None = None  # names, images and, by stage, right answers: a list by class each
+    classes: dict[str, Any] | None = None  # names, images by class; stages, and for each its right answers by class
     disagreement: dict[str, Any] | None = None
     training: dict[str, Any] = field(default_factory=dict)  # stage -> TrainLog
     onnx: tuple[dict[str, Any], ...] = ()

@@ -112,9 +112,10 @@ def onnx_model(path: str | Path, model: Model) -> Model:
 
 def under_attack(stages: Stages, student: Model, target: Target) -> tuple[dict[str, Any], ...]:
     """The artefacts of a run under attack, a table each: teacher, student, the INT8 file that ships; () where none is wanted."""
-    settings, test, seed = stages.config.audit, stages.parts["test"], stages.config.seed
+    settings, seed = stages.config.audit, stages.config.seed
     if settings.adversarial is None:
         return ()
+    test = stages.parts["test"]
     asked = settings.model_dump(include={"adversarial", "eps", "adversarial_images"})
     asked |= {"test": test.sha256, "seed": seed}
     file = stages.folder.path / "bundle" / target.ships

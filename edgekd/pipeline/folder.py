@@ -228,16 +228,18 @@ def _finished(done: Path, key: str) -> dict[str, Any] | None:
     try:
         stored = read_json(done)
         whole = stored["key"] == key and all(
-            _within(file) and sha256_file(done.parent / file) == digest for file, digest in stored["hashes"].items()
+            _within(done.parent, file) and sha256_file(done.parent / file) == digest
+            for file, digest in stored["hashes"].items()
         )
         return dict(stored) if whole else None
     except (EdgekdError, OSError, KeyError, TypeError):
         return None
 
 
-def _within(file: str) -> bool:
-    """Whether a stage's record names a file of the stage's own folder."""
-    return not os.path.isabs(file) and ".." not in Path(file).parts
+def _within(stage: Path, file: str) -> bool:
+    """Whether a stage's record names a file of its run: what it wrote, or handed to the bundle."""
+    run = stage.parent.parent
+    return not os.path.isabs(file) and run.resolve() in (stage / file).resolve().parents
 
 
 def _harmless(key: str, before: dict[str, Any], after: dict[str, Any]) -> bool:

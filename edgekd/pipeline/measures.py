@@ -140,16 +140,13 @@ class Measures:
         stages, labels = self.stages, self.probes.labels
         if not self.labelled:
             return None
-        shown = ("teacher", "student fp32", stages.target.ships)
+        shown = [name for name in ("teacher", "student fp32", stages.target.ships) if name in self.reports]
         classes = stages.teacher.spec.num_classes
         return {
             "names": list(stages.class_names),
             "images": [int(count) for count in np.bincount(labels, minlength=classes)],
-            "right": {
-                stage: audit.right_by_class(self.reports[stage], labels, classes)
-                for stage in shown
-                if stage in self.reports
-            },
+            "stages": shown,
+            "right": [audit.right_by_class(self.reports[name], labels, classes) for name in shown],
         }
 
     def teacher(self) -> StageRow:

@@ -23,11 +23,10 @@ def table(record: RunRecord) -> Table:
     found = _found(record.classes)
     if found is None:
         return Table((), ())
-    names, images, right = found
-    stages = list(right)
+    names, images, stages, right = found
     rows = []
     for label, total in enumerate(images):
-        rates = [Rate(hits[label], total) for hits in right.values()]
+        rates = [Rate(hits[label], total) for hits in right]
         if total:
             rows.append((rates[-1].value - rates[0].value, label, rates))
     rows.sort(key=lambda row: row[:2])
@@ -48,20 +47,22 @@ def _lost(before: Rate, after: Rate) -> Cell:
     return Cell(text.points(after.value - before.value), tone="bad" if surely else "")
 
 
-def _found(value: Any) -> tuple[list[str], list[int], dict[str, list[int]]] | None:
-    """Names, images and right answers, if they are that; the first stage is the teacher, the last what ships."""
+def _found(value: Any) -> tuple[list[str], list[int], list[str], list[list[int]]] | None:
+    """Names, images, stages and their right answers, if they are that; first comes the teacher, last what ships."""
     if not isinstance(value, Mapping):
         return None
-    names, images, right = (value.get(key) for key in ("names", "images", "right"))
-    if not isinstance(right, Mapping) or len(right) < 2 or not isinstance(names, list) or not _counts(images):
+    names, stages, right = (value.get(key) for key in ("names", "stages", "right"))
+    images = value.get("images")
+    if not isinstance(names, list) or not isinstance(stages, list) or not isinstance(right, list):
         return None
-    alike = all(
-        _counts(hits) and len(hits) == len(images) and all(0 <= h <= n for h, n in zip(hits, images, strict=True))
-        for hits in right.values()
-    )
-    if not alike or len(names) < len(images):
+    if not _counts(images) or len(names) < len(images) or len(stages) != len(right) or len(right) < 2:
         return None
-    return [str(name) for name in names], list(images), {text.clean(stage): list(hits) for stage, hits in right.items()}
+    for hits in right:
+        if not _counts(hits) or len(hits) != len(images):
+            return None
+        if not all(0 <= h <= n for h, n in zip(hits, images, strict=True)):
+            return None
+    return [str(name) for name in names], images, [text.clean(stage) for stage in stages], right
 
 
 def _counts(value: Any) -> TypeGuard[list[int]]:

@@ -66,9 +66,9 @@ def test_the_record_tells_the_whole_story(finished: tuple[Path, Ended], world: W
     assert record["verdict"].startswith("The student that ships (model.u8s8.onnx) has ACC ")
     assert record["data"]["test"]["images"] == 150
     assert record["disagreement"]["total"] == 480, "training and validation images"
-    right, hits = record["classes"]["right"], {row["stage"]: row["acc"]["hits"] for row in record["rows"]}
-    assert {stage: sum(counts) for stage, counts in right.items()} == {stage: hits[stage] for stage in right}
-    assert list(right) == ["teacher", "student fp32", "model.u8s8.onnx"]
+    assert record["classes"]["stages"] == ["teacher", "student fp32", "model.u8s8.onnx"]
+    right = [sum(counts) for counts in record["classes"]["right"]]
+    assert right == [rows[stage]["acc"]["hits"] for stage in record["classes"]["stages"]]
     assert record["teacher"]["layout"] == ["net"]
     assert f"manifest  sha256 {record['manifest_sha256']}" in ended.out
     assert record["verdict"] in ended.out

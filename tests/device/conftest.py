@@ -71,7 +71,7 @@ def tensorrt(
         builder.work(json.loads(stream.readline()), stream)
         return 0, b""
 
-    monkeypatch.setattr(builder, "_run", in_process)  # test_builder.py has the real one
+    monkeypatch.setattr(builder, "_run", in_process)  # test_engine_builder.py has the real one
 
     def install(version: str = "10.3.0") -> fake_tensorrt.Script:
         module, script = fake_tensorrt.make(version, ctypes.CDLL(fake_cuda.path))

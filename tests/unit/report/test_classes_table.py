@@ -14,7 +14,8 @@ MakeRecord = Callable[..., RunRecord]
 FOUND: dict[str, Any] = {
     "names": ["cat", "dog", "never seen", "spare"],
     "images": [100, 100, 0],
-    "right": {"teacher": [90, 95, 0], "student fp32": [88, 70, 0], "model.u8s8.onnx": [89, 60, 0]},
+    "stages": ["teacher", "student fp32", "model.u8s8.onnx"],
+    "right": [[90, 95, 0], [88, 70, 0], [89, 60, 0]],
 }
 
 
@@ -35,7 +36,8 @@ def test_of_many_classes_the_worst_are_shown(make_record: MakeRecord) -> None:
     many = {
         "names": [str(k) for k in range(20)],
         "images": [10] * 20,
-        "right": {"teacher": [10] * 20, "model.onnx": [k % 10 for k in range(20)]},
+        "stages": ["teacher", "model.onnx"],
+        "right": [[10] * 20, [k % 10 for k in range(20)]],
     }
     found = classes.table(make_record(classes=many))
     assert len(found.rows) == classes.MOST_CLASSES
@@ -51,9 +53,11 @@ def test_of_many_classes_the_worst_are_shown(make_record: MakeRecord) -> None:
         {},
         {**FOUND, "names": ["cat"]},
         {**FOUND, "images": [100, "many", 0]},
+        {**FOUND, "stages": ["teacher"], "right": [[90, 95, 0]]},
+        {**FOUND, "stages": ["teacher", "student fp32"]},
         {**FOUND, "right": {"teacher": [90, 95, 0]}},
-        {**FOUND, "right": {**FOUND["right"], "model.onnx": [1, 2]}},
-        {**FOUND, "right": {**FOUND["right"], "model.onnx": [1, 200, 0]}},
+        {**FOUND, "right": [[90, 95, 0], [88, 70, 0], [1, 2]]},
+        {**FOUND, "right": [[90, 95, 0], [88, 70, 0], [1, 200, 0]]},
     ],
 )
 def test_what_is_no_table_by_class_is_left_out(make_record: MakeRecord, value: Any) -> None:
