@@ -31,7 +31,7 @@ test: setup lint
 	$(BIN)/python tests/trt/fetch.py builder || echo "NVIDIA's tests will be skipped"
 	$(BIN)/pytest -q -m "trt and not slow" tests/trt
 
-# the same tests, slower by half, and which lines none of them reached
+# the same tests under a tracer, slower, and which lines none of them reached
 coverage: setup
 	$(BIN)/pytest -q -n 2 --dist loadfile --cov --cov-report=term:skip-covered --cov-fail-under=85
 

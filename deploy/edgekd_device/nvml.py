@@ -98,9 +98,9 @@ class Watched:
 
     def said(self) -> dict[str, Any]:
         """The span of its clock in MHz and its highest temperature; None for what was not read."""
-        clocks, degrees = ([row[k] for row in self._read if row[k] is not None] for k in (0, 1))
-        span = [min(clocks), max(clocks)] if clocks else None  # type: ignore[type-var]
-        return {"mhz": span, "max_c": max(degrees, default=None)}  # type: ignore[type-var]
+        clocks = [mhz for mhz, _, _ in self._read if mhz is not None]
+        degrees = [celsius for _, celsius, _ in self._read if celsius is not None]
+        return {"mhz": [min(clocks), max(clocks)] if clocks else None, "max_c": max(degrees) if degrees else None}
 
     def gates(self) -> tuple[Gate, ...]:
         return self._throttling(), self._clock()

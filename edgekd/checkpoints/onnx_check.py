@@ -42,8 +42,7 @@ def read(data: bytes) -> tuple[Any, dict[str, Any]]:
     """The graph in ``data`` as onnx.ModelProto, and its facts.
 
     Raises UnsafeInput for external data, custom operators, sub-graphs, sizes that do not add up and a second graph for
-    onnxruntime, UsageError for
-    damage and for graphs that are not one image in, one vector out.
+    onnxruntime, UsageError for damage and for graphs that are not one image in, one vector out.
     """
     if len(data) > GRAPH_BYTES:
         raise UnsafeInput(f"It has {len(data)} bytes; ONNX graphs over {GRAPH_BYTES} are not read.")
