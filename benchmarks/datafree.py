@@ -29,6 +29,7 @@ import numpy as np
 from benchmarks import prepare_data
 from benchmarks.attacks import START, clean_network
 from benchmarks.grid import Config, Table, commit, main
+from benchmarks.students import figures, figures_of_teacher
 from benchmarks.transfer import teacher_of
 from edgekd import audit, checkpoints, data, datafree, distill, models
 from edgekd.data import ImageSet
@@ -45,7 +46,7 @@ from edgekd.runners.onnx import OnnxRunner
 from edgekd.runners.torch import TorchRunner
 from edgekd.training import TrainConfig
 from edgekd.training.device import resolve_device
-from edgekd.types import InputSpec, Model, ModelSpec, ProbeSet
+from edgekd.types import InputSpec, Model, ModelSpec
 from edgekd_device.arrays import read_npz
 
 STUDENT, HELD_OUT = "resnet8", 2000
@@ -110,9 +111,9 @@ def run(config: Config, folder: Path) -> dict[str, Any]:
     onnx_writer.export(twin, folder / "model.u8s8.onnx", "u8s8", agreed.images[:32])
     shipped = OnnxRunner((folder / "model.u8s8.onnx").read_bytes())
     return {
-        "teacher": _figures(TorchRunner(teacher), probes),
-        "fp32": _figures(TorchRunner(student), probes),
-        "int8": _figures(shipped, probes),
+        "teacher": figures_of_teacher(teacher, probes, folder.parent.parent / "figures"),
+        "fp32": figures(TorchRunner(student), probes),
+        "int8": figures(shipped, probes),
         "agreement": 100 * accuracy_on(agreed)(student.module),
         "agreement_int8": 100 * float((shipped(agreed.images).argmax(1) == agreed.labels).mean()),
         "method": log.get("method", {}),
@@ -180,12 +181,6 @@ def _alone(place: Path) -> Iterator[Path]:
             except EnvironmentFault:
                 time.sleep(0.5)
         yield place
-
-
-def _figures(predict: Any, probes: ProbeSet) -> dict[str, float]:
-    report = audit.scan(predict, probes)
-    score = report.triggers[0]
-    return {"acc": 100 * report.acc.value, "asr": 100 * score.asr.value, "ra": 100 * score.ra.value}
 
 
 def forecast(config: Config) -> float:

@@ -26,7 +26,7 @@ from typing import Any
 from benchmarks import prepare_data
 from benchmarks.attacks import START, clean_network
 from benchmarks.grid import Config, Table, main
-from benchmarks.students import schedule, user_images
+from benchmarks.students import figures, figures_of_teacher, schedule, user_images
 from benchmarks.transfer import KINDS, teacher_of, transfer_set
 from edgekd import audit, checkpoints, data, distill, models, repair
 from edgekd.data import ImageSet
@@ -38,7 +38,7 @@ from edgekd.runners.torch import TorchRunner
 from edgekd.training import TrainConfig
 from edgekd.training.device import resolve_device
 from edgekd.training.method import Accuracy
-from edgekd.types import InputSpec, Model, ModelSpec, ProbeSet
+from edgekd.types import InputSpec, Model, ModelSpec
 
 FROZEN = "5f9d9bd7bc534706d5f137358f3bcf79218bc1c0"
 # What makes RobustKD+; a test holds what these files do against that commit.
@@ -144,11 +144,12 @@ def run(config: Config, folder: Path) -> dict[str, Any]:
     images = transfer_set(kind, images, teacher, trigger)
     row = EVERY[config["row"]]
     probes = audit.probes(test, (trigger,), teacher.spec.num_classes)
-    result: dict[str, Any] = {"teacher": _figures(TorchRunner(teacher), probes), "teacher_sha256": teacher.sha256}
+    measured = figures_of_teacher(teacher, probes, folder.parent.parent / "figures")
+    result: dict[str, Any] = {"teacher": measured, "teacher_sha256": teacher.sha256}
     calibration = trusted(images, TorchRunner(teacher), PtqConfig().images, config["seed"])
     if row.repair:
         teacher = _repaired(row.repair, config, teacher, images, validation, folder)
-        result["repaired"] = _figures(TorchRunner(teacher), probes)
+        result["repaired"] = figures(TorchRunner(teacher), probes)
     student, log = _student(config, row, teacher, images, validation, folder)
     twin = guarded(student, calibration, PtqConfig(), accuracy_on(validation))
     onnx_writer.export(twin, folder / "model.u8s8.onnx", "u8s8", validation.images[:32])
@@ -156,8 +157,8 @@ def run(config: Config, folder: Path) -> dict[str, Any]:
     return {
         **result,
         "frozen": FROZEN,
-        "fp32": _figures(TorchRunner(student), probes),
-        "int8": _figures(shipped, probes),
+        "fp32": figures(TorchRunner(student), probes),
+        "int8": figures(shipped, probes),
         "method": log.get("method", {}),
         "seconds": sum(log["seconds"].values()),
     }
@@ -193,12 +194,6 @@ def _student(
 def _accuracy(validation: ImageSet) -> Accuracy:
     """Of networks where they train."""
     return accuracy_on(validation, str(resolve_device("auto")))
-
-
-def _figures(predict: Any, probes: ProbeSet) -> dict[str, float]:
-    report = audit.scan(predict, probes)
-    score = report.triggers[0]
-    return {"acc": 100 * report.acc.value, "asr": 100 * score.asr.value, "ra": 100 * score.ra.value}
 
 
 def forecast(config: Config) -> float:

@@ -1,4 +1,4 @@
-"""What the tables of distillation share: the user's images, the student and its schedule, and networks that are trained once."""
+"""What the tables of distillation share: the user's images, the student and its schedule, what is measured, what is done once."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from benchmarks.grid import Config
 from edgekd import audit, checkpoints, data, models
 from edgekd.data import ImageSet
 from edgekd.errors import EnvironmentFault
-from edgekd.files import lock
+from edgekd.files import canonical_json, lock, read_json, sha256_bytes, write_json
 from edgekd.runners.torch import TorchRunner
 from edgekd.training import TrainConfig
-from edgekd.types import InputSpec, Model, ModelSpec
+from edgekd.types import InputSpec, Model, ModelSpec, ProbeSet
 
 VALIDATION = 1000
 
@@ -44,6 +44,23 @@ def schedule(config: Config, **more: Any) -> TrainConfig:
 def percent_right(model: Model, images: ImageSet) -> float:
     """ACC in percent."""
     return 100 * audit.scan(TorchRunner(model), audit.probes(images, (), model.spec.num_classes)).acc.value
+
+
+def figures(predict: Any, probes: ProbeSet) -> dict[str, float]:
+    """ACC, and ASR and RA under the only trigger, in percent."""
+    report = audit.scan(predict, probes)
+    score = report.triggers[0]
+    return {"acc": 100 * report.acc.value, "asr": 100 * score.asr.value, "ra": 100 * score.ra.value}
+
+
+def figures_of_teacher(teacher: Model, probes: ProbeSet, cache: Path) -> dict[str, float]:
+    """The same, measured by the first cell that distils this teacher and kept in ``cache`` for the others."""
+    about = [teacher.sha256, teacher.spec.to_json(), probes.sha256]
+    kept = cache / f"{sha256_bytes(canonical_json(about).encode())[:16]}.json"
+    if not kept.exists():
+        write_json(kept, figures(TorchRunner(teacher), probes), "figures of a teacher")
+    found: dict[str, float] = read_json(kept)
+    return found
 
 
 def once(place: Path, spec: ModelSpec, make: Callable[[Path], Model], name: str = "model.safetensors") -> Model:
