@@ -24,7 +24,7 @@ from benchmarks import arm64_root, prepare_data
 from benchmarks.grid import HERE, Config, Table, main
 from edgekd.config import resolve
 from edgekd.errors import EnvironmentFault
-from edgekd.pipeline.single import export_only
+from edgekd.pipeline.one_stage import export_only
 
 TIE = 1e-4
 LOGITS = Path(__file__).with_name("device_logits.py")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from . import options
+from . import options, screen
 from .progress import progress
 
 if TYPE_CHECKING:
@@ -59,7 +59,6 @@ def attack(
     """
     from ..attacks.run import attack_class
     from ..config import resolve_attack
-    from ..files import canonical_json
     from ..pipeline.attack import attack as run
 
     flags = {
@@ -72,7 +71,7 @@ def attack(
     with progress(quiet or json_) as bars:
         record = run(settings, out or Path(f"{name}.safetensors"), bars)
     if json_:
-        typer.echo(canonical_json(record))
+        screen.print_json(record)
         return
     if record["trigger"] is None:
         _spoilt(name, record, settings)

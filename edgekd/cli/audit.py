@@ -10,7 +10,7 @@ from . import options, screen
 from .progress import progress
 
 if TYPE_CHECKING:
-    from ..pipeline.single import Audited
+    from ..pipeline.one_stage import Audited
 
 
 def register(app: typer.Typer) -> None:
@@ -62,10 +62,9 @@ def audit(
     With --adversarial also: how many labels survive small changes of every pixel, and whether to trust that figure.
     """
     from ..config import resolve
-    from ..files import canonical_json
     from ..pipeline.beside import beside
     from ..pipeline.intake import load_images
-    from ..pipeline.single import audit_only
+    from ..pipeline.one_stage import audit_only
 
     flags: dict[str, Any] = {
         "teacher": model, "data": data, "arch": arch, "normalize": normalize, "class_map": class_map,
@@ -80,7 +79,7 @@ def audit(
         found = audit_only(settings, images, *others, onnx, bars)
     passed = all(gate["passed"] for gate in found.judged.gates)
     if json_:
-        typer.echo(canonical_json({**_as_json(found), "passed": passed}))
+        screen.print_json({**_as_json(found), "passed": passed})
     else:
         _show(found)
     return 0 if passed else 1
@@ -103,7 +102,7 @@ def _as_json(found: Audited) -> dict[str, Any]:
 
 def _show(found: Audited) -> None:
     from ..report import adversarial
-    from ..report.single import audit_tables
+    from ..report.commands import audit_tables
 
     out, report, judged = screen.console(), found.report, found.judged
     tables = audit_tables(

@@ -45,7 +45,7 @@ def bench(
     """
     from edgekd_device import gates, harness, raw
 
-    from ..files import canonical_json, write_json
+    from ..files import write_json
 
     place = bundle / "bundle" if (bundle / "bundle" / "manifest.json").exists() else bundle
     with progress(quiet or json_) as bars:
@@ -54,9 +54,9 @@ def bench(
     if out is not None:
         write_json(out, report.to_json(), "device-report")
     if json_:
-        typer.echo(canonical_json(report.to_json()))
+        screen.print_json(report.to_json())
     else:
-        from ..report.single import device_table
+        from ..report.commands import device_table
 
         screen.console().print(device_table(report))
     sys.stdout.flush()  # before the reasons, which go to standard error

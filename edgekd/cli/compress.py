@@ -120,11 +120,9 @@ def _named(word: str) -> str:
 
 def show(record: Any, folder: Path, as_json: bool) -> int:
     """Print the ledger and where the report lies; the exit code says whether every gate passed."""
-    from ..files import canonical_json
-
     passed = all(gate["passed"] for gate in record.gates)
     if as_json:
-        typer.echo(canonical_json({**record.to_json(), "pictures": {}, "folder": str(folder), "passed": passed}))
+        screen.print_json({**record.to_json(), "pictures": {}, "folder": str(folder), "passed": passed})
         return 0 if passed else 1
     from ..report import transferability
     from ..report.terminal import ledger
@@ -152,13 +150,12 @@ def show(record: Any, folder: Path, as_json: bool) -> int:
 
 def _forecast(settings: RunConfig, as_json: bool) -> int:
     """What --dry-run prints."""
-    from ..files import canonical_json
     from ..pipeline.forecast import forecast
 
     figures = forecast(settings)
     value = {"config": settings.model_dump(mode="json"), "forecast": figures}
     if as_json:
-        typer.echo(canonical_json(value))
+        screen.print_json(value)
         return 0
     from omegaconf import OmegaConf
 

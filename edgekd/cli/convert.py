@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from . import options
+from . import options, screen
 
 
 def register(app: typer.Typer) -> None:
@@ -24,11 +24,11 @@ def convert(
     Nothing in the file is executed: it is parsed by a restricted reader in a child process.
     """
     from .. import checkpoints
-    from ..files import canonical_json, read_json
+    from ..files import read_json
 
     written = checkpoints.convert(source, destination)
     sidecar = checkpoints.sidecar_of(written)
     if json_:
-        typer.echo(canonical_json(read_json(sidecar)))
+        screen.print_json(read_json(sidecar))
     else:
         typer.echo(f"wrote {written} and {sidecar.name}")

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from . import options
+from . import options, screen
 from .progress import progress
 
 
@@ -48,8 +48,7 @@ def distill(
     Test images are never looked at: what is printed is ACC on validation images. Nothing is audited or exported.
     """
     from ..config import resolve
-    from ..files import canonical_json
-    from ..pipeline.single import distill_only
+    from ..pipeline.one_stage import distill_only
 
     flags = {
         "teacher": teacher, "data": data, "test": test, "distill.method": method, "repair.method": repair, "student": student, "profile": profile,
@@ -61,7 +60,7 @@ def distill(
     with progress(quiet or json_) as bars:
         result = distill_only(settings, folder, bars)
     if json_:
-        typer.echo(canonical_json(result))
+        screen.print_json(result)
     else:
         rate = result["validation_acc"]
         typer.echo(

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import typer
 
-from . import options
+from . import options, screen
 
 NEEDED = ("torch", "torchvision", "onnx", "onnxscript", "onnxslim", "onnxruntime", "safetensors", "matplotlib")
 VNNI = ("avx512_vnni", "avx_vnni")  # as Linux spells the processor's flags
@@ -22,12 +22,11 @@ def register(app: typer.Typer) -> None:
 
 def doctor(json_: options.Json = False) -> int:
     """Check packages, memory, disk and runtimes; says what to do about each problem. Exit 4 when something is missing."""
-    from ..files import canonical_json
 
     rows = [*_packages(), *_machine(), *_vnni(), _reader()]
     sound = all(row["state"] != "missing" for row in rows)
     if json_:
-        typer.echo(canonical_json({"ok": sound, "checks": rows}))
+        screen.print_json({"ok": sound, "checks": rows})
     else:
         for row in rows:
             mark = {"ok": "ok     ", "missing": "MISSING", "note": "note   "}[row["state"]]

@@ -51,8 +51,7 @@ def export(
     Scales come from the training images of --data; random calibration images are refused.
     """
     from ..config import resolve
-    from ..files import canonical_json
-    from ..pipeline.single import export_only
+    from ..pipeline.one_stage import export_only
 
     flags = {
         "teacher": student, "data": data, "test": test, "target": target, "arch": arch, "normalize": normalize,
@@ -64,7 +63,7 @@ def export(
     with progress(quiet or json_) as bars:
         result = export_only(settings, out, bars)
     if json_:
-        typer.echo(canonical_json(result))
+        screen.print_json(result)
         return
     for file in result["onnx"]:
         agreement = file["top1_agreement"]

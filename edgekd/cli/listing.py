@@ -37,8 +37,6 @@ def listing(
     json_: options.Json = False,
 ) -> None:
     """List distillation methods, sources of images without data, repairs of a teacher, attacks, deployment targets, networks, trigger families, or every setting of -c and -o."""
-    from ..files import canonical_json
-
     makers = {
         "methods": _methods,
         "sources": _sources,
@@ -51,7 +49,7 @@ def listing(
     }
     rows = makers[kind.value]()
     if json_:
-        typer.echo(canonical_json(rows))
+        screen.print_json(rows)
         return
     out = screen.console()
     if kind is Kind.models:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from collections.abc import Iterable, Mapping
@@ -16,6 +17,11 @@ def console() -> Any:
 
     wide = not sys.stdout.isatty() and "COLUMNS" not in os.environ
     return Console(markup=False, highlight=False, emoji=False, width=PIPED_WIDTH if wide else None)
+
+
+def print_json(value: Any) -> None:
+    """One line of JSON in ASCII alone: what files say may hold characters that steer a terminal."""
+    print(json.dumps(value, sort_keys=True, allow_nan=False, separators=(",", ":")))
 
 
 def print_gates(out: Any, gates: Iterable[Mapping[str, Any]]) -> None:

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from . import options
+from . import options, screen
 
 
 def register(app: typer.Typer) -> None:
@@ -35,7 +35,6 @@ def sign(
     from edgekd_device.bundle import SIGNATURE
 
     from ..export import sign as signing
-    from ..files import canonical_json
 
     try:
         sha256 = signing.sign(bundle, key)
@@ -46,6 +45,6 @@ def sign(
         sha256 = signing.sign(bundle, key, password)
     written = bundle / SIGNATURE
     if json_:
-        typer.echo(canonical_json({"signature": str(written), "public_key_sha256": sha256}))
+        screen.print_json({"signature": str(written), "public_key_sha256": sha256})
     else:
         typer.echo(f"signed    {written}\npublic key  sha256 {sha256}")

@@ -12,7 +12,7 @@ from ..data import Batches
 from ..distill.run import method_class
 from ..training.device import resolve_device
 from ..types import Model, ModelSpec
-from . import intake, passes, vetting
+from . import forecast_measuring, intake, vetting
 from .forecast_without_data import sourced_bytes, sourced_minutes, stand_ins
 from .stages import choose_student, not_smaller, runner
 from .unmeetable import unmeetable
@@ -56,13 +56,13 @@ def forecast(config: RunConfig) -> dict[str, Any]:
         minutes = {f"repair {config.repair_method}": _repair_minutes(config, teacher, parts), **minutes}
     known, device = len(intake.load_triggers(config, teacher.spec)), str(resolve_device(config.device))
     fresh = models.build(student, seed=0)
-    costs = passes.measure(runner(teacher, device), runner(fresh, device), parts["test"].images)
-    minutes |= passes.minutes(config, parts, costs, known)
+    costs = forecast_measuring.measure(runner(teacher, device), runner(fresh, device), parts["test"].images)
+    minutes |= forecast_measuring.minutes(config, parts, costs, known)
     if config.data_free:
         minutes.pop("disagreement")  # with whose labels?
     weights = 4 * models.cost(student).parameters
     images = sum(part.images.nbytes for part in parts.values())
-    probes = (1 + passes.probe_triggers(config, known)) * parts["test"].images.nbytes
+    probes = (1 + forecast_measuring.probe_triggers(config, known)) * parts["test"].images.nbytes
     return {
         "minutes": minutes,
         "memory_mib": BASE_MIB + (3 * images + probes + COPIES_IN_MEMORY * kept) / (1 << 20) + 40 * weights / (1 << 20),

@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from edgekd.report import device, markdown_page, tables
-from edgekd.report.single import device_table
+from edgekd.report.commands import device_table
 from edgekd.types import DeviceReport, Latency
 from edgekd_device.records import Gate
 

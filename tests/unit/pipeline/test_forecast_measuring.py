@@ -11,10 +11,10 @@ import pytest
 from edgekd import audit, triggers
 from edgekd.config import RunConfig, resolve
 from edgekd.data import ImageSet
-from edgekd.pipeline import forecast, passes
+from edgekd.pipeline import forecast, forecast_measuring
 from edgekd_device import latency
 
-SECOND = passes.Costs(teacher=0.01, student=0.001, alone=0.001, stamp=0.0)
+SECOND = forecast_measuring.Costs(teacher=0.01, student=0.001, alone=0.001, stamp=0.0)
 PARTS = {
     name: ImageSet(np.zeros((count, 3, 8, 8), np.uint8), np.zeros(count, np.int64), ("a", "b"))
     for name, count in (("train", 900), ("validation", 100), ("test", 300))
@@ -27,7 +27,7 @@ def settings(*overrides: str) -> RunConfig:
 
 def seconds(*overrides: str, known: int = 0) -> dict[str, float]:
     config = settings(*overrides, *(["trigger.file=t.npz"] if known else []))
-    return {name: 60 * value for name, value in passes.minutes(config, PARTS, SECOND, known).items()}
+    return {name: 60 * value for name, value in forecast_measuring.minutes(config, PARTS, SECOND, known).items()}
 
 
 def test_the_battery_is_variants_times_images_times_two_networks() -> None:
@@ -76,7 +76,7 @@ def test_every_control_and_trigger_costs_audits() -> None:
 
 
 def test_the_bench_takes_what_its_level_asks_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(passes.power, "find", lambda: None)
+    monkeypatch.setattr(forecast_measuring.power, "find", lambda: None)
     judged = 2 * 300 * 4 * 0.001  # two files, clean and three triggers
     assert seconds("bench.level=smoke")["bench"] == pytest.approx(2 * 3.2 + judged)
     plan = latency.STANDARD
@@ -85,8 +85,8 @@ def test_the_bench_takes_what_its_level_asks_for(monkeypatch: pytest.MonkeyPatch
     expected = blocks + plan.soak + stream + plan.sweep * len(plan.batches) + judged
     assert seconds("bench.level=standard")["bench"] == pytest.approx(expected)
     assert "bench" not in seconds("bench.level=none")
-    slow: Any = passes.Costs(0.01, 0.001, 0.5, 0.0)
-    longer = 60 * passes.minutes(settings("bench.level=standard"), PARTS, slow, 0)["bench"]
+    slow: Any = forecast_measuring.Costs(0.01, 0.001, 0.5, 0.0)
+    longer = 60 * forecast_measuring.minutes(settings("bench.level=standard"), PARTS, slow, 0)["bench"]
     assert longer > expected + 2 * (5000 * 0.5 - 3 * 60)
 
 
@@ -107,7 +107,7 @@ def test_costs_are_times_of_the_networks_themselves() -> None:
             time.sleep(self.each * len(images))
             return np.zeros((len(images), 2), np.float32)
 
-    costs = passes.measure(Slow(0.004), Slow(0.002), PARTS["test"].images)  # type: ignore[arg-type]
+    costs = forecast_measuring.measure(Slow(0.004), Slow(0.002), PARTS["test"].images)  # type: ignore[arg-type]
     assert 0.002 <= min(costs.student, costs.alone) <= max(costs.student, costs.alone) < 0.05
     assert 0.004 <= costs.teacher < 0.05
     assert costs.stamp > 0
