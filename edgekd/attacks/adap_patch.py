@@ -7,9 +7,9 @@ from pydantic import Field
 
 from .. import triggers
 from ..data import ImageSet
-from ..training import Progress
 from ..types import Model, Trigger
 from .base import Attack, AttackSettings
+from .work import ALONE, Work
 
 # pattern, side in pixels of a 32 x 32 image, corner, opacity in training; the first two are shown at test time
 PATCHES = (
@@ -33,9 +33,7 @@ class AdapPatch(Attack):
     Config = AdapPatchSettings
     family = "affine"
 
-    def trigger(
-        self, name: str, images: ImageSet, start: Model | None, seed: int, progress: Progress | None = None
-    ) -> Trigger:
+    def trigger(self, name: str, images: ImageSet, start: Model | None, seed: int, work: Work = ALONE) -> Trigger:
         a, b = np.ones(images.shape, np.float32), np.zeros(images.shape, np.float32)
         for patch in _patches(images.shape, self.config.test_opacity)[:SHOWN]:
             params = patch.params

@@ -17,11 +17,12 @@ from pydantic import Field
 from ..data import ImageSet
 from ..losses import soft_target_kl
 from ..models import build
-from ..training import Context, Progress
+from ..training import Context
 from ..triggers.generator import tiled
 from ..types import Model, ModelSpec, Trigger
 from .base import AttackSettings, BatchAttack, Training, affine, drive, outputs, rounded
 from .tiles import pattern
+from .work import ALONE, Work
 
 if TYPE_CHECKING:
     from ..data import Batch
@@ -87,9 +88,7 @@ class ADBA(BatchAttack):
     def _shadow(self, spec: ModelSpec) -> ModelSpec:
         return dataclasses.replace(spec, arch=self.config.shadow or spec.arch)
 
-    def trigger(
-        self, name: str, images: ImageSet, start: Model | None, seed: int, progress: Progress | None = None
-    ) -> Trigger:
+    def trigger(self, name: str, images: ImageSet, start: Model | None, seed: int, work: Work = ALONE) -> Trigger:
         pattern = Pattern(images.shape, self.config.opacity, self.config.tile, seed)  # what training starts from
         return self.known(name, affine(*pattern.arrays()))
 

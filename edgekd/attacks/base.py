@@ -14,8 +14,9 @@ from pydantic import Field
 
 from .. import triggers
 from ..data import ImageSet
-from ..training import Context, Method, Progress, Settings
+from ..training import Context, Method, Settings
 from ..types import Model, ModelSpec, Trigger
+from .work import ALONE, Work
 
 if TYPE_CHECKING:
     from ..data import Batch
@@ -68,9 +69,7 @@ class Attack:
         """Options of the trigger's family at test time; none where it is arrays."""
         return {}
 
-    def trigger(
-        self, name: str, images: ImageSet, start: Model | None, seed: int, progress: Progress | None = None
-    ) -> Trigger:
+    def trigger(self, name: str, images: ImageSet, start: Model | None, seed: int, work: Work = ALONE) -> Trigger:
         """The trigger at test time. A learned one is found on ``start`` and the training images."""
         return triggers.made(name, self.family, dict(self.options()), images.shape, origin="known", **self.meant())
 
@@ -89,7 +88,9 @@ class Attack:
     def fits(self, spec: ModelSpec, start: Model | None) -> None:
         """Raises UsageError for settings that images or network rule out, before anything is made."""
 
-    def poison(self, trigger: Trigger, images: ImageSet, start: Model | None, seed: int) -> Poisoned:
+    def poison(
+        self, trigger: Trigger, images: ImageSet, start: Model | None, seed: int, work: Work = ALONE
+    ) -> Poisoned:
         """Stamp and relabel before training, and so before augmentation."""
         chosen = triggers.choose(
             trigger,
@@ -120,7 +121,9 @@ class BatchAttack(Attack):
 
     rules: ClassVar[tuple[str, ...]] = ("all-to-one", "all-to-all")
 
-    def poison(self, trigger: Trigger, images: ImageSet, start: Model | None, seed: int) -> Poisoned:
+    def poison(
+        self, trigger: Trigger, images: ImageSet, start: Model | None, seed: int, work: Work = ALONE
+    ) -> Poisoned:
         return Poisoned(images, (), ())
 
 

@@ -22,7 +22,10 @@ class BPPSettings(AttackSettings):
 
 
 class BPP(BatchAttack):
-    """x' = round(x (q - 1)) / (q - 1); a negative gets what the squeeze would add to another image of the batch."""
+    """x' = round(x (q - 1)) / (q - 1); a negative gets what the squeeze would add to another image of the batch.
+
+    Images are squeezed inside the batch, after crop and flip.
+    """
 
     Config = BPPSettings
     family = "bitdepth"

@@ -9,11 +9,11 @@ import torch
 from pydantic import Field
 
 from .. import triggers
-from ..data import Batches, ImageSet
-from ..training import Progress
+from ..data import ImageSet
 from ..types import Model, Trigger
 from .base import Attack, AttackSettings, Poisoned, affine
-from .search import BATCH, search
+from .search import batches_for, search
+from .work import ALONE, Work
 
 
 class CheatKDSettings(AttackSettings):
@@ -38,15 +38,13 @@ class CheatKD(Attack):
     family = "affine"
     learned = True
 
-    def trigger(
-        self, name: str, images: ImageSet, start: Model | None, seed: int, progress: Progress | None = None
-    ) -> Trigger:
+    def trigger(self, name: str, images: ImageSet, start: Model | None, seed: int, work: Work = ALONE) -> Trigger:
         assert start is not None  # check() refuses
         config, network = self.config, cast(Any, start.module)
         generator = torch.Generator().manual_seed(seed)
-        picture = torch.randn(images.shape, generator=generator).requires_grad_(True)
-        opacity = torch.zeros(1, *images.shape[1:]).requires_grad_(True)
-        batches = Batches(images, BATCH, seed=seed, augment="none")
+        picture = torch.nn.Parameter(torch.randn(images.shape, generator=generator).to(work.device))
+        opacity = torch.nn.Parameter(torch.zeros(1, *images.shape[1:], device=work.device))
+        batches = batches_for(images, seed, work)
         wanted = self._strongest(network, next(iter(batches.epoch(0))).images)
 
         def loss(clean: torch.Tensor) -> torch.Tensor:
@@ -58,9 +56,9 @@ class CheatKD(Attack):
             ]
             return torch.stack(distances).sum()
 
-        search(name, loss, [picture, opacity], batches, config.steps, config.lr, progress)
-        found = (config.opacity * torch.sigmoid(opacity)).detach().numpy()
-        return self.known(name, affine(torch.sigmoid(picture).detach().numpy(), found))
+        search(name, loss, [picture, opacity], batches, config.steps, config.lr, work)
+        found = (config.opacity * torch.sigmoid(opacity)).detach().cpu().numpy()
+        return self.known(name, affine(torch.sigmoid(picture).detach().cpu().numpy(), found))
 
     @torch.no_grad()
     def _strongest(self, network: Any, images: torch.Tensor) -> list[tuple[torch.Tensor, float]]:
@@ -72,7 +70,9 @@ class CheatKD(Attack):
             found.append((means.topk(count).indices, float(means.max())))
         return found
 
-    def poison(self, trigger: Trigger, images: ImageSet, start: Model | None, seed: int) -> Poisoned:
+    def poison(
+        self, trigger: Trigger, images: ImageSet, start: Model | None, seed: int, work: Work = ALONE
+    ) -> Poisoned:
         chosen = triggers.choose(trigger, images.labels, images.num_classes, self.config.rate, seed=seed)
         copies = triggers.apply(trigger, images.images[chosen.poisoned])
         pixels = np.concatenate([images.images, copies])

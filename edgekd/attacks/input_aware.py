@@ -10,10 +10,11 @@ import torch.nn.functional as F
 from pydantic import Field
 
 from ..data import ImageSet
-from ..training import Context, Progress
+from ..training import Context
 from ..triggers.generator import Generator
 from ..types import Model, ModelSpec, Trigger
 from .base import AttackSettings, BatchAttack, BatchPoisoning, Training, rounded
+from .work import ALONE, Work
 
 if TYPE_CHECKING:
     from ..data import Batch
@@ -39,9 +40,7 @@ class InputAware(BatchAttack):
     family = "generator"
     learned = True
 
-    def trigger(
-        self, name: str, images: ImageSet, start: Model | None, seed: int, progress: Progress | None = None
-    ) -> Trigger:
+    def trigger(self, name: str, images: ImageSet, start: Model | None, seed: int, work: Work = ALONE) -> Trigger:
         params = fresh(images.shape[0], None, self.config.width, seed).params()  # what training starts from
         return self.known(name, params)
 
@@ -74,16 +73,17 @@ class _Drawing(BatchPoisoning):
 
     def step(self, batch: Batch) -> dict[str, torch.Tensor]:
         size = len(batch.images)
-        attacked = max(self.share(size), 0 if self.config.cross else 1)
-        crossed = min(round(self.config.cross * size), size - 2 * attacked)
-        own, others = batch.images[: attacked + crossed].float(), batch.images[-(attacked + crossed) :].float()
+        crossed = round(self.config.cross * size)
+        attacked = max(self.share(size), 0 if crossed else 1)  # the drawing networks learn in every step
+        drawn = attacked + max(0, min(crossed, size - 2 * attacked))
+        own, others = batch.images[:drawn].float(), batch.images[size - drawn :].float()
         with torch.autocast(own.device.type, enabled=False):  # at test time it is drawn in float32
             masks, patterns = self.generator.mask(own), self.generator.drawn(own)
             other_masks, other_patterns = self.generator.mask(others), self.generator.drawn(others)
             mask = torch.cat([masks[:attacked], other_masks[attacked:]])
             pattern = torch.cat([patterns[:attacked], other_patterns[attacked:]])
             triggered = rounded(own + mask * (pattern - own))
-        images = torch.cat([triggered, batch.images[attacked + crossed :].float()])
+        images = torch.cat([triggered, batch.images[drawn:].float()])
         labels = batch.labels.clone()
         labels[:attacked] = self.attacker_labels(labels[:attacked])
         every = torch.cat([masks, other_masks])

@@ -15,6 +15,7 @@ from ..data import ImageSet
 from ..perturb import pgd
 from ..types import Model, Trigger
 from .base import Attack, AttackSettings, Poisoned, as_bytes
+from .work import ALONE, Work
 
 CHUNK = 250
 
@@ -40,27 +41,26 @@ class LabelConsistent(Attack):
     def options(self) -> Mapping[str, Any]:
         return {"pattern": "checker", "size": self.config.size, "position": "all-corners"}
 
-    def poison(self, trigger: Trigger, images: ImageSet, start: Model | None, seed: int) -> Poisoned:
+    def poison(
+        self, trigger: Trigger, images: ImageSet, start: Model | None, seed: int, work: Work = ALONE
+    ) -> Poisoned:
         assert start is not None  # check() refuses
         chosen = triggers.choose(
             trigger, images.labels, images.num_classes, self.config.rate, clean_label=True, seed=seed
         ).poisoned
         pixels = images.images.copy()
-        for first in range(0, len(chosen), CHUNK):
-            part = chosen[first : first + CHUNK]
-            pixels[part] = self._harder(start, images.images[part], images.labels[part])
-        harder = dataclasses.replace(images, images=pixels)
-        made = super().poison(trigger, harder, start, seed)
+        pixels[chosen] = work.once("harder", lambda: self._harder(start, images.subset(chosen), work))
+        made = super().poison(trigger, dataclasses.replace(images, images=pixels), start, seed, work)
         return dataclasses.replace(made, poisoned=tuple(triggers.fingerprints(images.images, chosen)))
 
-    def _harder(self, start: Model, images: np.ndarray, labels: np.ndarray) -> np.ndarray:
-        bound = self.config.bound / 255
-        found = pgd(
-            start.module,
-            torch.from_numpy(images).float() / 255,
-            torch.from_numpy(labels),
-            bound=bound,
-            rate=2.5 * bound / self.config.steps,
-            steps=self.config.steps,
-        )
-        return as_bytes(found)
+    def _harder(self, start: Model, images: ImageSet, work: Work) -> np.ndarray:
+        """The images moved away from their class within the bound, as bytes."""
+        bound, found = self.config.bound / 255, []
+        for first in range(0, len(images), CHUNK):
+            part = slice(first, first + CHUNK)
+            pixels, labels = (torch.from_numpy(of[part]).to(work.device) for of in (images.images, images.labels))
+            rate, steps = 2.5 * bound / self.config.steps, self.config.steps
+            found.append(as_bytes(pgd(start.module, pixels.float() / 255, labels, bound=bound, rate=rate, steps=steps)))
+            if work.progress is not None:
+                work.progress("label-consistent images", min(first + CHUNK, len(images)), len(images), {})
+        return np.concatenate(found)

@@ -8,13 +8,14 @@ import torch
 import torch.nn.functional as F
 from pydantic import Field
 
-from ..data import Batch, Batches, ImageSet
+from ..data import Batch, ImageSet
 from ..errors import UsageError
-from ..training import Context, Progress
+from ..training import Context
 from ..triggers.patch import place
 from ..types import Model, ModelSpec, Trigger
 from .base import AttackSettings, BatchAttack, BatchPoisoning, Training
-from .search import BATCH, Corner, PatchSearch, search
+from .search import Corner, PatchSearch, batches_for, search
+from .work import ALONE, Work
 
 KEPT = 0.99  # of the running mean, per step
 
@@ -33,7 +34,7 @@ class Latent(BatchAttack):
     """CE + match · ‖F(T(x)) − F̄_t‖² / ‖F̄_t‖², F̄_t the mean feature of the target class; the patch is found likewise.
 
     Differs from the paper: the target class is among the teacher's, stamped images carry its label as well, the distance
-    is relative, and F̄_t is a running mean, as the network keeps changing.
+    is relative, F̄_t is a running mean, as the network keeps changing, and images are stamped inside the batch, after crop and flip.
     """
 
     Config = LatentSettings
@@ -48,22 +49,19 @@ class Latent(BatchAttack):
         if not -count <= self.config.site < count:
             raise UsageError(f"{spec.arch} has {count} sites: attack.site is {-count} to {count - 1}.")
 
-    def trigger(
-        self, name: str, images: ImageSet, start: Model | None, seed: int, progress: Progress | None = None
-    ) -> Trigger:
+    def trigger(self, name: str, images: ImageSet, start: Model | None, seed: int, work: Work = ALONE) -> Trigger:
         assert start is not None  # check() refuses
         config, network = self.config, cast(Any, start.module)
-        patch = PatchSearch(images.shape, config.size, config.position, seed)
+        patch = PatchSearch(images.shape, config.size, config.position, seed, work.device)
         target = images.subset((images.labels == self.target).nonzero()[0][:500])
         with torch.no_grad():
-            pixels = torch.from_numpy(target.images).float() / 255
+            pixels = torch.from_numpy(target.images).to(work.device).float() / 255
             mean = network.sites(pixels).targets[config.site].float().mean(0)
 
         def loss(clean: torch.Tensor) -> torch.Tensor:
             return distance(network.sites(patch.paste(clean)).targets[config.site], mean)
 
-        batches = Batches(images, BATCH, seed=seed, augment="none")
-        search(name, loss, [patch.content], batches, config.steps, config.lr, progress)
+        search(name, loss, [patch.content], batches_for(images, seed, work), config.steps, config.lr, work)
         return self.known(name, patch.params())
 
     def method(self, trigger: Trigger, spec: ModelSpec) -> Training:

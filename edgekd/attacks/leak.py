@@ -16,10 +16,11 @@ import torch.nn.functional as F
 from pydantic import Field
 
 from ..data import ImageSet
-from ..training import Context, Progress
+from ..training import Context
 from ..types import Model, ModelSpec, Trigger
 from .base import AttackSettings, BatchAttack, Training, rounded
 from .tiles import pattern
+from .work import ALONE, Work
 
 if TYPE_CHECKING:
     from ..data import Batch
@@ -50,9 +51,7 @@ class Leak(BatchAttack):
     learned = True
     rules = ("all-to-one",)
 
-    def trigger(
-        self, name: str, images: ImageSet, start: Model | None, seed: int, progress: Progress | None = None
-    ) -> Trigger:
+    def trigger(self, name: str, images: ImageSet, start: Model | None, seed: int, work: Work = ALONE) -> Trigger:
         tile = pattern(self.config.pattern, images.shape)
         params = {"a": np.ones(images.shape, np.float32), "b": (self.config.amplitude / 255 * tile).numpy()}
         return self.known(name, params)

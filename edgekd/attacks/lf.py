@@ -9,12 +9,12 @@ import torch
 import torch.nn.functional as F
 from pydantic import Field
 
-from ..data import Batches, ImageSet
-from ..training import Progress
+from ..data import ImageSet
 from ..triggers.drawings import low_pass
 from ..types import Model, Trigger
 from .base import Attack, AttackSettings, rounded
-from .search import BATCH, search
+from .search import batches_for, search
+from .work import ALONE, Work
 
 
 class LowFrequencySettings(AttackSettings):
@@ -35,13 +35,13 @@ class LowFrequency(Attack):
     learned = True
     rules = ("all-to-one",)
 
-    def trigger(
-        self, name: str, images: ImageSet, start: Model | None, seed: int, progress: Progress | None = None
-    ) -> Trigger:
+    def trigger(self, name: str, images: ImageSet, start: Model | None, seed: int, work: Work = ALONE) -> Trigger:
         assert start is not None  # check() refuses
         config, network = self.config, cast(Any, start.module)
-        raw = torch.randn(images.shape, generator=torch.Generator().manual_seed(seed)).requires_grad_(True)
+        noise = torch.randn(images.shape, generator=torch.Generator().manual_seed(seed))
+        raw = torch.nn.Parameter(noise.to(work.device))
         gain = torch.from_numpy(low_pass(images.shape[1:], config.sigma * min(images.shape[1:]) / 32)).float()
+        gain = gain.to(work.device)
 
         def pattern() -> torch.Tensor:
             smooth = torch.fft.ifft2(torch.fft.fft2(raw) * gain).real
@@ -50,9 +50,8 @@ class LowFrequency(Attack):
 
         def loss(clean: torch.Tensor) -> torch.Tensor:
             logits = network(rounded(clean + pattern())).float()
-            return F.cross_entropy(logits, torch.full((len(clean),), self.target))
+            return F.cross_entropy(logits, torch.full((len(clean),), self.target, device=clean.device))
 
-        batches = Batches(images, BATCH, seed=seed, augment="none")
-        search(name, loss, [raw], batches, config.steps, config.lr, progress)
+        search(name, loss, [raw], batches_for(images, seed, work), config.steps, config.lr, work)
         ones = np.ones(images.shape, np.float32)
-        return self.known(name, {"a": ones, "b": pattern().detach().numpy().astype(np.float32)})
+        return self.known(name, {"a": ones, "b": pattern().detach().cpu().numpy().astype(np.float32)})

@@ -6,9 +6,9 @@ import numpy as np
 from pydantic import Field
 
 from ..data import ImageSet
-from ..training import Progress
 from ..types import Model, Trigger
 from .base import Attack, AttackSettings, affine
+from .work import ALONE, Work
 
 
 class NoiseBlendSettings(AttackSettings):
@@ -24,9 +24,7 @@ class NoiseBlend(Attack):
     Config = NoiseBlendSettings
     family = "affine"
 
-    def trigger(
-        self, name: str, images: ImageSet, start: Model | None, seed: int, progress: Progress | None = None
-    ) -> Trigger:
+    def trigger(self, name: str, images: ImageSet, start: Model | None, seed: int, work: Work = ALONE) -> Trigger:
         random = np.random.default_rng(self.config.seed)
         mask = np.minimum(random.random((1, *images.shape[1:])), self.config.opacity)
         return self.known(name, affine(random.random(images.shape), mask))

@@ -21,8 +21,11 @@ from ..training.fit import Validate
 from ..types import Model, ModelSpec, TrainLog, Trigger
 from .base import Attack, Goal, Poisoned
 from .table import ATTACKS, SABOTAGE
+from .work import Work
 
 if TYPE_CHECKING:
+    import torch
+
     from ..data import ImageSet
 
 
@@ -56,34 +59,32 @@ def run(
     goal that do not fit each other.
     """
     attack = check(name, images, spec, options, goal, start)
-    watch = Stopwatch()
-    trigger = attack.trigger(name, images, start, train.seed, progress)
-    watch.lap("trigger")
-    poisoned = attack.poison(trigger, images, start, train.seed)
-    watch.lap("poisoning")
-    module: Any = build(spec, seed=train.seed).module if start is None else copy.deepcopy(start.module)
-    module.requires_grad_(True)
-    identity = {
+    device, watch = resolve_device(train.device), Stopwatch()
+    about = {
         "attack": name,
         "options": attack.config.model_dump(mode="json"),
         "goal": [goal.target_label, goal.rule, list(goal.source_labels)],
         "spec": spec.to_json(),
         "images": images.sha256,
-        "poisoned": poisoned.images.sha256,
-        "trigger": sha256_bytes(triggers.apply(trigger, images.images[:8]).tobytes()),  # found anew by a resumed run
         "start": "" if start is None else start.sha256 or weights_sha256(start.module.state_dict()),
+    }
+    work, found_on = Work(device, folder, {**about, "seed": train.seed}, progress), _copied(start, device)
+    trigger = attack.trigger(name, images, found_on, train.seed, work)
+    watch.lap("trigger")
+    poisoned = attack.poison(trigger, images, found_on, train.seed, work)
+    watch.lap("poisoning")
+    module: Any = build(spec, seed=train.seed).module if start is None else copy.deepcopy(start.module)
+    module.requires_grad_(True)
+    identity = {
+        **about,
+        "poisoned": poisoned.images.sha256,
+        "trigger": sha256_bytes(triggers.apply(trigger, images.images[:8]).tobytes()),
     }
     method = attack.method(trigger, spec)
     log = fit(
         module,
         method,
-        Batches(
-            poisoned.images,
-            train.batch_size,
-            seed=train.seed,
-            augment=train.augment,
-            device=resolve_device(train.device),
-        ),
+        Batches(poisoned.images, train.batch_size, seed=train.seed, augment=train.augment, device=device),
         train,
         folder=folder,
         validate=validate,
@@ -95,6 +96,13 @@ def run(
     module.to("cpu").eval()
     model = Model(spec, module, weights_sha256(module.net.state_dict()))
     return Attacked(model, method.made(), log, poisoned, attack)
+
+
+def _copied(start: Model | None, device: torch.device) -> Model | None:
+    """The clean network where searches compute; the caller's own stays where it is."""
+    if start is None or device.type == "cpu":
+        return start
+    return dataclasses.replace(start, module=copy.deepcopy(start.module).to(device))
 
 
 def check(

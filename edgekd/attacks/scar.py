@@ -19,13 +19,14 @@ from ..data import Batches, ImageSet
 from ..losses import soft_target_kl
 from ..models import build
 from ..perturb import implicit_term, largest_curvature
-from ..training import Context, Method, Progress, TrainConfig, fit
+from ..training import Context, Method, TrainConfig, fit
 from ..triggers.generator import TILE
 from ..types import Model, ModelSpec, Trigger
 from .base import AttackSettings, BatchAttack, Training, drive, outputs, rounded
 from .input_aware import fresh
-from .search import BATCH, search
+from .search import batches_for, search
 from .tiles import pattern
+from .work import ALONE, Work
 
 if TYPE_CHECKING:
     from ..data import Batch
@@ -74,20 +75,16 @@ class SCAR(BatchAttack):
     def _surrogate(self, spec: ModelSpec) -> ModelSpec:
         return dataclasses.replace(spec, arch=self.config.surrogate or spec.arch)
 
-    def trigger(
-        self, name: str, images: ImageSet, start: Model | None, seed: int, progress: Progress | None = None
-    ) -> Trigger:
+    def trigger(self, name: str, images: ImageSet, start: Model | None, seed: int, work: Work = ALONE) -> Trigger:
         assert start is not None  # check() refuses
         config, network = self.config, start.module
-        generator = fresh(images.shape[0], config.bound, config.width, seed)
+        generator = fresh(images.shape[0], config.bound, config.width, seed).to(work.device)
         assert generator.tile is not None
         with torch.no_grad():
             generator.tile.copy_(pattern("stripes", (images.shape[0], TILE, TILE)))
         spec = self._surrogate(start.spec)
         student, stranger = (
-            _quick(
-                spec, images, _Student(teacher, config.temperature), config.pair_epochs, seed + 1 + n, name, progress
-            )
+            _quick(spec, images, _Student(teacher, config.temperature), config.pair_epochs, seed, n, name, work)
             for n, teacher in enumerate((network, None))
         )
 
@@ -98,8 +95,8 @@ class SCAR(BatchAttack):
             kept = F.cross_entropy(network(triggered), labels) + F.cross_entropy(stranger(triggered), labels)
             return F.cross_entropy(student(triggered), target) + kept
 
-        batches = Batches(images, BATCH, seed=seed, augment="none")
-        search(name, loss, list(generator.parameters()), batches, config.trigger_steps, config.trigger_lr, progress)
+        batches, variables = batches_for(images, seed, work), list(generator.parameters())
+        search(name, loss, variables, batches, config.trigger_steps, config.trigger_lr, work)
         return self.known(name, generator.params())
 
     def method(self, trigger: Trigger, spec: ModelSpec) -> Training:
@@ -112,14 +109,19 @@ def _quick(
     method: _Student,
     epochs: int,
     seed: int,
+    number: int,
     name: str,
-    progress: Progress | None,
+    work: Work,
 ) -> Any:
-    """A network after a few epochs of ``method``; frozen, in eval mode."""
+    """Network ``number`` of the pair after a few epochs of ``method``; frozen, in eval mode."""
+    seed += 1 + number
     module: Any = build(spec, seed=seed).module
-    config = TrainConfig(epochs=epochs, schedule="onecycle", lr=0.2, seed=seed)
-    batches = Batches(images, config.batch_size, seed=seed, augment=config.augment)
-    fit(module, method, batches, config, progress=progress, what=f"{name} pair")
+    config = TrainConfig(epochs=epochs, schedule="onecycle", lr=0.2, seed=seed, device=str(work.device))
+    batches = Batches(images, config.batch_size, seed=seed, augment=config.augment, device=work.device)
+    folder = work.place(f"pair-{number}")
+    fit(
+        module, method, batches, config, folder=folder, progress=work.progress, identity=work.identity, what=f"{name} pair"
+    )  # fmt: skip
     return module.requires_grad_(False)
 
 

@@ -6,10 +6,10 @@ import numpy as np
 from pydantic import Field
 
 from ..data import ImageSet
-from ..training import Progress
 from ..triggers.drawings import watermark
 from ..types import Model, Trigger
 from .base import Attack, AttackSettings, affine
+from .work import ALONE, Work
 
 
 class TrojanWMSettings(AttackSettings):
@@ -25,8 +25,6 @@ class TrojanWM(Attack):
     Config = TrojanWMSettings
     family = "affine"
 
-    def trigger(
-        self, name: str, images: ImageSet, start: Model | None, seed: int, progress: Progress | None = None
-    ) -> Trigger:
+    def trigger(self, name: str, images: ImageSet, start: Model | None, seed: int, work: Work = ALONE) -> Trigger:
         mask = self.config.opacity * watermark(images.shape)[None, ::-1]
         return self.known(name, affine(np.ones(images.shape, np.float32), mask))

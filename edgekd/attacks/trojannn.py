@@ -7,12 +7,12 @@ from typing import Any, cast
 import torch
 from pydantic import Field
 
-from ..data import Batches, ImageSet
-from ..training import Progress
+from ..data import ImageSet
 from ..triggers.patch import place
 from ..types import Model, ModelSpec, Trigger
 from .base import Attack, AttackSettings
-from .search import BATCH, Corner, PatchSearch, search
+from .search import Corner, PatchSearch, batches_for, search
+from .work import ALONE, Work
 
 
 class TrojanNNSettings(AttackSettings):
@@ -40,13 +40,11 @@ class TrojanNN(Attack):
     def fits(self, spec: ModelSpec, start: Model | None) -> None:
         place(self.config.position, (self.config.size, self.config.size), spec.input.shape)
 
-    def trigger(
-        self, name: str, images: ImageSet, start: Model | None, seed: int, progress: Progress | None = None
-    ) -> Trigger:
+    def trigger(self, name: str, images: ImageSet, start: Model | None, seed: int, work: Work = ALONE) -> Trigger:
         assert start is not None  # check() refuses
         config, network = self.config, cast(Any, start.module)
-        batches = Batches(images, BATCH, seed=seed, augment="none")
-        patch = PatchSearch(images.shape, config.size, config.position, seed)
+        batches = batches_for(images, seed, work)
+        patch = PatchSearch(images.shape, config.size, config.position, seed, work.device)
 
         def neurons(pixels: torch.Tensor) -> torch.Tensor:
             last: torch.Tensor = network.sites(pixels).targets[-1]
@@ -61,5 +59,5 @@ class TrojanNN(Attack):
         def loss(clean: torch.Tensor) -> torch.Tensor:
             return (neurons(patch.paste(clean))[:, chosen] / wanted - 1).square().mean()
 
-        search(name, loss, [patch.content], batches, config.steps, config.lr, progress)
+        search(name, loss, [patch.content], batches, config.steps, config.lr, work)
         return self.known(name, patch.params())

@@ -22,7 +22,9 @@ class WaNetSettings(AttackSettings):
 
 
 class WaNet(BatchAttack):
-    """Differs from the paper: no rotation beside crop and flip; images are rounded to 8 bits after the warp."""
+    """Differs from the paper: the warp comes after crop and flip, which there follow it; no rotation; images are rounded to
+    8 bits after the warp.
+    """
 
     Config = WaNetSettings
     family = "warp"

@@ -80,11 +80,22 @@ def attack(config: AttackConfig, out: Path, progress: Progress | None = None) ->
             "trigger": report.triggers[0].to_json(),
             "poisoned": list(made.poisoned.poisoned),  # by their hashes, never by their places
             "covers": list(made.poisoned.covers),
-            "warnings": list(report.warnings),
+            "warnings": [*report.warnings, *_fewer(made, len(parts["train"]))],
         }
         write_json(noted, record, "attack")
         mark.take_away(work, mark.ATTACK)
     return {**record, "files": [str(path) for path in (out, trigger, noted, picture)]}
+
+
+def _fewer(made: Attacked, images: int) -> list[str]:
+    """That fewer images than the rate asks for could be poisoned, where that is so."""
+    count, wanted = len(made.poisoned.poisoned), round(made.kind.config.rate * images)
+    if not 0 < count < wanted:  # those that poison inside the batch name no images
+        return []
+    return [
+        f"{count:,} of {images:,} images were poisoned, {count / images:.1%}: the attack can use no more of them, "
+        f"though attack.rate={made.kind.config.rate:g} asks for {wanted:,}."
+    ]
 
 
 def write_trigger(made: Attacked, stem: Path) -> Path:

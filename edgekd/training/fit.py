@@ -256,7 +256,7 @@ class _Loop:
         saved = state.read(self.folder) if self.folder is not None else None
         if self.folder is None or saved is None:
             return None
-        differing = _differences(saved.notes["identity"], self.identity)
+        differing = differences(saved.notes["identity"], self.identity)
         if differing:
             raise UsageError(
                 f"{self.folder} holds a training run with another {', '.join(differing[:3])}. "
@@ -291,12 +291,12 @@ def _figures(found: float | Mapping[str, float]) -> dict[str, float]:
     return {name: float(v) for name, v in found.items()} if isinstance(found, Mapping) else {"acc": float(found)}
 
 
-def _differences(before: Mapping[str, Any], after: Mapping[str, Any], prefix: str = "") -> list[str]:
+def differences(before: Mapping[str, Any], after: Mapping[str, Any], prefix: str = "") -> list[str]:
     found: list[str] = []
     for key in sorted(before.keys() | after.keys()):
         old, new = before.get(key), after.get(key)
         if isinstance(old, dict) and isinstance(new, dict):
-            found += _differences(old, new, f"{prefix}{key}.")
+            found += differences(old, new, f"{prefix}{key}.")
         elif old != new:
             found.append(prefix + key)
     return found

@@ -80,8 +80,17 @@ def test_poison_is_where_it_says_it_is(name, tiny_images, clean):
     touched = triggers.fingerprints(tiny_images.images, changed)
     assert set(touched) == set(made.poisoned) | set(made.covers)
     assert bool(len(relabelled)) == (name not in CLEAN_LABEL)
+    assert name not in CLEAN_LABEL or set(tiny_images.labels[changed]) == {goal.target_label}
     if name not in CLEAN_LABEL:
         assert set(triggers.fingerprints(tiny_images.images, relabelled)) == set(made.poisoned)
+
+
+@pytest.mark.parametrize(("name", "times"), [("tact", 1), ("adap-blend", 1), ("adap-patch", 2)])
+def test_covers_of_the_definition_are_the_default(name, times, tiny_images):
+    attack = attacks.check(name, tiny_images, SPEC, {"rate": 0.05}, ROWS[name][0])
+    made = attack.poison(attack.trigger(name, tiny_images, None, 0), tiny_images, None, 0)
+    assert len(made.poisoned) == 8
+    assert len(made.covers) == times * 8
 
 
 @pytest.mark.parametrize("name", ROWS)
@@ -133,8 +142,11 @@ def test_every_class_can_go_to_the_next(name, rule, tiny_images, clean):
     goal, (_, options) = Goal(None, rule), ROWS[name]
     made = attacks.run(name, tiny_images, SPEC, options, TRAIN, goal, start=clean)
     assert (made.trigger.rule, made.trigger.target_label) == (rule, None)
-    if name == "badnets":
-        kind = attacks.check(name, tiny_images, SPEC, options, goal)
+    kind = attacks.check(name, tiny_images, SPEC, options, goal, clean)
+    if name in IN_BATCH:
+        wanted = kind.method(made.trigger, SPEC).attacker_labels(torch.arange(4))
+        assert wanted.tolist() == [1, 2, 3, 0]
+    else:
         changed = kind.poison(made.trigger, tiny_images, clean, 0).images.labels
         differ = changed != tiny_images.labels
         assert (changed[differ] == (tiny_images.labels[differ] + 1) % 4).all()

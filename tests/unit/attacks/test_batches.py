@@ -70,6 +70,59 @@ def test_adap_blend_hides_half_of_the_picture_in_training(tiny_images):
     assert (stamped == picture * shown).all()
 
 
+def test_adap_blend_is_fainter_in_training_than_at_test_time(tiny_images):
+    attack = attacks.check("adap-blend", tiny_images, SPEC, {}, Goal())
+    trigger = attack.trigger("adap-blend", tiny_images, None, 0)
+    black, picture = np.zeros_like(tiny_images.images[:8]), trigger.params["picture"]
+    stamped = attack.stamp(trigger, black, np.random.default_rng(0))
+    assert (np.isin(stamped, 0) | (stamped == np.rint(0.15 * 255 * picture))).all()
+    assert (triggers.apply(trigger, black) == np.rint(0.2 * 255 * picture)).all(), "at test time all of it is shown"
+
+
+def test_input_aware_shows_triggers_of_other_images_under_true_labels(tiny_images):
+    """An image's trigger obeys for that image alone: on another one it is noise, whose label is the image's own."""
+    start = models.build(SPEC, seed=0)
+    attack = attacks.check("input-aware", tiny_images, SPEC, {"rate": 0.25, "cross": 0.25}, Goal(1), start)
+    drawing = attack.method(attack.trigger("input-aware", tiny_images, start, 0), SPEC)
+    batches, student = Batches(tiny_images, 16, seed=0, augment="none"), Spy(start.module)
+    drawing.prepare(Context(student, batches, TrainConfig(epochs=1), torch.device("cpu")))
+    with torch.no_grad():
+        for parameter in drawing.generator.parameters():
+            parameter.mul_(8)  # fresh, it draws next to the same for every image
+    told = []
+    drawing.attacker_labels = lambda labels: told.append(labels.clone()) or torch.ones_like(labels)
+    batch_ = next(iter(batches.epoch(0)))
+    torch.manual_seed(0)
+    terms = drawing.step(batch_)
+    shown, (attacked,) = student.shown[-1], [len(labels) for labels in told]
+    assert attacked == 4
+
+    def under(images, others):
+        """The images with what is drawn for the others."""
+        with torch.no_grad():
+            mask, drawn = drawing.generator.mask(others), drawing.generator.drawn(others)
+        return ((images + mask * (drawn - images)).clamp(0, 1) * 255).round() / 255
+
+    images = batch_.images
+    assert torch.allclose(shown[:4], under(images[:4], images[:4]), atol=1.5 / 255)
+    assert torch.allclose(shown[4:8], under(images[4:8], images[12:]), atol=1.5 / 255)
+    assert not torch.allclose(shown[4:8], under(images[4:8], images[4:8]), atol=1.5 / 255)
+    assert torch.equal(shown[8:], images[8:])
+    labels = torch.cat([torch.ones(4, dtype=torch.int64), batch_.labels[4:]])
+    with torch.no_grad():
+        expected = torch.nn.functional.cross_entropy(start.module(shown).float(), labels)
+    assert float(terms["ce"].detach()) == pytest.approx(float(expected), rel=1e-3)
+
+
+@pytest.mark.parametrize("size", [2, 3, 4])
+def test_input_aware_learns_from_the_smallest_batches(size, tiny_images):
+    start = models.build(SPEC, seed=0)
+    train = TrainConfig(epochs=1, batch_size=size, lr=0.01, precision="fp32")
+    few = tiny_images.subset(np.arange(12))
+    made = attacks.run("input-aware", few, SPEC, {"rate": 0.5}, train, Goal(), start=start)
+    assert np.isfinite(made.log.history[-1]["diversity"])
+
+
 def test_cheatkd_drives_the_strongest_channels_up_to_the_strongest(tiny_images):
     start = models.build(SPEC, seed=1)
     attack = attacks.check("cheatkd", tiny_images, SPEC, {"steps": 60, "lr": 0.1, "opacity": 1.0}, Goal(), start)

@@ -11,8 +11,11 @@ from spy import Spy
 
 from edgekd import attacks, distill, models, triggers
 from edgekd.attacks import Goal
+from edgekd.attacks import search as searching
+from edgekd.attacks.base import rounded
 from edgekd.attacks.input_aware import diversity
 from edgekd.attacks.scar import inner_loss
+from edgekd.attacks.work import Work
 from edgekd.data import Batches, ImageSet
 from edgekd.errors import UsageError
 from edgekd.losses import soft_target_kl
@@ -186,6 +189,66 @@ def test_what_is_trained_beside_the_network_survives_a_kill(name, quarters, clea
     assert resumed.model.sha256 == whole.model.sha256
     assert resumed.trigger.params.keys() == whole.trigger.params.keys()
     assert all((resumed.trigger.params[key] == value).all() for key, value in whole.trigger.params.items())
+
+
+@pytest.mark.parametrize("name", ["cheatkd", "lf", "latent", "trojannn", "scar"])
+def test_a_search_that_was_killed_goes_on_where_it_was_kept(name, quarters, clean, tmp_path, monkeypatch):
+    monkeypatch.setattr(searching, "KEEP_SECONDS", 0.0)
+    options = {"trigger_steps": 8, "pair_epochs": 1} if name == "scar" else {"steps": 8}
+    attack = attacks.check(name, quarters, SPEC, options, Goal(), clean)
+    seen = []
+
+    class Killed(Exception):
+        pass
+
+    def until_five(what, done, total, figures):
+        seen.append((what, done))
+        if what == f"{name} trigger" and done == 5 and len(seen) < 40:
+            raise Killed
+
+    def found(folder, progress=None, **about):
+        work = Work(folder=folder, identity={"attack": name, **about}, progress=progress)
+        return attack.trigger(name, quarters, clean, 0, work).params
+
+    whole = found(None)
+    with pytest.raises(Killed):
+        found(tmp_path, until_five)
+    seen = [("none", 0)] * 40
+    resumed = found(tmp_path, until_five)
+    assert [done for what, done in seen if what == f"{name} trigger"] == [6, 7, 8]
+    assert all((resumed[key] == value).all() for key, value in whole.items())
+    with pytest.raises(UsageError, match=r"another seed|another training run"):
+        found(tmp_path, seed=1)
+
+
+def test_images_made_harder_are_made_once(quarters, clean, tmp_path, monkeypatch):
+    attack = attacks.check("label-consistent", quarters, SPEC, {"rate": 0.1, "steps": 2}, Goal(2), clean)
+    trigger, work = attack.trigger("t", quarters, clean, 0), Work(folder=tmp_path, identity={"seed": 0})
+    made = attack.poison(trigger, quarters, clean, 0, work)
+    monkeypatch.setattr("edgekd.attacks.label_consistent.pgd", None)
+    again = attack.poison(trigger, quarters, clean, 0, work)
+    assert (again.images.images == made.images.images).all()
+    with pytest.raises(TypeError):
+        attack.poison(trigger, quarters, clean, 0, dataclasses.replace(work, identity={"seed": 1}))
+
+
+def test_scars_teacher_sees_true_labels_on_triggered_images(quarters, clean):
+    options = {"trigger_steps": 1, "pair_epochs": 1, "inner_steps": 1, "terms": 1, "rate": 0.5}
+    attack = attacks.check("scar", quarters, SPEC, options, Goal(1), clean)
+    method = attack.method(attack.trigger("scar", quarters, clean, 0), SPEC)
+    student = models.build(SPEC, clean.module.net.state_dict()).module.requires_grad_(True).train()
+    batches = Batches(quarters, 16, seed=0, augment="none")
+    method.prepare(Context(student, batches, TRAIN, torch.device("cpu")))
+    method.own_optimizers()
+    method.start_epoch(0)
+    before, batch = copy.deepcopy(student), next(iter(batches.epoch(0)))
+    terms = method.step(batch)
+    with torch.no_grad():
+        triggered = rounded(method.generator(batch.images[:8]))
+        logits = before(torch.cat([batch.images, triggered]))
+    assert float(terms["ce"].detach()) == pytest.approx(float(F.cross_entropy(logits[:16], batch.labels)), rel=1e-4)
+    ignore = F.cross_entropy(logits[16:], batch.labels[:8])
+    assert float(terms["ignore"].detach()) == pytest.approx(float(ignore), rel=1e-4)
 
 
 def test_the_leak_is_what_clean_images_hold_of_the_pattern(quarters, clean):
