@@ -350,8 +350,9 @@ def main(table: Table, argv: Sequence[str] | None = None) -> int:
         if chosen.list:
             grid.show()
             return 0
-        if chosen.forecast:
+        if not chosen.quiet_end:  # of several processes one says it
             grid.show_forecast()
+        if chosen.forecast:
             return 0
         if chosen.ray:
             from benchmarks.cluster import spread

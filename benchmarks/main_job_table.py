@@ -11,8 +11,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from edgekd import files
-from edgekd.report import text
-from edgekd.report.transferability import PLAIN, beside, transferable
+from edgekd.report import text, transferability
 from edgekd.types import RunRecord, StageRow, TriggerScore
 
 Record = dict[str, Any]
@@ -21,10 +20,9 @@ Pick = Callable[[RunRecord], StageRow | None]
 BARS = "ACC ≥ teacher − 2, ACC ≥ scratch − 0.5, excess ASR ≤ 2, drop from FP32 to INT8 ≤ 0.5 (points)"
 _SUMMARY = ("ACC %", "INT8 ACC %", "ASR %", "plain KD ASR %", "plain overhaul ASR %", "INT8 ASR %", "floor %")
 _TRANSFER = (
-    f"Transferable: plain distillation of that kind ({'; '.join(f'{k}: {what}' for k, what in PLAIN.items())}) carries "
-    "the backdoor over, at a mean ASR of at least 50 % and 30 points above scratch. NOT TRANSFERABLE: it loses it by "
-    "itself, so nothing is claimed for a defence on that base. A claim needs three seeds; where there are fewer, their "
-    "number stands beside."
+    f"The bar of a transfer: plain distillation of that kind ({'; '.join(f'{k}: {what}' for k, what in transferability.PLAIN.items())}) "
+    "carries the backdoor over, at a mean ASR of at least 50 % and 30 points above scratch. Below it, it loses the "
+    "backdoor by itself, so nothing is claimed for a defence on that base. TRANSFERABLE is what stands above it at three seeds."
 )
 IDLE = 0.5  # load average at the start of an attempt up to which its latencies are quoted
 PRESENT = 50.0  # percent of ASR of a teacher, below which a small student's proves no defence
@@ -183,10 +181,10 @@ def transfer(entry: Entry, kind: str) -> str:
     """
     rows, trigger = entry.rows(control(kind)), entry.trigger()
     strength, above = mean(asr(r, trigger) for r in rows), mean(excess(r, trigger) for r in rows)
-    carries = transferable(strength, above)
+    carries = transferability.transferable(strength, above)
     if carries is None:
         return "transfer not measured"
-    return ("transferable" if carries else "NOT TRANSFERABLE") + beside(len(set(entry.seeds)))
+    return transferability.verdict(carries, len(set(entry.seeds)))
 
 
 def misses(entry: Entry) -> list[str]:
@@ -247,7 +245,13 @@ def tables(records: Sequence[Record]) -> str:
         lines += [f"**{text.markdown(entry.name)}** ({text.markdown(about)})", "", *head(COLUMNS)]
         for name, pick in picks(entry):
             kind = name.removeprefix("control: ")
-            bars = verdict(entry) if name == "onnx int8" else transfer(entry, kind) if kind in PLAIN else ""
+            bars = (
+                verdict(entry)
+                if name == "onnx int8"
+                else transfer(entry, kind)
+                if kind in transferability.PLAIN
+                else ""
+            )
             lines.append(row_line(name, entry.rows(pick), entry.trigger(), bars))
         lines += ["", *(f"- {sentence}" for sentence in (*misses(entry), *remarks(entry))), ""]
     lines.append(f"Bars for the INT8 file: {BARS}. {_TRANSFER} Several seeds: mean [lowest to highest].")
@@ -266,7 +270,7 @@ def summary(records: Sequence[Record]) -> str:
     for entry in entries(records):
         trigger = entry.trigger()
         before, after = entry.rows(teacher_row), entry.rows(stage("onnxruntime", "int8"))
-        plain = [_plain(entry, kind) for kind in PLAIN]
+        plain = [_plain(entry, kind) for kind in transferability.PLAIN]
         floors = [score(row, trigger) for row in after]
         cells = [
             text.markdown(entry.name),

@@ -7,7 +7,7 @@ from typing import Any
 
 from benchmarks.main_job_table import head, line, mean, provenance, spread
 from edgekd.report import text
-from edgekd.report.transferability import beside, transferable
+from edgekd.report.transferability import beside, transferable, verdict
 
 Record = dict[str, Any]
 Rows = dict[str, dict[int, Record]]  # row -> seed -> result
@@ -102,7 +102,7 @@ def _verdict(rows: Rows, kind: str) -> str:
     carries, seeds = _carries(rows, kind)
     if carries is None:
         return "open, without scratch"
-    return ("**TRANSFERABLE**" if carries else "NOT TRANSFERABLE") + beside(seeds)
+    return verdict(carries, seeds)
 
 
 def misses(rows: Rows, clean: bool = False) -> list[str] | None:

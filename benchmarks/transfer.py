@@ -82,7 +82,7 @@ def wanted() -> list[Config]:
     settled = (*_seeds(reached), *_unseen(reached), *_foreign(reached))
     whole, frozen = (_copied(start) for start in FIRST_LAYERS)
     attention = [{**config, "kind": "at"} for config in reached]
-    ordered = (*settled, *screen, *whole, *_shares(reached), *aimed, *attention, *frozen)
+    ordered = (*settled, *screen, *aimed, *whole, *_shares(reached), *attention, *frozen)
     every = {canonical_json(config): config for config in ordered}
     return list(every.values())
 

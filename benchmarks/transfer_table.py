@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from benchmarks.main_job_table import head, line, mean, provenance, spread
-from edgekd.report.transferability import beside, transferable
+from edgekd.report.transferability import transferable, verdict
 
 Record = dict[str, Any]
 KINDS = {"kd": "Hinton KD", "overhaul": "overhaul KD", "at": "attention transfer"}
@@ -61,8 +61,9 @@ def _scenario(key: tuple[Any, ...]) -> str:
     _, rate, labels, start, student, images, _, unseen = key
     carried = f"{100 * rate:g} % triggered" if rate else "clean"
     copied = "" if start == "fresh" else f", {start} of the teacher"
-    carried += " that the attack did not use" if unseen else ""
-    return f"{images:,} {carried}, {'true labels' if labels == 'true' else 'teacher’s labels'}, {student}{copied}"
+    unused = " that the attack did not train on" if unseen else ""
+    said = "true labels" if labels == "true" else "teacher’s labels"
+    return f"{carried}, {said}; {images:,} images{unused}, {student}{copied}"
 
 
 def _pair(records: Sequence[Record]) -> str:
@@ -83,7 +84,4 @@ def _cell(records: Sequence[Record], floor: Sequence[Record]) -> tuple[str, str]
     excess = mean(float(record["result"]["asr"]) - scratch[record["config"]["seed"]] for record in paired)
     assert strength is not None
     assert excess is not None
-    few = beside(len(paired))
-    above = transferable(strength, excess)
-    how = ("above the bar" if few else "**TRANSFERABLE**") if above else "no"
-    return f"{_pair(paired)}, {excess:+.1f}", how + few
+    return f"{_pair(paired)}, {excess:+.1f}", verdict(bool(transferable(strength, excess)), len(paired))

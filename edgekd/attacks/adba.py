@@ -56,7 +56,7 @@ class ADBASettings(AttackSettings):
     trigger_lr: float = Field(
         2e-3,
         gt=0,
-        description="of Adam on trigger and opacities; ten times as much, and it leaves what students can carry",
+        description="of Adam on trigger and opacities; ten times as much, and students hardly carry it",
     )
 
 
@@ -74,7 +74,8 @@ class ADBA(BatchAttack):
     in its first epoch has no say in the trigger, whose rate falls with the epochs to 0 in the last. In six epochs one does.
 
     Measured: at the default rate the trigger stays close to where it starts, and the attack is ``leak`` with another
-    trigger; at ten times that rate it turns into a universal perturbation. What students carry is the ``trace``.
+    trigger; at ten times that rate scratch students obey it too, and others hardly more than they. What students carry is the
+    ``trace``.
     """
 
     Config = ADBASettings

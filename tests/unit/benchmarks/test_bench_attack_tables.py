@@ -42,13 +42,13 @@ def test_the_twin_had_as_many_epochs() -> None:
 @pytest.mark.parametrize(
     ("found", "scratch", "verdict"),
     [
-        ((90, 95, 99), (1, 2, 3), "Hinton KD: **TRANSFERABLE**"),
+        ((90, 95, 99), (1, 2, 3), "Hinton KD: TRANSFERABLE"),
         ((90, 95), (1, 2, 3), "Hinton KD: above the bar (2 seeds)"),
         ((90, 95, 99), (1, 2), "Hinton KD: above the bar (2 seeds)"),
         ((90, 95, 99), (), "Hinton KD: open, without scratch"),
-        ((60, 60, 60), (40, 40, 40), "Hinton KD: no"),
-        ((49, 49, 49), (1, 1, 1), "Hinton KD: no"),
-        ((10,), (1,), "Hinton KD: no (1 seed)"),
+        ((60, 60, 60), (40, 40, 40), "Hinton KD: NOT TRANSFERABLE"),
+        ((49, 49, 49), (1, 1, 1), "Hinton KD: NOT TRANSFERABLE"),
+        ((10,), (1,), "Hinton KD: below the bar (1 seed)"),
     ],
 )
 def test_a_verdict_needs_three_seeds_and_scratch_at_each(
@@ -68,8 +68,23 @@ def test_the_excess_is_over_the_same_seeds_scratch_student() -> None:
 def test_every_kind_that_was_run_has_its_word() -> None:
     records = [student(kind, 0, asr) for kind, asr in (("kd", 90.0), ("overhaul", 1.0), ("scratch", 0.5))]
     row = lines(transfer_table.tables(records), "leak")[0]
-    assert row[-1] == "Hinton KD: above the bar (1 seed); overhaul KD: no (1 seed)"
+    assert row[-1] == "Hinton KD: above the bar (1 seed); overhaul KD: below the bar (1 seed)"
     assert row[-2] == "–"
+
+
+def test_every_missed_bar_of_the_records_has_its_reason() -> None:
+    records = [read_json(file) for file in sorted((HERE / "results" / "attacks").glob("*.json"))]
+    made = attacks_table.tables(records)
+    assert "Why bars are missed:" in made
+    assert "not looked into" not in made
+
+
+def test_a_row_of_fewer_epochs_asks_for_no_reason() -> None:
+    rows = [attacked("none", 2, 91.0), attacked("badnets", 2, 91.0, 50.0), attacked("none", 4, 91.0)]
+    made = attacks_table.tables([*rows, attacked("badnets", 4, 91.0, 99.0)])
+    assert [row[-1] for row in lines(made, "badnets")] == ["fewer epochs: ASR below 95", "met"]
+    assert "Why bars" not in made
+    assert f"- badnets: {attacks_table.WHY['badnets']}" in attacks_table.tables(rows)
 
 
 def test_no_more_students_than_allowed_and_no_cell_twice(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -50,7 +50,7 @@ def test_points_are_above_scratch_of_the_same_seed() -> None:
 def test_bars_of_ours_where_the_base_carries_the_backdoor_over(ours: tuple[Any, ...], said: str) -> None:
     records = [*three("scratch", 60, 1), *three("kd and overhaul", 65, 90), *three("robustkd-plus", *ours)]
     made = robustkd_table.tables(records)
-    assert "- kd and overhaul: **TRANSFERABLE**" in made
+    assert "- kd and overhaul: TRANSFERABLE" in made
     assert f"- RobustKD+: {said}" in made
 
 

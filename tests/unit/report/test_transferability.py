@@ -43,36 +43,38 @@ def test_the_rule(asr: float | None, excess: float | None, carries: bool | None)
 
 def test_few_seeds_stand_beside() -> None:
     assert [transferability.beside(n) for n in (1, 2, 3)] == [" (1 seed)", " (2 seeds)", ""]
+    assert [transferability.verdict(True, n) for n in (1, 3)] == ["above the bar (1 seed)", "TRANSFERABLE"]
+    assert [transferability.verdict(False, n) for n in (2, 3)] == ["below the bar (2 seeds)", "NOT TRANSFERABLE"]
 
 
 def test_every_control_has_its_figures_and_its_verdict(make_record: MakeRecord) -> None:
     record = make_record(config=CONFIG)
     kd, overhaul = transferability.table(record).rows
-    assert [cell.text for cell in kd] == ["kd", "grid 3x3", "90.22 %", "+88.27", "0.941", "TRANSFERABLE (1 seed)"]
-    assert [cell.text for cell in overhaul][2:] == ["82.22 %", "+80.27", "0.900", "TRANSFERABLE (1 seed)"]
+    assert [cell.text for cell in kd] == ["kd", "grid 3x3", "90.22 %", "+88.27", "0.941", "above the bar (1 seed)"]
+    assert [cell.text for cell in overhaul][2:] == ["82.22 %", "+80.27", "0.900", "above the bar (1 seed)"]
     assert transferability.sentence(record) == ""
     assert transferability.line(record) == (
-        "Plain distillation: kd TRANSFERABLE (1 seed), ASR 90.22 %, +88.27 points above the floor; "
-        "overhaul TRANSFERABLE (1 seed), ASR 82.22 %, +80.27 points above the floor."
+        "Plain distillation: kd above the bar (1 seed), ASR 90.22 %, +88.27 points above the floor; "
+        "overhaul above the bar (1 seed), ASR 82.22 %, +80.27 points above the floor."
     )
 
 
 def test_a_base_that_loses_the_backdoor_by_itself_takes_the_merit(make_record: MakeRecord) -> None:
     record = make_record(config=CONFIG, rows=changed(make_record(), "overhaul", score(12, 2)))
-    assert transferability.table(record).rows[1][-1].text == "NOT TRANSFERABLE (1 seed)"
-    meaning = "NOT TRANSFERABLE on overhaul, the base of robustkd (grid 3x3): a low ASR of the student is then no merit"
+    assert transferability.table(record).rows[1][-1].text == "below the bar (1 seed)"
+    meaning = "Below the bar on overhaul, the base of robustkd (grid 3x3): a low ASR of the student is then no merit"
     for said in (transferability.line(record), html(record), markdown(record)):
         assert meaning in said
     # on the other kind it says nothing of the base
     record = make_record(config=CONFIG, rows=changed(make_record(), "kd", score(12, 2)))
-    assert "NOT TRANSFERABLE (1 seed)" in html(record)
+    assert "below the bar (1 seed)" in html(record)
     assert "no merit" not in html(record)
 
 
 @pytest.mark.parametrize("distill", [{"method": name, "base": "logits"} for name in ("robustkd", "robustkd-plus")])
 def test_on_the_logits_base_hinton_kd_decides(make_record: MakeRecord, distill: dict[str, str]) -> None:
     lost = {"config": {"distill": distill}, "rows": changed(make_record(), "kd", score(12, 2))}
-    assert f"NOT TRANSFERABLE on kd, the base of {distill['method']}" in transferability.sentence(make_record(**lost))
+    assert f"Below the bar on kd, the base of {distill['method']}" in transferability.sentence(make_record(**lost))
     kept = {"config": {"distill": distill}, "rows": changed(make_record(), "overhaul", score(12, 2))}
     assert transferability.sentence(make_record(**kept)) == ""
 
@@ -83,7 +85,7 @@ def test_on_both_bases_either_may_carry_it(make_record: MakeRecord) -> None:
     assert transferability.sentence(make_record(config=config, rows=one)) == ""
     none = changed(make_record(rows=one), "overhaul", score(12, 2))
     said = transferability.sentence(make_record(config=config, rows=none))
-    assert "NOT TRANSFERABLE on kd and overhaul, the base of robustkd-plus" in said
+    assert "Below the bar on kd and overhaul, the base of robustkd-plus" in said
     features = {"distill": {"method": "robustkd-plus", "base": "features"}}
     assert transferability.sentence(make_record(config=features, rows=one)) == ""
 
@@ -109,7 +111,7 @@ def test_a_control_that_was_not_trained_is_not_measured(make_record: MakeRecord)
     assert "stays open" in markdown(record)
     # a run whose method is that plain distillation has measured it with its student
     plain = make_record(config={"distill": {"method": "kd"}}, rows=rows)
-    assert [row[-1].text for row in transferability.table(plain).rows] == ["NOT TRANSFERABLE (1 seed)", "not measured"]
+    assert [row[-1].text for row in transferability.table(plain).rows] == ["below the bar (1 seed)", "not measured"]
     assert transferability.sentence(plain) == ""
 
 
@@ -128,7 +130,7 @@ def test_every_known_trigger_is_named(make_record: MakeRecord) -> None:
     rows = changed(make_record(), "overhaul", score(90, 2), score(5, 2, name="sine"))
     record = make_record(config={"distill": "what?"}, rows=rows)
     assert [row[1].text for row in transferability.table(record).rows] == ["grid 3x3", "sine"] * 2
-    assert "overhaul, sine NOT TRANSFERABLE (1 seed), ASR 5.00 %" in transferability.line(record)
+    assert "overhaul, sine below the bar (1 seed), ASR 5.00 %" in transferability.line(record)
 
 
 def test_the_terminal_says_it_in_one_line_after_the_ledger(
