@@ -36,6 +36,8 @@ WHY = {
     "wanet": "ACC: likely the noisy warps, a fifth of every batch; at a rate of 5 % ACC is within the bar.",
 }
 
+UNKNOWN = "not looked into."
+
 
 def name_of(config: Record) -> str:
     return config["attack"] + (f", {config['rule']}" if config.get("rule") else "")
@@ -97,7 +99,7 @@ def tables(records: Sequence[Record]) -> str:
             )
         )
         warned += [f"- {text.markdown(name)}, {rate} %, {config['epochs']} epochs: {text.markdown(w)}" for w in result.get("warnings", ())]  # fmt: skip
-    reasons = [f"- {text.markdown(name)}: {WHY.get(name, "not looked into.")}" for name in sorted(short)]
+    reasons = [f"- {text.markdown(name)}: {WHY.get(name, UNKNOWN)}" for name in sorted(short)]
     missing = ["Why bars are missed:", "", *reasons, ""] if reasons else []
     return "\n".join([*lines, "", *missing, *warned, *[""] * bool(warned), provenance(records)])
 
