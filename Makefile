@@ -36,6 +36,7 @@ coverage: setup
 	$(BIN)/pytest -q -n 2 --dist loadfile --cov --cov-report=term:skip-covered --cov-fail-under=85
 
 slow: setup
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev,cluster]"
 	$(BIN)/pytest -q -m slow
 
 # NVIDIA's bindings of four versions and its builder for RTX, from the package index, on every student of the zoo.

@@ -40,7 +40,8 @@ UNKNOWN = "not looked into."
 
 
 def name_of(config: Record) -> str:
-    return config["attack"] + (f", {config['rule']}" if config.get("rule") else "")
+    rule = config.get("rule")
+    return f"{config['attack']}, {rule}" if rule else str(config["attack"])
 
 
 def misses(config: Record, result: Record, twin: float | None) -> list[str] | None:
