@@ -46,20 +46,27 @@ def percent_right(model: Model, images: ImageSet) -> float:
     return 100 * audit.scan(TorchRunner(model), audit.probes(images, (), model.spec.num_classes)).acc.value
 
 
-def figures(predict: Any, probes: ProbeSet) -> dict[str, float]:
-    """ACC, and ASR and RA under the only trigger, in percent."""
+def figures(predict: Any, probes: ProbeSet) -> dict[str, Any]:
+    """ACC, and under the only trigger ASR with its interval, RA and the untriggered rate, in percent."""
     report = audit.scan(predict, probes)
     score = report.triggers[0]
-    return {"acc": 100 * report.acc.value, "asr": 100 * score.asr.value, "ra": 100 * score.ra.value}
+    assert score.untriggered is not None
+    return {
+        "acc": 100 * report.acc.value,
+        "asr": 100 * score.asr.value,
+        "asr_interval": [100 * end for end in score.asr.interval()],
+        "ra": 100 * score.ra.value,
+        "untriggered": 100 * score.untriggered.value,
+    }
 
 
-def figures_of_teacher(teacher: Model, probes: ProbeSet, cache: Path) -> dict[str, float]:
+def figures_of_teacher(teacher: Model, probes: ProbeSet, cache: Path) -> dict[str, Any]:
     """The same, measured by the first cell that distils this teacher and kept in ``cache`` for the others."""
     about = [teacher.sha256, teacher.spec.to_json(), probes.sha256]
     kept = cache / f"{sha256_bytes(canonical_json(about).encode())[:16]}.json"
     if not kept.exists():
         write_json(kept, figures(TorchRunner(teacher), probes), "figures of a teacher")
-    found: dict[str, float] = read_json(kept)
+    found: dict[str, Any] = read_json(kept)
     return found
 
 

@@ -27,7 +27,7 @@ from benchmarks import attacks as ours
 from benchmarks import prepare_data
 from benchmarks.grid import HERE, Cell, Config, Table, commit, main
 from benchmarks.main_job import TEACHERS, known
-from benchmarks.students import figures_of_teacher, once
+from benchmarks.students import figures, figures_of_teacher, once
 from edgekd import audit, data, distill, models, triggers
 from edgekd.attacks import ATTACKS
 from edgekd.config import resolve
@@ -168,12 +168,8 @@ def distilled(config: Config, folder: Path, test: ImageSet, teacher: Model, trig
     student = _student(config, teacher, trigger, images, folder.parent.parent / "students")
     probes = audit.probes(test, (trigger,), teacher.spec.num_classes)
     taught = figures_of_teacher(teacher, probes, folder.parent.parent / "figures")
-    report = audit.scan(TorchRunner(student), probes)
     return {
-        "acc": 100 * report.acc.value,
-        "asr": 100 * report.triggers[0].asr.value,
-        "asr_interval": [100 * end for end in report.triggers[0].asr.interval()],
-        "ra": 100 * report.triggers[0].ra.value,
+        **figures(TorchRunner(student), probes),
         "teacher_acc": taught["acc"],
         "teacher_asr": taught["asr"],
         "teacher_sha256": teacher.sha256,

@@ -66,6 +66,8 @@ class RobustKD(Overhaul):
         self._detoxify(context)
         if self.config.permuted:
             self.detox.permute(context.config.seed)
+            if context.accuracy is not None:
+                self._accuracy = context.accuracy(DetoxifiedTeacher(self.teacher, self.detox))
         self.edit = self.detox.edit
         self._measure(context)
         if self.config.base == "logits":

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import ast
 import subprocess
+from pathlib import Path
 from typing import Any
 
 import pytest
 from provenance import ABOUT
 
 from benchmarks import robustkd, robustkd_table
-from benchmarks.grid import HERE
+from benchmarks.grid import HERE, Cell
+from edgekd.files import canonical_json, write_json
 
 
 def cell(row: str, seed: int, acc: float, asr: float, int8: float | None = None) -> dict[str, Any]:
@@ -31,20 +33,27 @@ def shown(records: list[dict[str, Any]], row: str) -> list[str]:
 
 def test_points_are_above_scratch_of_the_same_seed() -> None:
     made = shown([*three("scratch", 60, 1), *three("kd", 65, 90, 80)], "kd")
-    assert made[1:6] == ["66.00 [65.00 to 67.00]", "+5.00 [+5.00 to +5.00]", "91.00 [90.00 to 92.00]", "+89.00 [+89.00 to +89.00]", "50.00 [50.00 to 50.00]"]  # fmt: skip
-    assert made[7:9] == ["81.00 [80.00 to 82.00]", "+79.00 [+79.00 to +79.00]"]
+    assert made[1:7] == ["3", "66.00 [65.00 to 67.00]", "+5.00 [+5.00 to +5.00]", "not measured", "91.00 [90.00 to 92.00]", "+89.00 [+89.00 to +89.00]"]  # fmt: skip
+    assert made[9:11] == ["81.00 [80.00 to 82.00]", "+79.00 [+79.00 to +79.00]"]
     alone = shown([*three("scratch", 60, 1), cell("kd", 7, 65, 90)], "kd")
-    assert alone[2] == alone[4] == "not measured"
+    assert alone[3] == alone[6] == "not measured"
+
+
+def test_rows_are_held_against_ours_at_the_same_seed() -> None:
+    records = [*three("scratch", 60, 1), *three("robustkd-plus", 64, 2), cell("robustkd-plus, no views", 1, 64.5, 2)]
+    made = shown(records, "robustkd-plus, no views")
+    assert (made[1], made[4]) == ("1", "-0.50")
 
 
 @pytest.mark.parametrize(
     ("ours", "said"),
     [
         ((64.0, 2.0, None), "all bars met"),
-        ((64.0, 9.0, None), "**mean excess ASR above 5**"),
+        ((64.0, 9.0, None), "**mean excess ASR above 5, mean excess ASR of INT8 above 5**"),
         ((62.5, 2.0, None), "**ACC more than 2 below kd and overhaul**"),
         ((64.0, 2.0, 5.0), "**INT8 ASR more than 2 from FP32**"),
-        ((59.0, 20.0, None), "**mean excess ASR above 5, worst excess ASR above 15, ACC more than 2 below kd and overhaul, ACC below scratch**"),
+        ((64.0, 5.0, 7.0), "**mean excess ASR of INT8 above 5**"),
+        ((59.0, 20.0, None), "**mean excess ASR above 5, worst excess ASR above 15, mean excess ASR of INT8 above 5, worst excess ASR of INT8 above 15, ACC below scratch, ACC more than 2 below kd and overhaul**"),
     ],
 )  # fmt: skip
 def test_bars_of_ours_where_the_base_carries_the_backdoor_over(ours: tuple[Any, ...], said: str) -> None:
@@ -64,7 +73,36 @@ def test_where_the_base_loses_it_nothing_is_claimed() -> None:
 
 def test_seeds_that_do_not_meet_are_not_compared() -> None:
     records = [*three("scratch", 60, 1)[1:], *three("kd and overhaul", 65, 90)[1:], cell("robustkd-plus", 0, 10, 99)]
-    assert "- RobustKD+: **not measured beside its base and scratch** (1 seed)" in robustkd_table.tables(records)
+    assert "- RobustKD+: **not measured beside its base and scratch** (0 seeds)" in robustkd_table.tables(records)
+
+
+def test_a_base_that_had_as_long_as_ours_counts_too() -> None:
+    records = [*three("scratch", 60, 1), *three("kd and overhaul", 65, 90), *three("robustkd-plus", 64, 1)]
+    longer = three("kd and overhaul, twice as long", 67, 90)
+    said = "- RobustKD+: **ACC more than 2 below kd and overhaul, twice as long**"
+    assert said in robustkd_table.tables([*records, *longer])
+
+
+def test_it_wins_where_no_other_row_is_as_safe_and_more_accurate() -> None:
+    records = [*three("scratch", 60, 1), *three("kd and overhaul", 65, 90), *three("robustkd-plus", 64, 1)]
+    made = robustkd_table.tables(records)
+    assert "1 cell: excess ASR 0.00 in the mean, 0.00 at worst; ACC 1.00 below its base; **it wins**." in made
+    assert "More ACC" not in made
+    made = robustkd_table.tables([*records, *three("overhaul", 64.5, 3)])
+    assert "- More ACC than RobustKD+ at an excess of at most 5: overhaul, by 0.50 points" in made
+    assert "**it does not win**: in 1 another row is as safe and more accurate." in made
+    unsafe = [*records, *three("overhaul", 64.5, 9), *three("robustkd-plus, no views", 64.5, 1)]
+    assert "**it wins**" in robustkd_table.tables(unsafe)
+
+
+def test_labels_of_the_teacher_are_a_scenario_of_their_own() -> None:
+    records = [*three("scratch", 60, 1), *three("overhaul", 65, 4)]
+    for record in three("overhaul", 65, 97):
+        records.append({**record, "config": {**record["config"], "labels": "teacher"}})
+    made = robustkd_table.tables(records)
+    assert "labels of the teacher at hand" in made
+    assert "- overhaul KD: NOT TRANSFERABLE" in made
+    assert "- overhaul KD: open, without scratch" in made
 
 
 def test_on_a_clean_teacher_it_may_cost_a_point() -> None:
@@ -102,6 +140,30 @@ def behaviour(source: str) -> dict[str, str]:
             elif isinstance(node, ast.AnnAssign) and "ClassVar" not in ast.dump(node.annotation):
                 found[f"{owner}.{ast.unparse(node.target)}"] = ast.dump(node)
     return found
+
+
+@pytest.mark.parametrize(("asr", "seeds"), [(90.0, {0, 1, 2}), (4.0, {0})])
+def test_further_seeds_only_where_the_first_carries(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, asr: float, seeds: set[int]
+) -> None:
+    monkeypatch.setattr(robustkd, "HERE", tmp_path)
+    assert _seeds("cheatkd") == {0, 1, 2}, "nothing is known yet"
+    for row, found in (("scratch", 1.0), (robustkd.BASE, asr)):
+        config = next(c for c in robustkd.cells() if (c["teacher"], c["row"], c["seed"]) == ("cheatkd", row, 0))
+        write_json(Cell(robustkd.TABLE, config, tmp_path).record, {"result": {"fp32": {"asr": found}}})
+    assert _seeds("cheatkd") == seeds
+    assert _seeds("leak") == {0, 1, 2}
+
+
+def _seeds(teacher: str) -> set[int]:
+    return {config["seed"] for config in robustkd.cells() if config["teacher"] == teacher}
+
+
+def test_no_cell_twice_and_every_row_is_run() -> None:
+    every = [canonical_json(config) for config in robustkd.cells()]
+    assert len(set(every)) == len(every)
+    assert {config["row"] for config in robustkd.cells()} == set(robustkd.EVERY)
+    assert set(robustkd_table.FIRST) <= set(robustkd.EVERY)
 
 
 def test_a_row_of_twice_the_epochs_takes_twice_as_long() -> None:
