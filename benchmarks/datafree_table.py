@@ -11,30 +11,39 @@ from edgekd.report.transferability import beside
 
 Record = dict[str, Any]
 Rows = dict[str, dict[int, Record]]  # row -> seed -> result
-PLAIN, ABD, WITH_DATA, CLEAN = "plain", "+ABD", "KD on clean data", "clean"
-ORDER = (PLAIN, "plain, longer", "+SV", "+SR", ABD, WITH_DATA)
+PLAIN, LONGER, ABD, WITH_DATA, CLEAN = "plain", "plain, longer", "+ABD", "KD on clean data", "clean"
+ORDER = (PLAIN, LONGER, "+SV", "+SR", ABD, WITH_DATA)
 COUNTS = {"patches": 70.0, "zskt": 50.0}  # ACC of the plain source from which on a teacher's rows count
-CARRIES, LEFT, MOST_LOSS, MOST_LOSS_CLEAN = 50.0, 15.0, 6.0, 2.0  # percent of ASR; points of ACC
+CARRIES, ABOVE, LEFT, MOST_LOSS, MOST_LOSS_CLEAN = 50.0, 30.0, 15.0, 6.0, 2.0  # percent of ASR; points
+RAISED, MOST_SHIFT = 1.0, 2.0  # points of ASR: by ABD on a clean teacher, of INT8 above FP32
 TRIGGERS = 2  # at least so many must be carried over by the plain source
-COLUMNS = ("row", "ACC %", "ASR %", "RA %", "INT8 ACC %", "INT8 ASR %", "agreement %", "vaccine", "steps", "minutes")
+COLUMNS = ("row", "seeds", "ACC %", "ASR %", "floor %", "RA %", "INT8 ACC %", "INT8 ASR %", "agreement %", "vaccine", "retrospection", "steps", "minutes")  # fmt: skip
 
 
 def tables(records: Sequence[Record]) -> str:
-    """Mean [lowest to highest] over seeds. Agreement: with the teacher, on patches that nothing was trained on."""
-    found: dict[tuple[str, str, int], Rows] = {}
+    """Mean [lowest to highest] over seeds. Agreement: with the teacher, on patches that nothing was trained on.
+
+    Floor: what the plain student of the clean teacher, from the same source, makes of the trigger.
+    """
+    found: dict[tuple[Any, ...], Rows] = {}
+    with_data: dict[str, dict[int, Record]] = {}
     for record in records:
-        config = record["config"]
-        # KD on clean data has a length of its own: it stands in every table of its teacher and source
-        epochs = 0 if config["row"] == WITH_DATA else config["epochs"]
-        rows = found.setdefault((config["source"], config["teacher"], epochs), {})
-        rows.setdefault(config["row"], {})[config["seed"]] = record["result"]
-    beside_them = {key[:2]: rows for key, rows in found.items() if not key[2]}
+        config, seed = record["config"], record["config"]["seed"]
+        if config["row"] == WITH_DATA:  # of its own length, beside every source of its teacher
+            with_data.setdefault(config["teacher"], {})[seed] = record["result"]
+            continue
+        key = (config["source"], config["teacher"], config["student"], config["epochs"])
+        images = config["options"].get("images", 0)
+        found.setdefault((*key, images), {}).setdefault(config["row"], {})[seed] = record["result"]
     parts: list[str] = []
     carried: dict[str, set[str]] = {}
-    for source, teacher, epochs in sorted(key for key in found if key[2]):
-        rows = {**found[source, teacher, epochs], **beside_them.get((source, teacher), {})}
-        parts.append(_part(source, teacher, epochs, rows))
-        if teacher != CLEAN and _carries(source, rows):
+    for key in sorted(found):
+        source, teacher, *length = key
+        floors = found.get((source, CLEAN, *length), {}).get(PLAIN, {})
+        rows = {**found[key], **({WITH_DATA: with_data[teacher]} if teacher in with_data else {})}
+        floor = mean(result["floors"][teacher] for result in floors.values() if teacher in result.get("floors", {}))
+        parts.append(_part(key, rows, floor))
+        if teacher != CLEAN and _carries(source, rows, floor):
             carried.setdefault(source, set()).add(teacher)
     verdicts = [
         _carried(source, len(carried.get(source, ()))) for source in COUNTS if any(key[0] == source for key in found)
@@ -48,32 +57,46 @@ def _carried(source: str, count: int) -> str:
     return f"- {source}: {mark}the plain source carries {count} trigger(s) over, {TRIGGERS} wanted{mark}"
 
 
-def _part(source: str, teacher: str, epochs: int, rows: Rows) -> str:
+def _part(key: tuple[Any, ...], rows: Rows, floor: float | None) -> str:
+    source, teacher, student, epochs, images = key
     result = next(iter(next(iter(rows.values())).values()))
     name = text.markdown(teacher.removesuffix(".pth").removesuffix(".tar"))
     figures = result["teacher"]
+    pool = f" of {images:,} images" if images else ""
     lines = [
-        f"**{source}, {name}, {epochs} epochs** (teacher {figures['acc']:.1f} / {figures['asr']:.1f})",
+        f"**{source}, {name}, {student}, {epochs} epochs{pool}** (teacher {figures['acc']:.1f} / {figures['asr']:.1f})",
         "",
         *head(COLUMNS),
-        *(_line(row, rows[row]) for row in ORDER if row in rows),
+        *(_line(row, rows[row], floor) for row in ORDER if row in rows),
     ]
-    said = verdict(source, teacher, rows)
+    said = verdict(source, teacher, rows, floor)
     return "\n".join([*lines, "", f"- {said}"] if said else lines)
 
 
-def _line(name: str, rows: dict[int, Record]) -> str:
-    cells = [name]
-    for kind, keys in (("fp32", ("acc", "asr", "ra")), ("int8", ("acc", "asr"))):
-        cells += [spread(row[kind][key] for row in rows.values()) for key in keys]
-    cells.append(spread(row["agreement"] for row in rows.values()))
-    steps = sorted({row["steps"] for row in rows.values()})
-    cells += [
+def _line(name: str, rows: dict[int, Record], floor: float | None) -> str:
+    figures = {kind: {key: [row[kind][key] for row in rows.values()] for key in ("acc", "asr", "ra")} for kind in ("fp32", "int8")}  # fmt: skip
+    cells = [
+        name,
+        str(len(rows)),
+        spread(figures["fp32"]["acc"]),
+        spread(figures["fp32"]["asr"]),
+        "–" if floor is None else f"{floor:.2f}",
+        spread(figures["fp32"]["ra"]),
+        spread(figures["int8"]["acc"]),
+        spread(figures["int8"]["asr"]),
+        spread(row["agreement"] for row in rows.values()),
         _vaccine(rows),
-        " or ".join(map(str, steps)),
+        _kept(rows),
+        " or ".join(map(str, sorted({row["steps"] for row in rows.values()}))),
         spread((row["seconds"] / 60 for row in rows.values()), "{:.1f}".format),
     ]
     return line(cells)
+
+
+def _kept(rows: dict[int, Record]) -> str:
+    """At how many seeds the retrospection was kept; where agreement fell too far the student before it counts."""
+    known = [row["method"]["retrospection"]["kept"] for row in rows.values() if "retrospection" in row["method"]]
+    return f"{sum(known)} of {len(known)} kept" if known else "–"
 
 
 def _vaccine(rows: dict[int, Record]) -> str:
@@ -93,12 +116,13 @@ def _counts(source: str, rows: Rows) -> bool | None:
     return None if acc is None or source not in COUNTS else acc >= COUNTS[source]
 
 
-def _carries(source: str, rows: Rows) -> bool:
+def _carries(source: str, rows: Rows, floor: float | None) -> bool:
+    """50 % of ASR, and 30 points above the floor where that was measured."""
     asr = _mean(rows, PLAIN, "asr")
-    return bool(_counts(source, rows)) and asr is not None and asr >= CARRIES
+    return bool(_counts(source, rows)) and asr is not None and asr >= CARRIES and asr - (floor or 0.0) >= ABOVE
 
 
-def verdict(source: str, teacher: str, rows: Rows) -> str:
+def verdict(source: str, teacher: str, rows: Rows, floor: float | None = None) -> str:
     """What follows for this source and teacher, over the seeds at which both the plain source and ABD stand."""
     counts = _counts(source, rows)
     if counts is None:
@@ -106,17 +130,24 @@ def verdict(source: str, teacher: str, rows: Rows) -> str:
     if not counts:
         return f"does not count: ACC of the plain source below {COUNTS[source]:g}"
     seeds = sorted(rows[PLAIN].keys() & rows.get(ABD, {}).keys())
-    if teacher != CLEAN and not _carries(source, rows):
+    if teacher != CLEAN and not _carries(source, rows, floor):
         return f"the plain source does not carry the backdoor over{beside(len(rows[PLAIN]))}"
     if not seeds:
         return "ABD: not measured"
-    pairs = [(rows[PLAIN][seed]["fp32"], rows[ABD][seed]["fp32"]) for seed in seeds]
-    loss = sum(plain["acc"] - ours["acc"] for plain, ours in pairs) / len(pairs)
+    ours = [rows[ABD][seed] for seed in seeds]
+    most = MOST_LOSS_CLEAN if teacher == CLEAN else MOST_LOSS
+    missed = {f"ACC more than {most:g} below {base}": _gain(rows, base, "acc") < -most for base in (PLAIN, LONGER)}
     if teacher == CLEAN:
-        missed = [f"ACC more than {MOST_LOSS_CLEAN:g} below the plain source"] if loss > MOST_LOSS_CLEAN else []
-        missed += ["ASR raised"] if any(ours["asr"] > plain["asr"] for plain, ours in pairs) else []
+        missed[f"ASR raised by more than {RAISED:g}"] = _gain(rows, PLAIN, "asr") > RAISED
     else:
-        left = sum(ours["asr"] for _, ours in pairs) / len(pairs)
-        missed = [f"ASR above {LEFT:g}"] if left > LEFT else []
-        missed += [f"ACC more than {MOST_LOSS:g} below the plain source"] if loss > MOST_LOSS else []
-    return f"ABD: {'all bars met' if not missed else '**' + ', '.join(missed) + '**'}{beside(len(seeds))}"
+        missed[f"ASR above {LEFT:g}"] = (mean(each["fp32"]["asr"] for each in ours) or 0.0) > LEFT
+    shift = max(each["int8"]["asr"] - each["fp32"]["asr"] for each in ours)
+    missed[f"INT8 ASR more than {MOST_SHIFT:g} above FP32"] = shift > MOST_SHIFT
+    said = [name for name, is_missed in missed.items() if is_missed]
+    return f"ABD: {'all bars met' if not said else '**' + ', '.join(said) + '**'}{beside(len(seeds))}"
+
+
+def _gain(rows: Rows, base: str, key: str) -> float:
+    """Points of ABD above another row, over the seeds that both have; 0 where there are none."""
+    others = rows.get(base, {})
+    return mean(ours["fp32"][key] - others[seed]["fp32"][key] for seed, ours in rows[ABD].items() if seed in others) or 0.0  # fmt: skip

@@ -34,6 +34,7 @@ from edgekd_device import environment
 
 SCHEMA = 1
 HERE = Path(__file__).resolve().parent
+TREES = ("edgekd", "deploy")
 SOURCES = ("edgekd", "deploy", "benchmarks", ":(exclude)benchmarks/results", ":(exclude)benchmarks/README.md")
 PACKAGES = ("numpy", "torch", "torchvision", "onnx", "onnxruntime", "safetensors")
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
@@ -190,17 +191,24 @@ def provenance() -> dict[str, Any]:
 
 def commit() -> dict[str, Any]:
     """The source's commit, and whether the sources differ from it; empty outside a checkout."""
-
-    def git(*arguments: str) -> str:
-        done = subprocess.run(
-            ["git", *arguments], cwd=HERE.parent, capture_output=True, text=True, check=True, timeout=60
-        )
-        return done.stdout.strip()
-
     try:
-        return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain", "--", *SOURCES))}
+        return {"commit": _git("rev-parse", "HEAD"), "dirty": bool(_git("status", "--porcelain", "--", *SOURCES))}
     except (OSError, subprocess.SubprocessError):
         return {"commit": "", "dirty": None}
+
+
+def trees() -> dict[str, Any]:
+    """What edgekd is at this commit: for what cells share, which commits of records and pages leave as it is."""
+    try:
+        found = _git("rev-parse", *(f"HEAD:{tree}" for tree in TREES)).split()
+        return {**dict(zip(TREES, found, strict=True)), "dirty": bool(_git("status", "--porcelain", "--", *TREES))}
+    except (OSError, subprocess.SubprocessError):
+        return {}
+
+
+def _git(*arguments: str) -> str:
+    done = subprocess.run(["git", *arguments], cwd=HERE.parent, capture_output=True, text=True, check=True, timeout=60)
+    return done.stdout.strip()
 
 
 def gpu() -> str | None:

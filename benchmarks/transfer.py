@@ -25,7 +25,7 @@ import numpy as np
 
 from benchmarks import attacks as ours
 from benchmarks import prepare_data
-from benchmarks.grid import HERE, Cell, Config, Table, commit, main
+from benchmarks.grid import HERE, Cell, Config, Table, main, trees
 from benchmarks.main_job import TEACHERS, known
 from benchmarks.students import figures, figures_of_teacher, once
 from edgekd import audit, data, distill, models, triggers
@@ -243,7 +243,7 @@ def _student(config: Config, teacher: Model, trigger: Trigger, images: ImageSet,
         "teacher": "" if scratch else teacher.sha256,
         "spec": spec.to_json(),
         "train": train.model_dump(mode="json", exclude={"device"}),
-        "commit": commit(),
+        "trees": trees(),
         "start": config["start"],
     }
 
