@@ -20,7 +20,7 @@ import contextlib
 import itertools
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +46,7 @@ from edgekd.runners.onnx import OnnxRunner
 from edgekd.runners.torch import TorchRunner
 from edgekd.training import TrainConfig
 from edgekd.training.device import resolve_device
-from edgekd.types import InputSpec, Model, ModelSpec
+from edgekd.types import InputSpec, Model, ModelSpec, Trigger
 from edgekd_device.arrays import read_npz
 
 STUDENT, HELD_OUT = "resnet8", 2000
@@ -117,6 +117,19 @@ def run(config: Config, folder: Path) -> dict[str, Any]:
     teacher, trigger = teacher_of(GRID if config["teacher"] == CLEAN else config["teacher"], test)
     if config["teacher"] == CLEAN:
         teacher = clean_network(START)
+    others = (*BACKDOORED, SPARE) if config["teacher"] == CLEAN else ()
+    return measured(config, folder, test, teacher, trigger, {name: teacher_of(name, test)[1] for name in others})
+
+
+def measured(
+    config: Config,
+    folder: Path,
+    test: ImageSet,
+    teacher: Model,
+    trigger: Trigger,
+    others: Mapping[str, Trigger] | None = None,
+) -> dict[str, Any]:
+    """Train the student of a cell and measure it beside its teacher, in FP32 and INT8; under other triggers its ASR alone."""
     probes = audit.probes(test, (trigger,), teacher.spec.num_classes)
     agreed = _named(held_out(_pictures(), teacher.spec.input.shape, HELD_OUT, config["seed"]), teacher)
     with _alone(_place(config, teacher, folder.parent.parent / "students")) as place:
@@ -125,7 +138,7 @@ def run(config: Config, folder: Path) -> dict[str, Any]:
     onnx_writer.export(twin, folder / "model.u8s8.onnx", "u8s8", agreed.images[:32])
     shipped = OnnxRunner((folder / "model.u8s8.onnx").read_bytes())
     return {
-        **({"floors": _floors(student, test)} if config["teacher"] == CLEAN else {}),
+        **({"floors": _floors(student, test, others)} if others else {}),
         "teacher": figures_of_teacher(teacher, probes, folder.parent.parent / "figures"),
         "fp32": figures(TorchRunner(student), probes),
         "int8": figures(shipped, probes),
@@ -167,9 +180,8 @@ def _student(config: Config, teacher: Model, agreed: ImageSet, place: Path) -> t
     return made, log.to_json(), _named(read_npz(kept)["images"], teacher)
 
 
-def _floors(student: Model, test: ImageSet) -> dict[str, float]:
+def _floors(student: Model, test: ImageSet, triggers: Mapping[str, Trigger]) -> dict[str, float]:
     """What a student of the clean teacher makes of the others' triggers, in percent of ASR: their floors."""
-    triggers = {name: teacher_of(name, test)[1] for name in (*BACKDOORED, SPARE)}
     probes = {name: audit.probes(test, (trigger,), student.spec.num_classes) for name, trigger in triggers.items()}
     return {name: figures(TorchRunner(student), probe)["asr"] for name, probe in probes.items()}
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from benchmarks import datafree_table
 from benchmarks.main_job_table import head, line, provenance
 from edgekd.report import text
 
@@ -26,6 +27,28 @@ PUBLISHED: dict[tuple[str, float | None], tuple[float | None, float]] = {  # ACC
     ("trojannn", 0.01): (None, 100.0),
 }
 TOLERANCE = 5.0  # points
+# Without data, attack -> row -> (least ACC, most ACC, least ASR, most ASR), percent: the bands of the method card abd 15.2.
+BANDS: dict[str, dict[str, tuple[float, float, float, float]]] = {
+    "badnets": {"plain": (70, 83, 87, 100), "+SV": (65, 83, 0, 5), "KD on clean data": (0, 100, 0, 12)},
+    "trojan-wm": {"plain": (70, 83, 90, 100), "+ABD": (65, 83, 0, 25), "KD on clean data": (0, 100, 0, 12)},
+    "blended": {"KD on clean data": (0, 100, 0, 12)},
+}
+
+
+def without_data(records: Sequence[Record]) -> str:
+    """As the small table, then every band that the card gives."""
+    lines = []
+    for record in records:
+        config, found = record["config"], record["result"]["fp32"]
+        band = BANDS.get(config["teacher"], {}).get(config["row"])
+        if band is not None:
+            low, high, least, most = band
+            fits = low <= found["acc"] <= high and least <= found["asr"] <= most
+            lines.append(
+                f"- {text.markdown(config['teacher'])}, {config['row']}: {found['acc']:.1f} / {found['asr']:.1f}, expected "
+                f"{low:g} to {high:g} / {least:g} to {most:g}: {'yes' if fits else '**no**'}"
+            )
+    return "\n".join([datafree_table.tables(records), "", *sorted(lines)])
 
 
 def tables(records: Sequence[Record]) -> str:

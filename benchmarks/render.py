@@ -75,6 +75,7 @@ RENDERERS: dict[str, tuple[str, Callable[[Sequence[Record]], str]]] = {
     "transfer": ("transfer", transfer_table.tables),
     "paper_scale": ("paper_scale", paper_scale_table.tables),
     "paper_scale_transfer": ("paper_scale_transfer", transfer_table.tables),
+    "paper_scale_datafree": ("paper_scale_datafree", paper_scale_table.without_data),
     "robustkd": ("robustkd", robustkd_table.tables),
     "kdiga": ("kdiga", kdiga_table.tables),
     "baselines": ("baselines", baselines_table.tables),

@@ -134,9 +134,25 @@ def test_paper_scale_rows_stand_beside_what_was_published() -> None:
     assert row(91.0, 94.0, arch="wrn-28-4")[-2:] == ["–", "–"]
 
 
+def test_without_data_every_band_of_the_card_is_held_against() -> None:
+    def said(acc: float, asr: float) -> str:
+        config = next(iter(paper_scale.without_data()))
+        figures = {"acc": acc, "asr": asr, "ra": 1.0}
+        result = {"teacher": figures, "fp32": figures, "int8": figures, "agreement": 90.0, "steps": 1, "seconds": 1.0}
+        record = {**ABOUT, "config": config, "result": {**result, "method": {}}}
+        return paper_scale_table.without_data([record]).splitlines()[-1]
+
+    assert said(72.0, 97.0) == "- badnets, plain: 72.0 / 97.0, expected 70 to 83 / 87 to 100: yes"
+    assert said(72.0, 80.0).endswith("**no**")
+    assert said(60.0, 97.0).endswith("**no**")
+
+
 def test_paper_scale_has_a_teacher_for_every_student() -> None:
     teachers = [Cell(paper_scale.TABLE, config, HERE).id for config in paper_scale.cells()]
     assert len(set(teachers)) == len(teachers)
+    for config in paper_scale.without_data():
+        place = paper_scale.cell(config["teacher"], config["arch"], paper_scale.DATALESS_RATE)
+        assert Cell(paper_scale.TABLE, place, HERE).id in teachers
     for config in paper_scale.students():
         rate = attacks.cell(config["teacher"]).get("rate")
         assert Cell(paper_scale.TABLE, paper_scale.cell(config["teacher"], config["arch"], rate), HERE).id in teachers
