@@ -28,6 +28,7 @@ from benchmarks import (
     robustkd_table,
     robustness_table,
     transfer_table,
+    vaccine_table,
 )
 from edgekd import files
 from edgekd.errors import EnvironmentFault, UsageError
@@ -81,6 +82,7 @@ RENDERERS: dict[str, tuple[str, Callable[[Sequence[Record]], str]]] = {
     "baselines": ("baselines", baselines_table.tables),
     "nasty": ("nasty", nasty_table.tables),
     "datafree": ("datafree", datafree_table.tables),
+    "vaccine": ("vaccine", vaccine_table.tables),
     "demo": (
         "demo",
         columns(

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 from provenance import ABOUT
 
-from benchmarks import datafree, datafree_table
-from benchmarks.grid import Cell
+from benchmarks import datafree, datafree_table, vaccine, vaccine_table
+from benchmarks.grid import HERE, Cell
 from edgekd.datafree.run import source_class
 
 GRID = "grid.tar"
@@ -134,3 +135,23 @@ def test_cells_differ_have_sources_that_exist_and_fit_ten_hours(tmp_path: Any) -
             kind.Config.model_validate(config["options"])
     assert {datafree.GRID, datafree.WATERMARK, datafree.CLEAN} <= {config["teacher"] for config in cells}
     assert sum(map(datafree.forecast, cells)) < 60 * 20
+
+
+def test_separation_counts_pairs_and_ties() -> None:
+    low, high = np.array([1.0, 2.0, 5.0]), np.array([2.0, 3.0])
+    # pairs: 1<2, 1<3, 2=2, 2<3, 5>2, 5>3
+    assert vaccine.separation(low, high) == pytest.approx((1 + 1 + 0.5 + 1 + 0 + 0) / 6)
+    assert vaccine.separation(high, low) == pytest.approx(1 - 3.5 / 6)
+
+
+def test_the_vaccines_table_says_what_was_accepted() -> None:
+    def row(layers: int, accepted: bool) -> dict[str, Any]:
+        config = {"teacher": GRID, "layers": layers, "images": 10, "seed": 0}
+        result = {"accepted": accepted, "trial": 1 if accepted else -1, "tails": [0.01, 0.031], "convolutions": layers}
+        suspected = {"patches": 3.0, "clean": 0.5, "triggered": 97.0}
+        return {**ABOUT, "config": config, "result": {**result, "auc": 0.9876, "suspected": suspected}}
+
+    lines = vaccine_table.tables([row(2, False), row(5, True)]).splitlines()
+    assert lines[2] == "| grid | 5 | trial 2 | 3.1 | 0.988 | 3.0 | 0.5 | 97.0 |"
+    assert lines[3].startswith("| grid | 2 | none |")
+    assert len({Cell(vaccine.TABLE, config, HERE).id for config in vaccine.cells()}) == 25
