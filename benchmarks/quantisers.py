@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -87,14 +89,17 @@ def modelopt(source: Path, destination: Path, images: np.ndarray, calibrator: st
 
     Raises NotQuantised where it fails, EnvironmentFault where it is not to be had or was killed.
     """
-    pixels = destination.with_suffix(".npy")
-    np.save(pixels, images)
     paths = [*filter(None, [os.environ.get("PYTHONPATH")]), str(fetch())]
-    words = [sys.executable, "-c", CHILD, str(source), str(destination), str(pixels), calibrator]
     around = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
-    done = subprocess.run(words, env=around, capture_output=True, text=True, check=False)
-    pixels.unlink()
-    if done.returncode < 0:
-        raise EnvironmentFault(f"ModelOpt was ended by signal {-done.returncode}: is there too little memory?")
-    if done.returncode or not destination.exists():
-        raise NotQuantised(f"ModelOpt ended with {done.returncode}: {done.stderr[-2000:]}")
+    with tempfile.TemporaryDirectory(dir=destination.parent) as name:  # it writes over its source, and beside it
+        folder = Path(name)
+        given, pixels, made = folder / "given.onnx", folder / "images.npy", folder / "made.onnx"
+        shutil.copyfile(source, given)
+        np.save(pixels, images)
+        words = [sys.executable, "-c", CHILD, str(given), str(made), str(pixels), calibrator]
+        done = subprocess.run(words, env=around, capture_output=True, text=True, check=False)
+        if done.returncode < 0:
+            raise EnvironmentFault(f"ModelOpt was ended by signal {-done.returncode}: is there too little memory?")
+        if done.returncode or not made.exists():
+            raise NotQuantised(f"ModelOpt ended with {done.returncode}: {done.stderr[-2000:]}")
+        made.replace(destination)

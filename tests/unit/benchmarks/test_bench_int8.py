@@ -150,18 +150,28 @@ def test_no_image_calibrates_and_chooses() -> None:
     assert not numbers[0] & numbers[1]
 
 
+def fake(folder: Path, body: str) -> None:
+    """A ModelOpt whose quantise() is ``body``."""
+    package = folder / "modelopt" / "onnx"
+    package.mkdir(parents=True, exist_ok=True)
+    start = "import os, pathlib, signal\n\ndef quantize(source, output_path, calibration_data, **others):\n    "
+    (package / "quantization.py").write_text(start + body)
+
+
 def test_a_quantiser_that_fails_says_how_and_one_that_was_killed_is_no_finding(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(quantisers, "fetch", lambda: tmp_path)
-    images = np.zeros((1, 3, 4, 4), np.uint8)
-    package = tmp_path / "modelopt" / "onnx"
-    package.mkdir(parents=True)
-    (package / "quantization.py").write_text("def quantize(*a, **b): raise KeyError('this file')")
+    source, made, images = tmp_path / "a.onnx", tmp_path / "b.onnx", np.full((1, 3, 4, 4), 51, np.uint8)
+    source.write_bytes(b"as it was")
+    fake(tmp_path, "raise KeyError('this file')")
     with pytest.raises(quantisers.NotQuantised, match="KeyError: 'this file'"):
-        quantisers.modelopt(tmp_path / "a.onnx", tmp_path / "b.onnx", images, "max")
-    (package / "quantization.py").write_text(
-        "import os, signal\ndef quantize(*a, **b): os.kill(os.getpid(), signal.SIGKILL)"
-    )
+        quantisers.modelopt(source, made, images, "max")
+    fake(tmp_path, "os.kill(os.getpid(), signal.SIGKILL)")
     with pytest.raises(EnvironmentFault, match="signal 9"):
-        quantisers.modelopt(tmp_path / "a.onnx", tmp_path / "b.onnx", images, "max")
+        quantisers.modelopt(source, made, images, "max")
+    fake(tmp_path, "pathlib.Path(output_path).write_text(str(calibration_data.max())); os.truncate(source, 0)")
+    quantisers.modelopt(source, made, images, "max")
+    assert made.read_text() == "0.2"
+    assert source.read_bytes() == b"as it was"  # ModelOpt writes over what it is given
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.onnx", "b.onnx", "modelopt"]
