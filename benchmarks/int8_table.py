@@ -109,7 +109,7 @@ def _unknown(maker: str) -> list[str]:
 
 
 def _count(rows: Sequence[list[str]]) -> str:
-    """How often each bar is met; one that stands in several rows of a file counts once."""
+    """How often each bar is met, and how many verdicts are unsure; one in several rows of a file counts once."""
     places = [JUDGED.index(bar) for bar in BARS]
     parts = []
     for bar, place in zip(BARS, places, strict=True):
@@ -117,7 +117,7 @@ def _count(rows: Sequence[list[str]]) -> str:
         found = Counter(alone.values())
         met = sum(count for word, count in found.items() if word.startswith("met"))
         unsure = sum(count for word, count in found.items() if word.endswith("unsure"))
-        parts.append(f"{bar}: {met} of {len(alone)}" + (f" ({unsure} of all unsure)" if unsure else ""))
+        parts.append(f"{bar}: {met} of {len(alone)}" + (f" ({unsure} unsure)" if unsure else ""))
     return f"Met: {'; '.join(parts)}."
 
 

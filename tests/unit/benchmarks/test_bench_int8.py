@@ -116,6 +116,11 @@ def test_a_rival_that_fails_is_not_measured_and_its_bars_are_not_judged() -> Non
     assert "Met: lost ≤ 0.5: 4 of 4; points ≥ −0.1: 3 of 5; dB ≥ −1: 3 of 5." in table
 
 
+def test_the_count_says_how_many_verdicts_are_unsure() -> None:
+    table = int8_table.tables([record(file(1050))])
+    assert "Met: lost ≤ 0.5: 4 of 4 (3 unsure); points ≥ −0.1: 0 of 5; dB ≥ −1: 5 of 5." in table
+
+
 def test_every_file_of_every_network_has_a_line_and_rivals_stand_beside_ours_of_their_calibrator() -> None:
     table = int8_table.tables([record(file(1000))])
     assert "| resnet8 (30 epochs) | none | FP32 |  | 90.00 |  |  |  |  |" in table
