@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,7 @@ MODELOPT = (
     *("lief==1.0.0", "cppimport==26.4.17", "pybind11==3.1.0", "mako==1.4.3", "ml_dtypes==0.6.0", "tqdm==4.70.1"),
     *("nvidia-ml-py", "requests", "huggingface_hub", "scipy", "pulp", "regex"),
 )
+MODELOPT_METHODS = ("max", "entropy")
 CHILD = """
 import sys
 import numpy as np
@@ -32,6 +35,10 @@ pixels = np.load(images).astype(np.float32) / 255
 quantize(source, quantize_mode="int8", calibration_data=pixels, calibration_method=method, calibration_eps=["cpu"],
          high_precision_dtype="fp32", output_path=destination)
 """
+
+
+class NotQuantised(Exception):
+    """A quantiser that is there, and failed on this file; says how."""
 
 
 class Reader:
@@ -72,18 +79,27 @@ def onnxruntime(
         prepared.unlink(missing_ok=True)
 
 
+def fetch() -> Path:
+    """The folder with ModelOpt; raises EnvironmentFault where it cannot be had."""
+    return aside("modelopt", *MODELOPT)
+
+
 def modelopt(source: Path, destination: Path, images: np.ndarray, calibrator: str) -> None:
-    """NVIDIA's ModelOpt on the ONNX file, symmetric INT8 with the rest in FP32; raises EnvironmentFault where it fails."""
-    pixels = destination.with_suffix(".npy")
-    np.save(pixels, images)
-    around = {
-        **os.environ,
-        "PYTHONPATH": os.pathsep.join(
-            [*filter(None, [os.environ.get("PYTHONPATH")]), str(aside("modelopt", *MODELOPT))]
-        ),
-    }
-    words = [sys.executable, "-c", CHILD, str(source), str(destination), str(pixels), calibrator]
-    done = subprocess.run(words, env=around, capture_output=True, text=True, check=False)
-    pixels.unlink()
-    if done.returncode or not destination.exists():
-        raise EnvironmentFault(f"ModelOpt did not quantise {source.name}: {done.stderr[-2000:]}")
+    """NVIDIA's ModelOpt on the ONNX file, symmetric INT8 with the rest in FP32.
+
+    Raises NotQuantised where it fails, EnvironmentFault where it is not to be had or was killed.
+    """
+    paths = [*filter(None, [os.environ.get("PYTHONPATH")]), str(fetch())]
+    around = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+    with tempfile.TemporaryDirectory(dir=destination.parent) as name:  # it writes over its source, and beside it
+        folder = Path(name)
+        given, pixels, made = folder / "given.onnx", folder / "images.npy", folder / "made.onnx"
+        shutil.copyfile(source, given)
+        np.save(pixels, images)
+        words = [sys.executable, "-c", CHILD, str(given), str(made), str(pixels), calibrator]
+        done = subprocess.run(words, env=around, capture_output=True, text=True, check=False)
+        if done.returncode < 0:
+            raise EnvironmentFault(f"ModelOpt was ended by signal {-done.returncode}: is there too little memory?")
+        if done.returncode or not made.exists():
+            raise NotQuantised(f"ModelOpt ended with {done.returncode}: {done.stderr[-2000:]}")
+        made.replace(destination)
