@@ -26,7 +26,8 @@ WHY = {
     "target too, has become no attack at all. Likely more epochs would do: Input-aware, with the most, is just below. ACC is lost as for one target, and more.",
     "badnets": "one of 9,000 images short of the bar; ASR rises with the epochs. A patch of 3 x 3 pixels is cropped and mirrored.",
     "label-consistent": "at 10 % no clean image of the target class is left, which costs ACC; at 5 % both bars are met.",
-    "latent": "ACC: likely the term that pulls features to the target's, as a lower rate does not help (5 %) nor do more epochs much.",
+    "latent": "ACC: likely the term that pulls features to the target's, as a lower rate does not help (5 %) nor do more epochs much. At "
+    "1 % the network is lost: likely since one image or two of a batch then bear the whole weight of that term.",
     "scar": "ACC: the teacher learns by one epoch of bilevel rounds from 28,500 images, its losses under the lead of the implicit "
     "gradient at a weight of 1; published runs take many more. Its ASR bar is met.",
     "sig": "ASR rises with the epochs, and six are not enough; the published figure is of 100 from fresh weights. At "
