@@ -24,6 +24,7 @@ from benchmarks import (
     kdiga_table,
     main_job_table,
     nasty_table,
+    paper_baselines_table,
     paper_scale_table,
     robustkd_table,
     robustness_table,
@@ -78,6 +79,7 @@ RENDERERS: dict[str, tuple[str, Callable[[Sequence[Record]], str]]] = {
     "robustkd": ("robustkd", robustkd_table.tables),
     "kdiga": ("kdiga", kdiga_table.tables),
     "baselines": ("baselines", baselines_table.tables),
+    "paper_baselines": ("paper_baselines", paper_baselines_table.tables),
     "nasty": ("nasty", nasty_table.tables),
     "datafree": ("datafree", datafree_table.tables),
     "demo": (
