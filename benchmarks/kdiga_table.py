@@ -14,7 +14,9 @@ from edgekd.report.transferability import beside, transferable
 Record = dict[str, Any]
 Rows = dict[str, dict[int, Record]]  # row -> seed -> result
 GIVEN = "teacher"  # the row that trains no student
-ROBUST, NATURAL, BESIDE = "pgd-at resnet14", "plain resnet14", ", plain teacher"
+ROBUST, NATURAL = "pgd-at resnet14", "plain resnet14"
+PLAIN = "plain teacher"  # itself, and behind the names of its students
+BESIDE = f", {PLAIN}"
 NO_SLOPES, SHUFFLED = "KDIGA, weight 0", "KDIGA, shuffled"
 FORMS = ("KDIGA", "KDIGA, weight 0.3", "KDIGA, weight 3", "KDIGA, paper's slopes")
 ZEROS = ("KDIGA, zero", "KDIGA, zero, weight 0.3", "KDIGA, zero, weight 3", "KDIGA, paper's slopes, zero")
@@ -25,7 +27,7 @@ COLLAPSE = 10.0  # points of ACC below KDIGA without slopes
 COSTLY = 5.0  # points of ACC below KD, from which on a student's ASR says nothing
 SMALLER = 2 / 255
 PENALTY = "gradient penalty"
-ORDER = (GIVEN, "CE", "KD", "PGD-AT", NO_SLOPES, "KDIGA", "KDIGA, zero", SHUFFLED)
+ORDER = (GIVEN, PLAIN, "CE", "KD", "PGD-AT", NO_SLOPES, "KDIGA", "KDIGA, zero", SHUFFLED)
 STUDENTS = ("row", "ACC %", "left under attack %", "at 2/255 %", "radius × 255", "cosine on training images", "‖g_S‖", "halvings", "tests failed", "minutes")  # fmt: skip
 SLOPES = ("row", "beside", "gap", "images that only it / only the other keeps", "gap at 2/255", "gap to shuffled")
 BACKDOOR = ("row", "ACC %", "ASR %", "excess", "carried over", "ASR above KD", "ASR above zero")
@@ -47,7 +49,8 @@ def tables(records: Sequence[Record]) -> str:
         config = record["config"]
         plain = config["part"] == "robust" and config["teacher"] == NATURAL
         rows = robust if config["part"] == "robust" else backdoor.setdefault(config["teacher"], {})
-        rows.setdefault(config["row"] + (BESIDE if plain else ""), {})[config["seed"]] = record["result"]
+        name = config["row"] + (BESIDE if plain else "")
+        rows.setdefault(PLAIN if name == GIVEN + BESIDE else name, {})[config["seed"]] = record["result"]
     parts = [_robust(robust), _slopes(robust), NAMES] if robust else []
     parts += [_backdoor(teacher, rows) for teacher, rows in sorted(backdoor.items())]
     return "\n\n".join([*filter(None, parts), provenance(records)])
@@ -235,4 +238,4 @@ def _every(rows: Rows) -> Iterator[Any]:
 
 
 def _place(name: str) -> tuple[bool, int, str]:
-    return (BESIDE in name, ORDER.index(name) if name in ORDER else len(ORDER), name)
+    return (PLAIN in name, ORDER.index(name) if name in ORDER else len(ORDER), name)

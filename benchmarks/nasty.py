@@ -16,6 +16,7 @@ comes from the method card; nothing here was tuned on these teachers.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import sys
 from collections.abc import Iterable, Iterator
@@ -151,16 +152,22 @@ def run(config: Config, folder: Path) -> dict[str, Any]:
     return {**result, "acc": percent_right(made, test), "seconds": sum(log.seconds.values())}
 
 
+@functools.cache
+def _normal() -> Model:
+    """What our own teachers began as; read once, since that is a look at its normalisation too."""
+    return clean_network(START)
+
+
 def _divergence(teacher: Model, temperature: float, test: ImageSet) -> float:
     """KL(teacher ‖ the network it began as) of outputs softened as in its loss: nats, mean over test images."""
-    said, normal = (softmax(TorchRunner(net)(test.images) / temperature).clip(1e-30) for net in (teacher, clean_network(START)))  # fmt: skip
+    said, normal = (softmax(TorchRunner(net)(test.images) / temperature).clip(1e-30) for net in (teacher, _normal()))  # fmt: skip
     return float((said * np.log(said / normal)).sum(1).mean())
 
 
 def _teacher(config: Config, images: ImageSet, shared: Path) -> Model:
     name, about = config["teacher"], config["trained"]
     if name in TEACHERS:
-        normal, options = clean_network(START), {**TEACHERS[name], "fresh": False}
+        normal, options = _normal(), {**TEACHERS[name], "fresh": False}
         every, _ = user_images(about["images"])
         train = schedule(about, schedule="cosine", lr=0.05)
         place = shared / sha256_bytes(canonical_json([options, about]).encode())[:16]
@@ -168,7 +175,7 @@ def _teacher(config: Config, images: ImageSet, shared: Path) -> Model:
     if name != ROBUST:
         return clean_network(name)
     spec, attack = (
-        spec_of(STUDENT, images, clean_network(START).spec.input),
+        spec_of(STUDENT, images, _normal().spec.input),
         {"attack_steps": 3, "attack_rate": 6 / 255},
     )
     place, train = shared / sha256_bytes(canonical_json([name, config]).encode())[:16], schedule(config, lr=0.1)
@@ -177,7 +184,7 @@ def _teacher(config: Config, images: ImageSet, shared: Path) -> Model:
 
 def _scratch(config: Config, images: ImageSet, shared: Path) -> Model:
     """The reference: a student of the labels alone."""
-    spec, train = spec_of(STUDENT, images, clean_network(START).spec.input), schedule(config)
+    spec, train = spec_of(STUDENT, images, _normal().spec.input), schedule(config)
     about = {"spec": spec.to_json(), "images": images.sha256, "train": train.model_dump(mode="json")}
     place = shared / sha256_bytes(canonical_json(about).encode())[:16]
     return once(place, spec, lambda work: distill.run(None, spec, images, "scratch", {}, train, folder=work)[0])

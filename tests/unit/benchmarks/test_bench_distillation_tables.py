@@ -156,12 +156,13 @@ def test_the_control_is_the_most_robust_that_did_not_collapse() -> None:
 
 def test_the_plain_teachers_rows_stand_in_the_same_table_with_their_own_control() -> None:
     records = [*three("KDIGA", 20.0), *three("KDIGA, zero", 10.0), attacked("teacher", 0, 25.0, seconds=None)]
-    for row, robust in (("KDIGA", 3.0), ("KDIGA, zero", 9.0)):
+    for row, robust in (("KDIGA", 3.0), ("KDIGA, zero", 9.0), ("teacher", 1.0)):
         plain = attacked(row, 0, robust)
         plain["config"]["teacher"] = kdiga_table.NATURAL
         records.append(plain)
     made = kdiga_table.tables(records)
     assert made.count("**Students under attack**") == 1
+    assert shown(made, "plain teacher")[2] == "1.00"
     assert shown(made, "teacher")[2::7] == ["25.00", "–"]
     below = made[made.index("slopes add") :]
     assert shown(below, "**gradient penalty** (KDIGA, plain teacher), open: 1 seed")[1:3] == [
@@ -383,6 +384,6 @@ def test_rows_name_methods_and_settings_that_are_there() -> None:
         *kdiga_table.ZEROS,
         kdiga_table.NO_SLOPES,
         kdiga_table.SHUFFLED,
-        *kdiga_table.ORDER[1:],
+        *kdiga_table.ORDER[2:],
     }
     assert named <= set(kdiga.ROWS)
