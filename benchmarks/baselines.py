@@ -1,40 +1,47 @@
 """Every distillation method on one CIFAR-10 and one CIFAR-100 pair of networks, and two methods in the settings they were made for.
 
     python -m benchmarks.baselines --minutes 60 --processes 2
+    python -m benchmarks.baselines cost      # what a step of each method costs, on an idle machine
 
 Teachers are third-party, the student is a ResNet-8. Within a scenario every row has the same images, epochs, schedule and
-seeds; methods have their defaults, which were their papers' for larger networks and longer schedules, so this says what they
-give here, not what they can. What is claimed of a method is its paired difference to Hinton KD and to a student without a
-teacher, over seeds, with a 95 % interval. A cell also times a few steps of its method and of Hinton KD, in turns. KDIGA and IGDM
-compute in fp32, which is part of what they cost, all others in bf16.
+seeds; methods have their defaults, chosen for larger networks and longer schedules by their papers or, where those are silent
+or "ours" is said, by us, so this says what they give here, not what they can. What is claimed of a method is its paired
+difference to Hinton KD and to a student without a teacher, over seeds, with a 95 % interval.
 
-Scenarios: cifar10 and cifar100, 9,000 images each; "small student", what DiSK is for, a ResNet-8 of a quarter of the width, where
-"scratch, twice" has twice the epochs; "few calls", what Comparative KD is for, 1,000 images and as many teacher calls ("KD, asked
-once" keeps those outputs too; Hinton KD asks in every step). Left out: RobustKD and its kin (robustkd), what is trained
-without a teacher (kdiga), fine-tuning (its student is the teacher). Paper-scale rows are on the GPU list.
+Scenarios: cifar10, 9,000 images, and cifar100, 10,000; "small student", what DiSK is for, a ResNet-8 of a quarter of the width,
+where "scratch, twice" has twice the epochs; "few calls", what Comparative KD is for, 1,000 images and as many teacher calls
+("KD, asked once" keeps those outputs too; Hinton KD asks in every step), and again with 250. Left out: RobustKD and its kin
+(robustkd), what is trained without a teacher (kdiga), fine-tuning (its student is the teacher). KDIGA and IGDM, which compute in
+fp32 while all others do in bf16, come last. A training whose loss is not finite is a result too: diverged.
 """
 
 from __future__ import annotations
 
+import itertools
+import os
 import statistics
 import sys
+import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from benchmarks import prepare_data
 from benchmarks.attacks import clean_network
-from benchmarks.baselines_table import KD, SCRATCH
+from benchmarks.baselines_table import COST, KD, SCRATCH
 from benchmarks.grid import Config, Table, main
-from benchmarks.students import percent_right, schedule, spec_of, user_images
+from benchmarks.main_job_table import IDLE
+from benchmarks.students import percent_right, schedule, spec_of
 from edgekd import data, distill
 from edgekd.data import ImageSet
 from edgekd.distill.run import Around
-from edgekd.training import TrainConfig
+from edgekd.training import Diverged, TrainConfig
 from edgekd.types import Model, ModelSpec, TrainLog
 
-IMAGES, EPOCHS, STUDENT = 9000, 16, "resnet8"
-TIMED_STEPS, ROUNDS = 6, 3
+STUDENT = "resnet8"
+# A method's cost: so many steps in each epoch of a whole schedule, since what some do depends on how far they are.
+EACH, ROUNDS, PATIENCE = 2, 2, 180.0
+LAPS = ("data", "step", "backward", "optimiser")
 
 Row = tuple[str, dict[str, Any]]  # method and settings
 TRUST = {"trust_teacher": True}
@@ -43,7 +50,8 @@ ROWS: dict[str, Row] = {
     KD: ("kd", {}),
     "DKD": ("dkd", {}),
     "ReviewKD": ("reviewkd", {}),
-    "overhaul": ("overhaul", {}),
+    "overhaul, ours": ("overhaul", {}),
+    "overhaul, paper": ("overhaul", {"fade": "none", "scale": "none", "margins": "gaussian"}),
     "CRD": ("crd", {"negatives": 4096}),  # of 9,000 images; its default is 16,384 of 50,000
     "DIST": ("dist", {}),
     "FitNets": ("fitnets", {}),
@@ -56,109 +64,151 @@ ROWS: dict[str, Row] = {
     "KDIGA": ("kdiga", TRUST),
     "IGDM": ("igdm", TRUST),
 }
-LOW = "KD, tau 1"
+LAST = ("KDIGA", "IGDM")
 SMALL: dict[str, Row] = {
     SCRATCH: ("scratch", {}),
     KD: ("kd", {}),
     "DiSK": ("disk", {}),
     "DiSK, not censored": ("disk", {"censor": False}),
-    LOW: ("kd", {"temperature": 1.0, "alpha": 0.5}),
+    "KD, tau 1": ("kd", {"temperature": 1.0, "alpha": 0.5}),
     "scratch, twice": ("scratch", {}),
 }
-FEW: dict[str, Row] = {
+FEWER: dict[str, Row] = {
     SCRATCH: ("scratch", {}),
-    KD: ("kd", {}),
     "Comparative KD": ("comparative-kd", {}),
-    "Comparative KD, all pairs": ("comparative-kd", {"compare": "batch"}),
-    "Comparative KD and KD": ("comparative-kd", {"kd_weight": 1.0}),
     "KD, asked once": ("comparative-kd", {"relation_weight": 0.0, "kd_weight": 0.9, "label_weight": 0.1}),
 }
-# scenario -> data, teacher, student, images, epochs, rows
-SCENARIOS: dict[str, tuple[str, str, str, int, int, dict[str, Row]]] = {
-    "cifar10": ("cifar10", "cifar10_distiller_wrn16_1.pth", STUDENT, IMAGES, EPOCHS, ROWS),
-    "cifar100": ("cifar100", "cifar100_distiller_resnet32.pth", STUDENT, IMAGES, EPOCHS, ROWS),
-    "small student": ("cifar10", "cifar10_distiller_wrn16_1.pth", "resnet8-w4", IMAGES, EPOCHS, SMALL),
-    "few calls": ("cifar10", "cifar10_distiller_wrn16_1.pth", STUDENT, 1000, 80, FEW),
+FEW: dict[str, Row] = {
+    **FEWER,
+    KD: ("kd", {}),
+    "Comparative KD, all pairs": ("comparative-kd", {"compare": "batch"}),
+    "Comparative KD and KD": ("comparative-kd", {"kd_weight": 1.0}),
+}
+
+
+class Scenario(NamedTuple):
+    of: str
+    teacher: str
+    student: str
+    images: int
+    epochs: int
+    rows: dict[str, Row]
+    batch_size: int = 128
+
+
+WRN = "cifar10_distiller_wrn16_1.pth"
+SCENARIOS = {
+    "cifar10": Scenario(
+        "cifar10", WRN, STUDENT, 9000, 16, {**ROWS, "CMKD, constant": ("cmkd", {"balance": "constant"})}
+    ),
+    "small student": Scenario("cifar10", WRN, "resnet8-w4", 9000, 16, SMALL),
+    "few calls": Scenario("cifar10", WRN, STUDENT, 1000, 80, FEW),
+    "few calls, 250": Scenario("cifar10", WRN, STUDENT, 250, 80, FEWER, 32),
+    "cifar100": Scenario("cifar100", "cifar100_distiller_resnet32.pth", STUDENT, 10_000, 16, ROWS),
 }
 
 
 def cells() -> Iterator[Config]:
-    """All scenarios at one seed first."""
-    for seed in (0, 1, 2):
-        for scenario in ("cifar10", "small student", "few calls", "cifar100"):
-            yield from _cells(scenario, SCENARIOS[scenario][-1], seed)
+    """All scenarios at one seed first; what costs most at the end."""
+    seeds = (0, 1, 2)
+    for seed, (name, scenario) in itertools.product(seeds, SCENARIOS.items()):
+        yield from _cells(name, [row for row in scenario.rows if row not in LAST], seed)
+    for seed, name in itertools.product(seeds, ("cifar10", "cifar100")):
+        yield from _cells(name, LAST, seed)
 
 
-def _cells(scenario: str, rows: Iterable[str], seed: int) -> Iterator[Config]:
-    _, teacher, student, images, epochs, _ = SCENARIOS[scenario]
+def _cells(name: str, rows: Iterable[str], seed: int) -> Iterator[Config]:
+    of = SCENARIOS[name]
     for row in rows:
-        own = 2 * epochs if row == "scratch, twice" else epochs
-        config = {"scenario": scenario, "teacher": teacher, "student": student, "row": row}
-        yield {**config, "images": images, "epochs": own, "seed": seed}
+        epochs = 2 * of.epochs if row == "scratch, twice" else of.epochs
+        config = {"scenario": name, "teacher": of.teacher, "student": of.student, "row": row}
+        yield {**config, "images": of.images, "batch_size": of.batch_size, "epochs": epochs, "seed": seed}
+
+
+def costs() -> Iterator[Config]:
+    """Of every row of the first scenario but Hinton KD itself."""
+    for config in _cells("cifar10", [row for row in ROWS if row != KD], 0):
+        yield {**config, "scenario": COST, "each": EACH, "rounds": ROUNDS}
 
 
 def run(config: Config, folder: Path) -> dict[str, Any]:
-    of, *_, rows = SCENARIOS[config["scenario"]]
-    images, validation = user_images(config["images"], of)
+    if config["scenario"] == COST:
+        return cost(config, *_pair(SCENARIOS["cifar10"].of, config))
+    of, *_, rows, _ = SCENARIOS[config["scenario"]]
+    teacher, spec, images = _pair(of, config)
     test = data.load(prepare_data.prepare(f"{of}_test"))
-    teacher = clean_network(config["teacher"], of)
-    spec = spec_of(config["student"], images, teacher.spec.input)
-    student, log = _trained(rows[config["row"]], teacher, spec, images, schedule(config), folder / "train")
-    report = {key: value for key, value in log.method.items() if key in ("teacher_calls",)}
+    about = {"teacher_acc": percent_right(teacher, test), "teacher_sha256": teacher.sha256}
+    train = schedule(config, batch_size=config["batch_size"])
+    try:
+        student, log = _trained(rows[config["row"]], teacher, spec, images, train, folder=folder / "train")
+    except Diverged as error:
+        return {**about, "diverged": str(error).partition(";")[0]}
+    report = {key: log.method[key] for key in ("teacher_calls",) if key in log.method}
     helper = log.method.get("helper", [])[-1:]
     return {
+        **about,
         "acc": percent_right(student, test),
-        "validation": percent_right(student, validation),
-        "teacher_acc": percent_right(teacher, test),
-        "teacher_sha256": teacher.sha256,
-        "cost": _cost(rows, config, teacher, spec, images),
         "report": {**report, **({"helper": helper[0]} if helper else {})},
         "seconds": sum(log.seconds.values()),
     }
 
 
+def _pair(of: str, config: Config) -> tuple[Model, ModelSpec, ImageSet]:
+    """Teacher, student and the images they share."""
+    images = data.load(prepare_data.few(f"{of}_train", config["images"]))
+    teacher = clean_network(config["teacher"], of)
+    return teacher, spec_of(config["student"], images, teacher.spec.input), images
+
+
 def _trained(
-    row: Row,
-    teacher: Model,
-    spec: ModelSpec,
-    images: ImageSet,
-    train: TrainConfig,
-    folder: Path | None = None,
-    **more: Any,
+    row: Row, teacher: Model, spec: ModelSpec, images: ImageSet, train: TrainConfig, **more: Any
 ) -> tuple[Model, TrainLog]:
     (method, options), taught = row, None if row[0] == "scratch" else teacher
-    return distill.run(taught, spec, images, method, options, train, folder=folder, **more)
+    return distill.run(taught, spec, images, method, options, train, **more)
 
 
-def timed(row: Row, teacher: Model, spec: ModelSpec, images: ImageSet, train: TrainConfig) -> TrainLog:
-    """A few steps of a row among all its images, since what some methods do in a step grows with their number."""
-    few = Around(lambda method: method, TIMED_STEPS, {"timed": TIMED_STEPS})
-    return _trained(row, teacher, spec, images, train.model_copy(update={"epochs": 1}), around=few)[1]
+def cost(config: Config, teacher: Model, spec: ModelSpec, images: ImageSet) -> dict[str, Any]:
+    """Milliseconds of a step of the row and of Hinton KD, medians of rounds in turns; load: just before."""
+    deadline = time.monotonic() + PATIENCE
+    while os.getloadavg()[0] > IDLE and time.monotonic() < deadline:  # of the cell before
+        time.sleep(5)
+    load = round(os.getloadavg()[0], 2)
+    wanted = {"step": (config["row"], "bf16"), "kd": (KD, "bf16")}
+    if config["row"] in LAST:
+        wanted["kd_fp32"] = (KD, "fp32")
+    taken: dict[str, list[float]] = {name: [] for name in wanted}
+    for number, (name, (row, precision)) in itertools.product(range(config["rounds"] + 1), wanted.items()):
+        train = schedule(config, batch_size=config["batch_size"], precision=precision)
+        each = timed(ROWS[row], teacher, spec, images, train, config["each"])
+        if number:  # the first warms up
+            taken[name].append(each)
+    return {"load": load, "ms": {name: 1000 * statistics.median(each) for name, each in taken.items()}}
 
 
-def _cost(rows: dict[str, Row], config: Config, teacher: Model, spec: ModelSpec, images: ImageSet) -> dict[str, float]:
-    """Seconds of a step of the row and of Hinton KD, and their ratio: medians of rounds in turns, preparation apart."""
-    seconds: dict[str, list[float]] = {config["row"]: [], KD: []}
-    for number in range(ROUNDS + 1):
-        for name in seconds:
-            log = timed(rows[name], teacher, spec, images, schedule(config))
-            if number:  # the first warms up
-                seconds[name].append(sum(v for part, v in log.seconds.items() if part != "prepare") / log.steps)
-    each, beside = (statistics.median(seconds[name]) for name in (config["row"], KD))
-    return {"step": each, "kd_step": beside, "ratio": each / beside}
+def timed(row: Row, teacher: Model, spec: ModelSpec, images: ImageSet, train: TrainConfig, each: int) -> float:
+    """Seconds of a step: ``each`` steps in every epoch of a row, among all its images, whose number may count."""
+    few = Around(lambda method: method, each, {"timed": each})
+    log = _trained(row, teacher, spec, images, train, around=few)[1]
+    return sum(log.seconds.get(part, 0.0) for part in LAPS) / log.steps
 
 
 COSTS = {"scratch": 0.6, "kdiga": 4.0, "igdm": 3.0, "reviewkd": 1.8, "nst": 1.6, "overhaul": 1.5, "crd": 1.3}
 
 
 def forecast(config: Config) -> float:
-    of, *_, rows = SCENARIOS[config["scenario"]]
+    """Minutes on a core of its own."""
+    if config["scenario"] == COST:
+        return 1.5 + 0.25 * COSTS.get(ROWS[config["row"]][0], 1.2)
+    of, *_, rows, _ = SCENARIOS[config["scenario"]]
     ratio = COSTS.get(rows[config["row"]][0], 1.2)
-    steps = config["images"] * config["epochs"] / 180_000  # 3 and 5.5 minutes of Hinton KD
-    return float(ratio * ({"cifar10": 3.0, "cifar100": 5.5}[of] * steps + 0.5) + 0.5)
+    return float(0.5 + ratio * {"cifar10": 3.0, "cifar100": 5.5}[of] * config["images"] * config["epochs"] / 180_000)
 
 
 TABLE = Table("baselines", cells, run, forecast, resumable=True)
+TIMES = Table("baselines", costs, run, forecast)
 
 if __name__ == "__main__":
+    wanted = sys.argv[1:]
+    if wanted[:1] == [COST]:
+        sys.exit(main(TIMES, wanted[1:]))
     sys.exit(main(TABLE))

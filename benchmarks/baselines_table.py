@@ -2,129 +2,144 @@
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
-from benchmarks.main_job_table import head, line, provenance, spread
+from benchmarks.main_job_table import IDLE, head, line, provenance, spread
+from benchmarks.paired import Difference, paired, pooled, values
 from edgekd.report import text
-from edgekd.report.transferability import beside
 
 Record = dict[str, Any]
 Rows = dict[str, dict[int, Record]]  # row -> seed -> result
-SCRATCH, KD = "scratch", "Hinton KD"
-# Student's t at 97.5 %, by degrees of freedom
-T = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}
-COLUMNS = ("row", "ACC %", "to Hinton KD", "to scratch", "cost of a step", "minutes")
+SCRATCH, KD, COST = "scratch", "Hinton KD", "cost"
+# scenario -> the method it is made for, and what else that method has to beat there
+MADE_FOR = {
+    "small student": ("DiSK", ("DiSK, not censored", "KD, tau 1", "scratch, twice")),
+    "few calls": ("Comparative KD", ("KD, asked once", "Comparative KD, all pairs")),
+    "few calls, 250": ("Comparative KD", ("KD, asked once",)),
+}
 # The more usual ones first; by what they reach would be an order, which is not claimed.
 ORDER = (
-    *(
-        SCRATCH,
-        "scratch, twice",
-        KD,
-        "KD, tau 1",
-        "KD, asked once",
-        "FitNets",
-        "AT",
-        "NST",
-        "SP",
-        "CRD",
-        "DKD",
-        "DIST",
-        "ReviewKD",
-    ),
-    *(
-        "overhaul",
-        "DiSK",
-        "DiSK, not censored",
-        "CMKD",
-        "Comparative KD",
-        "Comparative KD, all pairs",
-        "Comparative KD and KD",
-    ),
-    *("KDIGA", "IGDM"),
+    *(SCRATCH, "scratch, twice", KD, "KD, tau 1", "KD, asked once", "FitNets", "AT", "NST", "SP", "CRD", "DKD", "DIST"),
+    *("ReviewKD", "overhaul, ours", "overhaul, paper", "DiSK", "DiSK, not censored", "CMKD", "CMKD, constant"),
+    *("Comparative KD", "Comparative KD, all pairs", "Comparative KD and KD", "KDIGA", "IGDM"),
 )
+TIMES = ("row", "ms a step", "Hinton KD's", "ratio", "ratio to Hinton KD in fp32")
+BUSY = "not quoted: machine busy"
 READING = (
-    "Differences in points of ACC, of the same seeds, with a 95 % interval (Student's t). **Bold**: the interval leaves out 0; "
-    "between all others no order is claimed. Cost of a step: relative to Hinton KD's, timed in turns."
+    "Differences in points of ACC, of the same seeds, with a 95 % interval (Student's t, the spread pooled over a table's rows): for "
+    "this pair and these images. **Bold**: the interval leaves out 0; between all others no order is claimed. Minutes: beside other work."
 )
-
-
-class Difference(NamedTuple):
-    """Mean paired difference in points; half: of its 95 % interval, None where there are too few seeds for one."""
-
-    mean: float
-    half: float | None
-    seeds: int
-
-    @property
-    def apart(self) -> bool:
-        return self.half is not None and abs(self.mean) > self.half
-
-    def __str__(self) -> str:
-        if self.half is None:
-            return f"{self.mean:+.2f}{beside(self.seeds)}"
-        shown = f"{self.mean:+.2f} [{self.mean - self.half:+.2f} to {self.mean + self.half:+.2f}]"
-        return (f"**{shown}**" if self.apart else shown) + beside(self.seeds)
-
-
-def paired(row: dict[int, Record], other: dict[int, Record], key: str = "acc") -> Difference | None:
-    """Over the seeds that both have; None without any."""
-    gaps = [row[seed][key] - other[seed][key] for seed in sorted(row) if seed in other]
-    if not gaps:
-        return None
-    half = T[len(gaps) - 1] * statistics.stdev(gaps) / len(gaps) ** 0.5 if 1 < len(gaps) <= len(T) + 1 else None
-    return Difference(statistics.fmean(gaps), half, len(gaps))
 
 
 def tables(records: Sequence[Record]) -> str:
-    """One table per scenario, rows in the same order in each."""
+    """One table per scenario, rows in the same order in each; then the cost of a step."""
     found: dict[tuple[str, str, str, int], Rows] = {}
     for record in records:
         config = record["config"]
-        key = (config["scenario"], config["teacher"], config["student"], config["images"])
-        found.setdefault(key, {}).setdefault(config["row"], {})[config["seed"]] = record["result"]
+        if config["scenario"] != COST:
+            key = (config["scenario"], config["teacher"], config["student"], config["images"])
+            found.setdefault(key, {}).setdefault(config["row"], {})[config["seed"]] = record["result"]
     parts = [_part(*key, found[key]) for key in sorted(found)]
-    return "\n\n".join([*parts, READING + _count(found.values()), provenance(records)])
-
-
-def _count(parts: Iterable[Rows]) -> str:
-    """How many intervals the tables have; nothing where there are none."""
-    made = [paired(rows[name], rows.get(other, {})) for rows in parts for other in (KD, SCRATCH) for name in rows if name != other]  # fmt: skip
-    count = sum(one is not None and one.half is not None for one in made)
-    if not count:
-        return ""
-    return f" The tables have {count} such intervals, not corrected for their number: one in twenty leaves out 0 by chance."
+    timed = [record for record in records if record["config"]["scenario"] == COST]
+    count = sum(_intervals(key[0], rows) for key, rows in found.items())
+    reading = READING + (f" The tables have {count} such intervals, not corrected for their number: one in twenty leaves out 0 by chance." if count else "")  # fmt: skip
+    return "\n\n".join([*parts, *([_times(timed)] if timed else []), reading, provenance(records)])
 
 
 def _part(scenario: str, teacher: str, student: str, images: int, rows: Rows) -> str:
     result = next(iter(next(iter(rows.values())).values()))
-    return "\n".join(
-        [
-            f"**{text.markdown(scenario)}**: {text.markdown(teacher)} (ACC {result['teacher_acc']:.1f} %) to {student}, "
-            f"{images:,} images",
-            "",
-            *head(COLUMNS),
-            *(_line(name, rows) for name in sorted(rows, key=ORDER.index)),
-        ]
+    names = sorted(rows, key=ORDER.index)
+    differences = {other: _differences(other, rows) for other in (KD, SCRATCH)}
+    calls, helper = (
+        [name for name in names if any(key in one.get("report", {}) for one in rows[name].values())]
+        for key in ("teacher_calls", "helper")
     )
-
-
-def _line(name: str, rows: Rows) -> str:
-    results = list(rows[name].values())
-    return line(
-        [
-            text.markdown(name),
-            spread(one["acc"] for one in results),
-            *(_beside(name, other, rows) for other in (KD, SCRATCH)),
-            spread(one["cost"]["ratio"] for one in results),
-            spread((one["seconds"] / 60 for one in results), "{:.1f}".format),
-        ]
+    shown = {
+        "row": [text.markdown(name) for name in names],
+        "ACC %": [_acc(rows[name]) for name in names],
+        **{f"to {other}": [_shown(name, other, differences[other]) for name in names] for other in differences},
+        **({"teacher calls": [_calls(rows[name]) if name in calls else "–" for name in names]} if calls else {}),
+        **(
+            {"helper's correlation": [_helper(rows[name]) if name in helper else "–" for name in names]}
+            if helper
+            else {}
+        ),
+        "minutes": [
+            spread((m / 60 for m in values(rows[name], "seconds").values()), "{:.1f}".format) for name in names
+        ],
+    }
+    title = (
+        f"**{text.markdown(scenario)}**: {text.markdown(teacher)} (ACC {result['teacher_acc']:.1f} %) to {student}, "
+        f"{images:,} images"
     )
+    made = "\n".join(
+        [title, "", *head(list(shown)), *(line(list(cells)) for cells in zip(*shown.values(), strict=True))]
+    )
+    return "\n\n".join([made, *_made_for(scenario, rows)])
 
 
-def _beside(name: str, other: str, rows: Rows) -> str:
+def _differences(other: str, rows: Rows) -> dict[str, Difference | None]:
+    """Of every other row to one, their spread in common."""
+    reference = values(rows.get(other, {}))
+    pairs = {name: (values(row), reference) for name, row in rows.items() if name != other}
+    common = pooled(pairs.values())
+    return {name: paired(*pair, common) for name, pair in pairs.items()}
+
+
+def _made_for(scenario: str, rows: Rows) -> list[str]:
+    """What the scenario's own method adds to each of its further controls."""
+    method, others = MADE_FOR.get(scenario, ("", ()))
+    found = [(other, _differences(other, rows).get(method)) for other in others if other in rows]
+    said = [f"to {text.markdown(other)} {difference}" for other, difference in found if difference is not None]
+    return [f"{method}: {'; '.join(said)}."] if said else []
+
+
+def _intervals(scenario: str, rows: Rows) -> int:
+    """How many a scenario shows."""
+    method, others = MADE_FOR.get(scenario, ("", ()))
+    found = [one for other in (KD, SCRATCH) if other in rows for one in _differences(other, rows).values()]
+    found += [_differences(other, rows).get(method) for other in others if other in rows]
+    return sum(one is not None and one.half is not None for one in found)
+
+
+def _shown(name: str, other: str, differences: dict[str, Difference | None]) -> str:
     if name == other:
         return "–"
-    found = paired(rows[name], rows.get(other, {}))
-    return text.NOT_MEASURED if found is None else str(found)
+    return text.NOT_MEASURED if differences[name] is None else str(differences[name])
+
+
+def _acc(row: dict[int, Record]) -> str:
+    diverged, figures = sum("diverged" in one for one in row.values()), values(row)
+    if not figures:
+        return "**diverged**"
+    return spread(figures.values()) + (f", {diverged} of {len(row)} **diverged**" if diverged else "")
+
+
+def _calls(row: dict[int, Record]) -> str:
+    return ", ".join(dict.fromkeys(f"{one['report']['teacher_calls']:,}" for one in _told(row, "teacher_calls")))
+
+
+def _helper(row: dict[int, Record]) -> str:
+    return spread(one["report"]["helper"]["correlation"] for one in _told(row, "helper"))
+
+
+def _told(row: dict[int, Record], key: str) -> Iterable[Record]:
+    return (one for one in row.values() if key in one.get("report", {}))
+
+
+def _times(records: Sequence[Record]) -> str:
+    config = records[0]["config"]
+    title = f"**Cost of a step**: {text.markdown(config['teacher'])} to {config['student']}, {config['batch_size']} images a step"
+    ordered = sorted(records, key=lambda record: ORDER.index(record["config"]["row"]))
+    return "\n".join(
+        [title, "", *head(TIMES), *(_time(record["config"]["row"], record["result"]) for record in ordered)]
+    )
+
+
+def _time(name: str, result: Record) -> str:
+    if result["load"] > IDLE:
+        return line([text.markdown(name), *[BUSY] * 4])
+    ms = result["ms"]
+    like = f"{ms['step'] / ms['kd_fp32']:.2f}" if "kd_fp32" in ms else "–"
+    return line([text.markdown(name), f"{ms['step']:.1f}", f"{ms['kd']:.1f}", f"{ms['step'] / ms['kd']:.2f}", like])

@@ -66,7 +66,7 @@ def robustness_of_file(
         "checks": _checks(trial, logits, robust, carried.withstood, copy, network, why, asked.rows[0]["broken"]),
         "seconds": round(time.monotonic() - started, 1),
     }
-    return Robustness(table, trial, found, predict)
+    return Robustness(table, trial, found, predict, asked.survives)
 
 
 def _carried(source: Robustness) -> tuple[Round, Round]:

@@ -26,12 +26,13 @@ NARROWEST, WIDEST, HALVINGS = 0.1 / 255, 0.5, 8  # of the search for an image's 
 
 
 class Robustness(NamedTuple):
-    """table: plain JSON. found: float [N, C, H, W], every chosen image as it was attacked last."""
+    """table: plain JSON. found: float [N, C, H, W], every chosen image as it was attacked last. survives: bool [N]."""
 
     table: dict[str, Any]
     trial: Trial
     found: torch.Tensor
     predict: Predict
+    survives: torch.Tensor
 
     @property
     def robust(self) -> Rate:
@@ -56,7 +57,7 @@ def robustness(predict: Predict, images: ImageSet, tier: str, bound: float, **ho
     table = {**trial.about(), "clean": trial.rate(right), "attacks": made.rows, "robust": trial.rate(made.survives)}
     table |= _beyond(predict, trial, right, made) if gradients else _blind()
     table["seconds"] = round(time.monotonic() - started, 1)
-    return Robustness(table, trial, made.found, predict)
+    return Robustness(table, trial, made.found, predict, made.survives)
 
 
 class Round(NamedTuple):

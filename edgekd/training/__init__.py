@@ -3,7 +3,18 @@
 from edgekd_device.runtime.base import Progress
 
 from .config import Fraction, Settings, TrainConfig, checked, chosen
-from .fit import fit
+from .fit import Diverged, fit
 from .method import Context, Method
 
-__all__ = ["Context", "Fraction", "Method", "Progress", "Settings", "TrainConfig", "checked", "chosen", "fit"]
+__all__ = [
+    "Context",
+    "Diverged",
+    "Fraction",
+    "Method",
+    "Progress",
+    "Settings",
+    "TrainConfig",
+    "checked",
+    "chosen",
+    "fit",
+]

@@ -59,7 +59,7 @@ class TrainConfig(Settings):
     momentum: float = Field(0.9, ge=0, lt=1, description="of SGD")
     nesterov: bool = Field(True, description="Nesterov's form of the momentum")
     weight_decay: float = Field(5e-4, ge=0, description="pull of all weights towards zero, per step")
-    schedule: Literal["cosine", "step", "onecycle"] = Field("cosine", description="how the learning rate falls")
+    schedule: Literal["cosine", "step", "onecycle", "crd"] = Field("cosine", description="how the learning rate falls")
     warmup_epochs: float = Field(0, ge=0, description="epochs in which the rate rises from near 0; not for onecycle")
     precision: Literal["bf16", "fp32"] = Field("bf16", description="arithmetic; weights are kept in fp32")
     augment: Literal["crop-flip", "crop", "flip", "none"] = Field("crop-flip", description="what is done to an image")

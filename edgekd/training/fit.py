@@ -52,7 +52,7 @@ def fit(
     validate: figures of a module of pixels -> logits on validation images (a number alone is ``acc``), after epochs.
     accuracy: the same for the method, of any such callable; default: the ``acc`` of validate.
     identity: what else must be equal for a run to continue, plain JSON.
-    Raises UsageError where the folder holds another run, EdgekdError where a loss term or a weight is not finite.
+    Raises UsageError where the folder holds another run, Diverged where a loss term or a weight is not finite.
     """
     device = resolve_device(config.device)
     keep_freed()
@@ -74,6 +74,10 @@ def fit(
         log = loop.run()
     student.eval()
     return log
+
+
+class Diverged(EdgekdError):
+    """A loss term or a weight became infinite or no number."""
 
 
 class _Step(nn.Module):
@@ -212,10 +216,10 @@ class _Loop:
             if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
                 raise self._stopped(f"{name!r} holds values that are not finite after epoch {self.epochs}")
 
-    def _stopped(self, reason: str) -> EdgekdError:
+    def _stopped(self, reason: str) -> Diverged:
         kept = state.read(self.folder) if self.folder is not None else None
         where = f"the checkpoint of epoch {kept.epoch} in {self.folder} is good" if kept else "no checkpoint was kept"
-        return EdgekdError(
+        return Diverged(
             f"Training stopped: {reason}; {where}. Lower the learning rate (train.lr={self.config.lr:g}), "
             "add train.warmup_epochs, or set train.precision=fp32, in a new folder."
         )

@@ -135,10 +135,12 @@ def test_the_higher_tiers_attack_what_is_left(tier, monkeypatch):
     assert [a.name for a in short] == [a.name for a in audit.TIERS[tier].attacks]
     monkeypatch.setitem(audit.TIERS, tier, dataclasses.replace(audit.TIERS[tier], attacks=short))
     monkeypatch.setattr(under_attack, "_beyond", lambda *_: {})
-    table = audit.robustness(Nearest(), IMAGES, tier, EPS).table
-    rows = table["attacks"]
+    made = audit.robustness(Nearest(), IMAGES, tier, EPS)
+    table, rows = made.table, made.table["attacks"]
     assert [row["tried"] for row in rows[1:]] == [row["left"]["hits"] for row in rows[:-1]]
     assert abs(table["robust"]["hits"] - analytic(EPS, IMAGES)) <= 1
+    assert torch.equal(made.survives, Nearest()(made.found).argmax(1) == made.trial.labels)
+    assert int(made.survives.sum()) == table["robust"]["hits"]
     assert all(row["alone"] is None for row in rows)
 
 
@@ -268,6 +270,7 @@ def test_a_file_is_judged_by_its_own_answers_and_the_worst_counts():
     # what breaks the copy breaks the file, as they compute the same
     assert rows["examples of copy"]["alone"] == copy.table["robust"]
     assert made.robust.hits <= min(row["alone"]["hits"] for name, row in rows.items() if name != "Square")
+    assert int(made.survives.sum()) == made.robust.hits
     assert failed(made.table) == set()
     assert made.table["disagreement"]["copy"]["hits"] == 0
     assert "file: Square" in said

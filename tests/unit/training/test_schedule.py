@@ -21,6 +21,12 @@ def test_step_falls_at_half_and_three_quarters():
     assert factor("step", 0, 8, 1) == 0.5
 
 
+def test_crd_falls_at_150_180_and_210_of_240_epochs():
+    falls = {epoch: factor("crd", 10 * epoch, 2400) for epoch in (149, 150, 179, 180, 209, 210, 239)}
+    assert list(falls.values()) == pytest.approx([1, 0.1, 0.1, 0.01, 0.01, 0.001, 0.001])
+    assert factor("crd", 1499, 2400) == 1
+
+
 @pytest.mark.parametrize("total", [10, 37, 400])
 def test_onecycle_is_torchs(total):
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.2)
@@ -32,7 +38,7 @@ def test_onecycle_is_torchs(total):
             theirs.step()
 
 
-@pytest.mark.parametrize("schedule", ["cosine", "step", "onecycle"])
+@pytest.mark.parametrize("schedule", ["cosine", "step", "onecycle", "crd"])
 @pytest.mark.parametrize("total", [1, 2, 3])
 def test_shortest_runs(schedule, total):
     assert all(0 < factor(schedule, step, total) <= 1 for step in range(total))

@@ -9,8 +9,8 @@ from small_student import Labels, network, same
 from torch import nn
 
 from edgekd.data import Batches
-from edgekd.errors import EdgekdError, UsageError
-from edgekd.training import TrainConfig, fit
+from edgekd.errors import UsageError
+from edgekd.training import Diverged, TrainConfig, fit
 from edgekd.training.fit import _Loop
 from edgekd.types import TrainLog
 
@@ -131,7 +131,7 @@ def test_a_broken_term_stops_with_its_name_and_keeps_the_last_checkpoint(batches
             return terms
 
     student = network()
-    with pytest.raises(EdgekdError, match=r"'scaled' became .* in epoch 3, step 2; the checkpoint of epoch 2"):
+    with pytest.raises(Diverged, match=r"'scaled' became .* in epoch 3, step 2; the checkpoint of epoch 2"):
         fit(student, Breaking(), batches, config, folder=tmp_path)
     assert (tmp_path / "checkpoint-2.safetensors").exists()
     assert all(torch.isfinite(t).all() for t in student.state_dict().values() if t.is_floating_point())
@@ -148,7 +148,7 @@ def test_broken_weights_are_not_kept(batches, config, tmp_path):
             self.student[1].running_mean.fill_(float("nan"))
             return super().step(batch)
 
-    with pytest.raises(EdgekdError, match=r"'student.1.running_mean' .* after epoch 1; no checkpoint was kept"):
+    with pytest.raises(Diverged, match=r"'student.1.running_mean' .* after epoch 1; no checkpoint was kept"):
         fit(network(), Breaking(), batches, config, folder=tmp_path)
     assert not list(tmp_path.glob("checkpoint-*"))
 

@@ -1,0 +1,71 @@
+"""Differences between two rows of a table over the seeds that both have, with a 95 % interval."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
+
+from edgekd.report.transferability import beside
+
+# Student's t at 97.5 %, by degrees of freedom; between two the longer interval
+T = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 8: 2.306, 10: 2.228, 14: 2.145, 20: 2.086, 30: 2.042, 60: 2.0}  # fmt: skip
+Figures = Mapping[int, float]  # by seed
+
+
+class Spread(NamedTuple):
+    """Standard deviation of paired differences, and the degrees of freedom it stands on."""
+
+    deviation: float
+    freedom: int
+
+
+class Difference(NamedTuple):
+    """Mean paired difference in points; half: of its 95 % interval, None where there are too few seeds for one."""
+
+    mean: float
+    half: float | None
+    seeds: int
+
+    def holds(self, value: float) -> bool:
+        """Whether the interval has that value in it; without an interval everything may be."""
+        return self.half is None or abs(self.mean - value) <= self.half
+
+    def __str__(self) -> str:
+        if self.half is None:
+            return f"{self.mean:+.2f}{beside(self.seeds)}"
+        shown = f"{self.mean:+.2f} [{self.mean - self.half:+.2f} to {self.mean + self.half:+.2f}]"
+        return (shown if self.holds(0) else f"**{shown}**") + beside(self.seeds)
+
+
+def values(results: Mapping[int, Mapping[str, Any]], key: str = "acc") -> dict[int, float]:
+    """One figure of a row by seed; seeds that have none, as diverged ones, are left out."""
+    return {seed: float(one[key]) for seed, one in sorted(results.items()) if one.get(key) is not None}
+
+
+def gaps(row: Figures, other: Figures) -> list[float]:
+    return [figure - other[seed] for seed, figure in row.items() if seed in other]
+
+
+def paired(row: Figures, other: Figures, spread: Spread | None = None) -> Difference | None:
+    """Over the seeds that both have, None without any; spread: that of a whole table, in place of these seeds' own."""
+    found = gaps(row, other)
+    if not found:
+        return None
+    spread = spread or pooled([(row, other)])
+    half = t(spread.freedom) * spread.deviation / len(found) ** 0.5 if spread and len(found) > 1 else None
+    return Difference(statistics.fmean(found), half, len(found))
+
+
+def pooled(pairs: Iterable[tuple[Figures, Figures]]) -> Spread | None:
+    """The spread that all pairs of rows have in common, if they do; None where no pair has two seeds."""
+    found = [each for each in (gaps(*pair) for pair in pairs) if len(each) > 1]
+    freedom = sum(len(each) - 1 for each in found)
+    if not freedom:
+        return None
+    squares = sum((len(each) - 1) * statistics.variance(each) for each in found)
+    return Spread((squares / freedom) ** 0.5, freedom)
+
+
+def t(freedom: int) -> float:
+    return T[max(known for known in T if known <= freedom)]
