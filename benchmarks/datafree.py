@@ -16,10 +16,8 @@ CMI's cell shows that its path runs on a CPU; its accuracy is a matter for a GPU
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import sys
-import time
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -29,7 +27,7 @@ import numpy as np
 from benchmarks import prepare_data
 from benchmarks.attacks import START, clean_network
 from benchmarks.grid import Config, Table, main, trees
-from benchmarks.students import figures, figures_of_teacher
+from benchmarks.students import alone, figures, figures_of_teacher
 from benchmarks.transfer import teacher_of
 from edgekd import audit, checkpoints, data, datafree, distill, models
 from edgekd.data import ImageSet
@@ -37,9 +35,8 @@ from edgekd.datafree.patches import held_out
 from edgekd.datafree.run import source_class
 from edgekd.distill.abd import AbdSettings
 from edgekd.distill.retrospection import RetrospectionSettings
-from edgekd.errors import EnvironmentFault
 from edgekd.export import onnx as onnx_writer
-from edgekd.files import canonical_json, lock, sha256_bytes, write_npz
+from edgekd.files import canonical_json, sha256_bytes, write_npz
 from edgekd.pipeline.calibration import accuracy_on
 from edgekd.quantize import PtqConfig, guarded
 from edgekd.runners.onnx import OnnxRunner
@@ -132,7 +129,7 @@ def measured(
     """Train the student of a cell and measure it beside its teacher, in FP32 and INT8; under other triggers its ASR alone."""
     probes = audit.probes(test, (trigger,), teacher.spec.num_classes)
     agreed = _named(held_out(_pictures(), teacher.spec.input.shape, HELD_OUT, config["seed"]), teacher)
-    with _alone(_place(config, teacher, folder.parent.parent / "students")) as place:
+    with alone(_place(config, teacher, folder.parent.parent / "students")) as place:
         student, log, images = _student(config, teacher, agreed, place)
     twin = guarded(student, images, PtqConfig(), accuracy_on(agreed), what="agreement")
     onnx_writer.export(twin, folder / "model.u8s8.onnx", "u8s8", agreed.images[:32])
@@ -202,19 +199,6 @@ def _place(config: Config, teacher: Model, students: Path) -> Path:
     shared = row if row == WITH_DATA else ROWS[row].vaccine
     about = {**config, "row": shared, "sha256": teacher.sha256, "trees": trees()}
     return students / sha256_bytes(canonical_json(about).encode())[:16]
-
-
-@contextlib.contextmanager
-def _alone(place: Path) -> Iterator[Path]:
-    """The folder for this process; another that wants the same student waits."""
-    with contextlib.ExitStack() as held:
-        while True:
-            try:
-                held.enter_context(lock(place))
-                break
-            except EnvironmentFault:
-                time.sleep(0.5)
-        yield place
 
 
 def forecast(config: Config) -> float:

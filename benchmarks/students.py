@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -70,16 +70,24 @@ def figures_of_teacher(teacher: Model, probes: ProbeSet, cache: Path) -> dict[st
     return found
 
 
+@contextlib.contextmanager
+def alone(place: Path) -> Iterator[Path]:
+    """The folder for this process; another that wants it waits."""
+    with contextlib.ExitStack() as held:
+        while True:
+            try:
+                held.enter_context(lock(place))
+                break
+            except EnvironmentFault:
+                time.sleep(0.5)
+        yield place
+
+
 def once(place: Path, spec: ModelSpec, make: Callable[[Path], Model], name: str = "model.safetensors") -> Model:
     """The network that lies in ``place``; the first process that wants it makes it, the others wait."""
     file = place / name
-    while not file.exists():
-        with contextlib.ExitStack() as held:
-            try:
-                held.enter_context(lock(place))
-            except EnvironmentFault:
-                time.sleep(0.5)
-                continue
+    if not file.exists():
+        with alone(place):
             if not file.exists():
                 made = make(place / "train")
                 checkpoints.save(file, models.weights(made), {"spec": spec.to_json()})
