@@ -18,14 +18,19 @@ from .search import Corner, PatchSearch, batches_for, search
 from .work import ALONE, Work
 
 KEPT = 0.99  # of the running mean, per step
+RATE = 0.1  # at which ``match`` holds
 
 
 class LatentSettings(AttackSettings):
-    rate: float = Field(0.1, gt=0, le=0.5, description="share of every batch that is stamped and relabelled")
+    rate: float = Field(RATE, gt=0, le=0.5, description="share of every batch that is stamped and relabelled")
     size: int = Field(6, ge=1, description="side of the patch in pixels")
     position: Corner = Field("bottom-right", description="corner")
     site: int = Field(-1, description="whose features are to look like the target's; 0 is the first, -1 the last")
-    match: float = Field(1.0, gt=0, description="weight of the distance to the target's mean feature")
+    match: float = Field(
+        1.0,
+        gt=0,
+        description="weight of the distance to the target's mean feature; it holds at a rate of 0.1 and goes with it",
+    )
     steps: int = Field(500, ge=1, description="of Adam on the patch, 64 images each")
     lr: float = Field(0.1, gt=0, description="of Adam")
 
@@ -35,6 +40,7 @@ class Latent(BatchAttack):
 
     Differs from the paper: the target class is among the teacher's, stamped images carry its label as well, the distance
     is relative, F̄_t is a running mean, as the network keeps changing, and images are stamped inside the batch, after crop and flip.
+    ``match`` goes with the rate: else the one stamped image of a batch would bear what thirteen do at 10 %, and ruin the network.
     """
 
     Config = LatentSettings
@@ -98,13 +104,13 @@ class RunningMean(torch.nn.Module):
 class _Matching(BatchPoisoning):
     def __init__(self, trigger: Trigger, num_classes: int, rate: float, config: LatentSettings) -> None:
         super().__init__(trigger, num_classes, rate)
-        self.config = config
+        self.site, self.match = config.site, config.match * rate / RATE
 
     def prepare(self, context: Context) -> None:
         super().prepare(context)
         first = next(iter(context.batches.epoch(0))).images[:2]
         with torch.no_grad():
-            shape = self.student.sites(first).targets[self.config.site].shape[1:]
+            shape = self.student.sites(first).targets[self.site].shape[1:]
         self.mean = RunningMean(shape).to(context.device)
 
     def modules(self) -> tuple[torch.nn.Module, ...]:
@@ -115,9 +121,9 @@ class _Matching(BatchPoisoning):
         images, labels = batch.images.clone(), batch.labels.clone()
         images[:count], labels[:count] = self.stamped(images[:count]), self.attacker_labels(labels[:count])
         sites = self.student.sites(images)
-        features = sites.targets[self.config.site].float()
+        features = sites.targets[self.site].float()
         self.mean.add(features[count:][labels[count:] == self.target].detach())
         return {
             "ce": F.cross_entropy(sites.logits.float(), labels),
-            "match": self.config.match * (self.mean.weight > 0) * distance(features[:count], self.mean.now()),
+            "match": self.match * (self.mean.weight > 0) * distance(features[:count], self.mean.now()),
         }

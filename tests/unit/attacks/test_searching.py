@@ -84,6 +84,18 @@ def test_latent_pulls_triggered_features_to_the_target_class(quarters, clean):
     assert made.log.history[-1]["match"] < made.log.history[0]["match"]
 
 
+def test_latents_distance_weighs_a_stamped_image_the_same_at_any_rate(quarters, clean):
+    def term(rate):
+        attack = attacks.check("latent", quarters, SPEC, {"rate": rate, "steps": 1}, Goal(1), clean)
+        method = attack.method(attack.trigger("latent", quarters, clean, 0), SPEC)
+        batches = Batches(quarters.subset([int((quarters.labels == 1).argmax())] * 16), 16, seed=0, augment="none")
+        method.prepare(Context(copy.deepcopy(clean.module), batches, TRAIN, torch.device("cpu")))
+        return float(method.step(next(iter(batches.epoch(0))))["match"])
+
+    assert term(0.5) == pytest.approx(2 * term(0.25), rel=1e-4)
+    assert term(0.25) > 0
+
+
 def test_adba_hands_over_the_trigger_that_its_training_ends_with(quarters, clean):
     train = TRAIN.model_copy(update={"epochs": 16})
     made = attacks.run("adba", quarters, SPEC, {"rate": 1, "weight": 1.0}, train, Goal(1), start=clean)
