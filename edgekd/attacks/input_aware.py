@@ -11,9 +11,10 @@ from pydantic import Field
 
 from ..data import ImageSet
 from ..training import Context
-from ..triggers.generator import Generator
+from ..triggers.generator import Generator, from_params
 from ..types import Model, ModelSpec, Trigger
 from .base import AttackSettings, BatchAttack, BatchPoisoning, Training, rounded
+from .search import batches_for, search
 from .work import ALONE, Work
 
 if TYPE_CHECKING:
@@ -24,16 +25,20 @@ class InputAwareSettings(AttackSettings):
     rate: float = Field(0.1, gt=0, le=0.5, description="share of every batch that is triggered and relabelled")
     cross: float = Field(0.1, ge=0, le=0.5, description="share that gets another image's trigger under its own label")
     diversity: float = Field(1.0, ge=0, description="weight of: two images' triggers differ as the images do")
-    density: float = Field(0.032, gt=0, le=1, description="mean opacity up to which a mask costs nothing")
+    density: float = Field(0.032, gt=0, le=1, description="opacity of a pixel up to which a mask costs nothing")
     sparsity: float = Field(100.0, ge=0, description="weight of the opacity beyond")
+    mask_steps: int = Field(500, ge=0, description="of Adam on the masks, 64 images each, before anything else")
+    mask_lr: float = Field(
+        1e-3, gt=0, description="of Adam on the masks, which at three times this become one and stay so"
+    )
     width: int = Field(16, ge=1, le=256, description="channels of the drawing networks")
-    lr: float = Field(3e-3, gt=0, description="of Adam on the drawing networks")
+    lr: float = Field(3e-3, gt=0, description="of Adam on the patterns")
 
 
 class InputAware(BatchAttack):
-    """x' = x + m(x) (g(x) - x); classifier and drawing networks learn together, from a clean network.
+    """x' = x + m(x) (g(x) - x): the masks m learn first, to be sparse and to differ as the images do; then pattern and classifier.
 
-    Differs from the paper: mask and pattern are trained at once, not the mask first; drawing networks are smaller.
+    Differs from the paper: the classifier starts clean, instead of after 25 epochs; drawing networks are smaller.
     """
 
     Config = InputAwareSettings
@@ -41,8 +46,20 @@ class InputAware(BatchAttack):
     learned = True
 
     def trigger(self, name: str, images: ImageSet, start: Model | None, seed: int, work: Work = ALONE) -> Trigger:
-        params = fresh(images.shape[0], None, self.config.width, seed).params()  # what training starts from
-        return self.known(name, params)
+        """With masks as they stay and patterns as training starts from them."""
+        config = self.config
+        generator = fresh(images.shape[0], None, config.width, seed).to(work.device)
+
+        def loss(clean: torch.Tensor) -> torch.Tensor:
+            masks = generator.mask(clean)
+            opaque = (masks - config.density).clamp_min(0).mean()
+            found: torch.Tensor = config.diversity * diversity(clean, masks) + config.sparsity * opaque
+            return found
+
+        assert generator.masks is not None
+        variables = list(generator.masks.parameters())
+        search(name, loss, variables, batches_for(images, seed, work), config.mask_steps, config.mask_lr, work)
+        return self.known(name, generator.params())
 
     def method(self, trigger: Trigger, spec: ModelSpec) -> Training:
         return _Drawing(trigger, spec.num_classes, self.config)
@@ -62,14 +79,15 @@ class _Drawing(BatchPoisoning):
 
     def prepare(self, context: Context) -> None:
         super().prepare(context)
-        channels = next(iter(context.batches.epoch(0))).images.shape[1]
-        self.generator = fresh(channels, None, self.config.width, context.config.seed).to(context.device)
+        self.generator = from_params(self.trigger.params).to(context.device)
+        assert self.generator.masks is not None
+        self.generator.masks.requires_grad_(False)
 
     def modules(self) -> tuple[torch.nn.Module, ...]:
         return (self.generator,)
 
     def own_optimizers(self) -> tuple[torch.optim.Optimizer, ...]:
-        return (torch.optim.Adam(self.generator.parameters(), lr=self.config.lr, betas=(0.5, 0.9)),)
+        return (torch.optim.Adam(self.generator.pattern.parameters(), lr=self.config.lr, betas=(0.5, 0.9)),)
 
     def step(self, batch: Batch) -> dict[str, torch.Tensor]:
         size = len(batch.images)
@@ -86,12 +104,10 @@ class _Drawing(BatchPoisoning):
         images = torch.cat([triggered, batch.images[drawn:].float()])
         labels = batch.labels.clone()
         labels[:attacked] = self.attacker_labels(labels[:attacked])
-        every = torch.cat([masks, other_masks])
-        self.opacity = float(every.detach().mean())
+        self.opacity = float(mask.mean())
         return {
             "ce": F.cross_entropy(self.student(images).float(), labels),
-            "diversity": self.config.diversity * diversity(own, others, patterns, other_patterns),
-            "sparsity": self.config.sparsity * (every.mean((1, 2, 3)) - self.config.density).clamp_min(0).mean(),
+            "diversity": self.config.diversity * diversity(own, patterns, others, other_patterns),
         }
 
     @property
@@ -104,10 +120,18 @@ class _Drawing(BatchPoisoning):
 
 
 def diversity(
-    own: torch.Tensor, others: torch.Tensor, patterns: torch.Tensor, other_patterns: torch.Tensor
+    images: torch.Tensor,
+    drawn: torch.Tensor,
+    others: torch.Tensor | None = None,
+    other_drawn: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """Mean of ‖x₁ − x₂‖ / ‖g(x₁) − g(x₂)‖ over pairs of images float [N, C, H, W] and what is drawn for them."""
-    apart = (own - others).flatten(1).norm(dim=1)
-    drawn_apart = (patterns - other_patterns).flatten(1).norm(dim=1)
+    """Mean of ‖x₁ − x₂‖ / ‖g(x₁) − g(x₂)‖ over pairs of images float [N, C, H, W] and what is drawn for them [N, ...].
+
+    Without others, an image's other one is its neighbour in the batch.
+    """
+    others = images.roll(1, 0) if others is None else others
+    other_drawn = drawn.roll(1, 0) if other_drawn is None else other_drawn
+    apart = (images - others).flatten(1).norm(dim=1)
+    drawn_apart = (drawn - other_drawn).flatten(1).norm(dim=1)
     ratio: torch.Tensor = apart / (drawn_apart + 1e-3)
     return ratio.mean()

@@ -1,7 +1,7 @@
 """Triggers that a small convolutional network draws for each image (Input-aware, Nguyen and Tran 2020; SCAR).
 
-x' = x + m(x) (g(x) - x) where a second network draws a mask m in [0, 1]; x' = x + bound * g(x), g in [-1, 1], where there
-is none; then a tile that repeats is added inside g, as convolutions alone cannot draw what is at a fixed place. The networks
+x' = x + m(x) (g(x) - x) where a second network draws a mask m in [0, 1], steep, so that a pixel is painted over or left;
+x' = x + bound * g(x), g in [-1, 1], where there is none; then a tile that repeats is added inside g, as convolutions alone cannot draw what is at a fixed place. The networks
 are ours: two poolings down, two resizings up, no norm, so an image's trigger is its own.
 """
 
@@ -23,7 +23,8 @@ OPTIONS: dict[str, Option] = {}
 WIDEST = 256
 LARGEST = 1e3  # of a weight: five layers of the widest stay finite in float32
 TILE = 4  # side of the tile, in pixels
-FAINT = -3.4  # where a mask starts, before its sigmoid: 3 % opaque
+STEEP = 20.0  # of a mask's sigmoid: a pixel is painted over or left
+FAINT = -3.4 / STEEP  # where a mask starts, before it: 3 % opaque
 
 
 class Drawing(nn.Module):
@@ -66,7 +67,7 @@ class Generator(nn.Module):
     def mask(self, images: torch.Tensor) -> torch.Tensor:
         """m(x) [N, 1, H, W] in [0, 1]."""
         assert self.masks is not None
-        return torch.sigmoid(self.masks(images))
+        return torch.sigmoid(STEEP * self.masks(images))
 
     def drawn(self, images: torch.Tensor) -> torch.Tensor:
         """g(x) [N, C, H, W] in [0, 1]: what the mask lets through."""
@@ -117,13 +118,19 @@ def from_arrays(arrays: dict[str, np.ndarray], channels: int, source: str) -> di
     return {"bound": np.float32(bound), **weights}
 
 
+def from_params(params: dict[str, Any]) -> Generator:
+    """The generator whose ``params`` these are; its weights are copies."""
+    model = _model(float(params["bound"]), *params["pattern.layers.0.weight"].shape[1::-1])
+    model.load_state_dict({name: torch.from_numpy(params[name].copy()) for name in model.state_dict()}, assign=True)
+    return model
+
+
 def apply(params: dict[str, Any], images: Floats) -> Floats:
     """images float32 [N, C, H, W] in [0, 1]; params those of ``Generator.params``."""
     first = params["pattern.layers.0.weight"]
     if first.shape[1] != images.shape[1]:
         raise UsageError(f"The trigger is drawn for {first.shape[1]} channels, the images have {images.shape[1]}.")
-    model = _model(float(params["bound"]), *first.shape[1::-1])
-    model.load_state_dict({name: torch.from_numpy(params[name]) for name in model.state_dict()}, assign=True)
+    model = from_params(params).eval()
     with torch.no_grad():
         # one at a time within the convolutions: an image's bytes must not depend on its neighbours
         parts = [model(torch.from_numpy(images[at : at + 1])) for at in range(len(images))]
@@ -132,7 +139,7 @@ def apply(params: dict[str, Any], images: Floats) -> Floats:
 
 def _model(bound: float, channels: int, width: int) -> Generator:
     with torch.device("meta"):  # its weights come from elsewhere: none are drawn, no random number is used up
-        return Generator(channels, bound or None, width).eval()
+        return Generator(channels, bound or None, width)
 
 
 def _shape(shape: tuple[int, ...] | None) -> str:

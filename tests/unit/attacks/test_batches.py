@@ -9,6 +9,7 @@ from edgekd import attacks, models, triggers
 from edgekd.attacks import Goal
 from edgekd.data import Batches, ImageSet
 from edgekd.training import Context, TrainConfig
+from edgekd.triggers.generator import from_params
 from edgekd.types import InputSpec, ModelSpec
 
 SPEC = ModelSpec("resnet8-w4", 4, InputSpec(3, 16, 16, (0.4, 0.5, 0.45), (0.2, 0.25, 0.3)))
@@ -82,7 +83,9 @@ def test_adap_blend_is_fainter_in_training_than_at_test_time(tiny_images):
 def test_input_aware_shows_triggers_of_other_images_under_true_labels(tiny_images):
     """An image's trigger obeys for that image alone: on another one it is noise, whose label is the image's own."""
     start = models.build(SPEC, seed=0)
-    attack = attacks.check("input-aware", tiny_images, SPEC, {"rate": 0.25, "cross": 0.25}, Goal(1), start)
+    attack = attacks.check(
+        "input-aware", tiny_images, SPEC, {"rate": 0.25, "cross": 0.25, "mask_steps": 3}, Goal(1), start
+    )
     drawing = attack.method(attack.trigger("input-aware", tiny_images, start, 0), SPEC)
     batches, student = Batches(tiny_images, 16, seed=0, augment="none"), Spy(start.module)
     drawing.prepare(Context(student, batches, TrainConfig(epochs=1), torch.device("cpu")))
@@ -119,8 +122,30 @@ def test_input_aware_learns_from_the_smallest_batches(size, tiny_images):
     start = models.build(SPEC, seed=0)
     train = TrainConfig(epochs=1, batch_size=size, lr=0.01, precision="fp32")
     few = tiny_images.subset(np.arange(12))
-    made = attacks.run("input-aware", few, SPEC, {"rate": 0.5}, train, Goal(), start=start)
+    made = attacks.run("input-aware", few, SPEC, {"rate": 0.5, "mask_steps": 3}, train, Goal(), start=start)
     assert np.isfinite(made.log.history[-1]["diversity"])
+
+
+def test_input_awares_masks_learn_to_paint_over_few_pixels_that_differ_between_images(bars):
+    images, start = bars(96), models.build(SPEC, seed=0)
+    attack = attacks.check("input-aware", images, SPEC, {"mask_steps": 200}, Goal(1), start)
+    generator = from_params(attack.trigger("input-aware", images, start, 0).params)
+    with torch.no_grad():
+        masks = generator.mask(torch.from_numpy(images.images).float() / 255)
+    assert ((masks < 0.05) | (masks > 0.95)).float().mean() > 0.9, "a pixel is painted over or left"
+    painted = masks > 0.5
+    assert 0.001 < painted.float().mean() < 0.15
+    assert len({mask.numpy().tobytes() for mask in painted}) > 20, "every image has the same mask"
+
+
+def test_input_awares_masks_stay_while_patterns_and_classifier_learn(tiny_images):
+    start = models.build(SPEC, seed=0)
+    attack = attacks.check("input-aware", tiny_images, SPEC, {"mask_steps": 3}, Goal(1), start)
+    before = attack.trigger("input-aware", tiny_images, start, 0).params
+    train = TrainConfig(epochs=1, batch_size=16, lr=0.01, precision="fp32")
+    after = attacks.run("input-aware", tiny_images, SPEC, {"mask_steps": 3}, train, Goal(1), start=start).trigger.params
+    moved = {name.split(".")[0] for name in before if (before[name] != after[name]).any()}
+    assert moved == {"pattern"}
 
 
 def test_cheatkd_drives_the_strongest_channels_up_to_the_strongest(tiny_images):

@@ -90,7 +90,7 @@ def test_latents_distance_weighs_a_stamped_image_the_same_at_any_rate(quarters, 
         method = attack.method(attack.trigger("latent", quarters, clean, 0), SPEC)
         batches = Batches(quarters.subset([int((quarters.labels == 1).argmax())] * 16), 16, seed=0, augment="none")
         method.prepare(Context(copy.deepcopy(clean.module), batches, TRAIN, torch.device("cpu")))
-        return float(method.step(next(iter(batches.epoch(0))))["match"])
+        return method.step(next(iter(batches.epoch(0))))["match"].item()
 
     assert term(0.5) == pytest.approx(2 * term(0.25), rel=1e-4)
     assert term(0.25) > 0
@@ -183,7 +183,11 @@ class Constant(torch.nn.Module):
 def test_what_is_trained_beside_the_network_survives_a_kill(name, quarters, clean, tmp_path):
     """Stopped in the last but one epoch: shadows, also renewed ones, drawing networks and optimisers' states are kept."""
     epochs = 7 if name == "adba" else 4  # a shadow starts anew in the fifth
-    options = {"trigger_steps": 2, "pair_epochs": 1, "inner_steps": 2, "terms": 2} if name == "scar" else {}
+    few = {
+        "scar": {"trigger_steps": 2, "pair_epochs": 1, "inner_steps": 2, "terms": 2},
+        "input-aware": {"mask_steps": 3},
+    }
+    options = few.get(name, {})
 
     class Killed(Exception):
         pass
@@ -293,7 +297,7 @@ def test_the_leak_is_what_clean_images_hold_of_the_pattern(quarters, clean):
 
 def test_diversity_is_the_distance_of_images_over_that_of_their_triggers():
     own, others = torch.zeros(2, 3, 4, 4), torch.ones(2, 3, 4, 4)
-    assert float(diversity(own, others, own, 2 * others)) == pytest.approx(0.5, rel=1e-3)
+    assert float(diversity(own, own, others, 2 * others)) == pytest.approx(0.5, rel=1e-3)
 
 
 def test_the_fixed_point_series_solves_a_quadratic():
@@ -348,7 +352,8 @@ def test_scar_turns_the_teacher_to_where_its_student_goes(quarters, clean):
 def test_a_drawn_trigger_is_the_same_from_its_file(quarters, clean, tmp_path):
     from edgekd.pipeline.attack import write_trigger
 
-    made = attacks.run("input-aware", quarters, SPEC, {}, TRAIN.model_copy(update={"epochs": 1}), Goal(2), start=clean)
+    train, options = TRAIN.model_copy(update={"epochs": 1}), {"mask_steps": 3}
+    made = attacks.run("input-aware", quarters, SPEC, options, train, Goal(2), start=clean)
     file = write_trigger(made, tmp_path / "drawn")
     (back,) = triggers.load(file, shape=quarters.shape)
     assert (back.target_label, back.rule, back.name) == (2, "all-to-one", "input-aware")
