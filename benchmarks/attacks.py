@@ -38,7 +38,7 @@ EPOCHS = {  # of nine in ten of the images; 2 for the others
     **dict.fromkeys(("trojannn", "bpp", "leak"), 4),
     **dict.fromkeys(("badnets", "adap-patch", "latent", "sig"), 6),
     "tact": 8,
-    "input-aware": 14,
+    "input-aware": 6,
     "wanet": 8,
     "adba": 6,
     "scar": 1,
