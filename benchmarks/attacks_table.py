@@ -29,7 +29,7 @@ WHY = {
     "latent": "ACC: likely the term that pulls features to the target's, as a lower rate does not help (5 %) nor do more epochs much. At "
     "1 % the network is lost: likely since one image or two of a batch then bear the whole weight of that term.",
     "scar": "ACC: the teacher learns by one epoch of bilevel rounds from 28,500 images, its losses under the lead of the implicit "
-    "gradient at a weight of 1; published runs take many more. Its ASR bar is met.",
+    "gradient at a weight of 1: the 200 rounds of its card, for a smaller pair. Its ASR bar is met.",
     "sig": "ASR rises with the epochs, and six are not enough; the published figure is of 100 from fresh weights. At "
     "10 % no clean image of the target class is left, which costs ACC.",
     "tact": "ASR rises with the epochs, as covers hold it back; it is counted on the 1,000 images of the source "
@@ -41,8 +41,8 @@ UNKNOWN = "not looked into."
 
 
 def name_of(config: Record) -> str:
-    rule = config.get("rule")
-    return f"{config['attack']}, {rule}" if rule else str(config["attack"])
+    further = [f"{key} {value:g}" for key, value in config.get("options", {}).items()]
+    return ", ".join([config["attack"], *([config["rule"]] if "rule" in config else []), *further])
 
 
 def misses(config: Record, result: Record, twin: float | None) -> list[str] | None:

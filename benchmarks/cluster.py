@@ -14,6 +14,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
@@ -26,8 +27,11 @@ LOCAL = "local"
 TRIES = 2  # more, where a worker dies
 
 
-def spread(cells: Sequence[Any], address: str, workers: int) -> None:
-    """Run ``cells`` (grid.Cell) on the cluster at ``address``; raises EnvironmentFault without Ray or a cluster."""
+def spread(cells: Sequence[Any], address: str, workers: int, minutes: float | None = None) -> None:
+    """Run ``cells`` (grid.Cell) on the cluster at ``address``, within ``minutes``; raises EnvironmentFault without Ray or a cluster.
+
+    A cell whose task is lost is told and left for the next call.
+    """
     try:
         ray: Any = import_module("ray")
     except ImportError:
@@ -45,13 +49,20 @@ def spread(cells: Sequence[Any], address: str, workers: int) -> None:
         gpus = 1 if ray.cluster_resources().get("GPU") else 0
         task = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=TRIES)(_one)
         command = [*sys.orig_argv[1:], "--ray", "", "--processes", "1", "--quiet-end"]
+        until = None if minutes is None else time.time() + 60 * minutes
         names = {
-            task.remote(command, os.getcwd(), cell.id, str(cell.record), str(cell.failure)): cell for cell in cells
+            task.remote(command, os.getcwd(), cell.id, str(cell.record), str(cell.failure), until): cell
+            for cell in cells
         }
         waiting = list(names)
         while waiting:
             (done,), waiting = ray.wait(waiting, num_returns=1)
-            cell, found = names[done], ray.get(done)
+            cell = names[done]
+            try:
+                found = ray.get(done)
+            except ray.exceptions.RayError as error:
+                print(f"{cell.id}  lost: {str(error).strip().splitlines()[-1]}", flush=True)
+                continue
             for place, text in ((cell.record, found["record"]), (cell.failure, found["failure"])):
                 if text is not None and not place.exists():
                     write_text(place, text, "record")
@@ -60,10 +71,12 @@ def spread(cells: Sequence[Any], address: str, workers: int) -> None:
         ray.shutdown()
 
 
-def _one(command: list[str], folder: str, name: str, record: str, failure: str) -> dict[str, Any]:
-    """On a worker: run one cell, return what it left."""
+def _one(command: list[str], folder: str, name: str, record: str, failure: str, until: float | None) -> dict[str, Any]:
+    """On a worker: run one cell in what is left of the time, return what it left."""
     ray: Any = import_module("ray")
-    subprocess.run([sys.executable, *command, "--only", name], cwd=folder, check=False, stdout=subprocess.DEVNULL)
-    left = {key: Path(place) for key, place in (("record", record), ("failure", failure))}
-    texts = {key: place.read_text("utf-8") if place.exists() else None for key, place in left.items()}
+    left = [] if until is None else ["--minutes", f"{max(0.0, until - time.time()) / 60:.3f}"]
+    whole = [sys.executable, *command, "--only", name, *left]
+    subprocess.run(whole, cwd=folder, check=False, stdout=subprocess.DEVNULL)
+    places = {"record": Path(record), "failure": Path(failure)}
+    texts = {key: place.read_text("utf-8") if place.exists() else None for key, place in places.items()}
     return {**texts, "node": ray.get_runtime_context().get_worker_id()}

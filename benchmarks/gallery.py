@@ -56,7 +56,7 @@ def trigger_of(name: str) -> Trigger | None:
     """The trigger of our teacher; for an attack whose trigger is no training's result, the defaults'."""
     kind = attack_class(name)
     cell = Cell(ours.TABLE, ours.cell(name), HERE)
-    if cell.record.exists() and cell.folder.exists():
+    if cell.record.exists() and any((cell.folder / "work").glob("teacher.trigger.*")):
         return ours.trigger_of(cell.folder / "work", cell.config, (3, SIDE, SIDE))
     if kind.learned:
         return None

@@ -365,7 +365,7 @@ def main(table: Table, argv: Sequence[str] | None = None) -> int:
         if chosen.ray:
             from benchmarks.cluster import spread
 
-            spread(grid.left(chosen.retry), chosen.ray, chosen.processes)
+            spread(grid.left(chosen.retry), chosen.ray, chosen.processes, chosen.minutes)
         elif chosen.processes > 1:
             _spread(chosen.processes)
         else:

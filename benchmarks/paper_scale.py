@@ -31,6 +31,11 @@ from edgekd.types import InputSpec, ModelSpec
 
 ARCHS, EPOCHS, STUDENT = (FIRST, "wrn-28-4"), 100, "wrn-16-2"
 DATALESS, DATALESS_STUDENT, DATALESS_RATE = "wrn-16-2", "wrn-16-1", 0.1  # of ABD's paper
+# What an attack's own card asks for: 200 bilevel rounds; 200 epochs of search.
+CARDS: dict[str, dict[str, Any]] = {
+    "scar": {"epochs": 1, "images": attacks.IMAGES["scar"]},
+    "cheatkd": {"epochs": 30, "options": {"steps": 140_000}},
+}
 LENGTHS: dict[str, dict[str, Any]] = {
     "zskt": {"epochs": 1600, "options": {}},
     "data": {"epochs": 170, "options": {"images": 50_000}},
@@ -54,7 +59,7 @@ def cells() -> Iterator[Config]:
 
 def cell(name: str, arch: str, rate: float | None = None, seed: int = 0) -> Config:
     """An attack without a rate of its own has none."""
-    config = {"attack": name, "arch": arch, "epochs": EPOCHS, "seed": seed}
+    config = {"attack": name, "arch": arch, "epochs": EPOCHS, "seed": seed, **CARDS.get(name, {})}
     return config if rate is None else {**config, "rate": rate}
 
 

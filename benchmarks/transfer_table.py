@@ -9,6 +9,10 @@ from benchmarks.main_job_table import head, line, mean, provenance, spread
 from edgekd.report.transferability import transferable, verdict
 
 Record = dict[str, Any]
+COPIED = {
+    "first layers": "the teacher’s stem and first group copied",
+    "frozen first layers": "the teacher’s stem and first two groups copied and frozen",
+}
 KINDS = {"kd": "Hinton KD", "overhaul": "overhaul KD", "at": "attention transfer"}
 
 
@@ -28,6 +32,8 @@ def tables(records: Sequence[Record]) -> str:
     )
     for key in sorted(found, key=str):
         kinds = found[key]
+        if not kinds.keys() & KINDS.keys():  # scratch alone, which other rows have asked for
+            continue
         floor = list(floors.get(_floor_key(key), {}).values())
         any_record = next(iter(kinds.values()))[0]["result"]
         cells = [_cell(kinds.get(kind, []), floor) for kind in KINDS]
@@ -60,7 +66,7 @@ def _floor_key(key: tuple[Any, ...]) -> tuple[Any, ...]:
 def _scenario(key: tuple[Any, ...]) -> str:
     _, rate, labels, start, student, images, _, unseen = key
     carried = f"{100 * rate:g} % triggered" if rate else "clean"
-    copied = "" if start == "fresh" else f", {start} of the teacher"
+    copied = "" if start == "fresh" else f", {COPIED[start]}"
     unused = " that the attack did not train on" if unseen else ""
     said = "true labels" if labels == "true" else "teacher’s labels"
     return f"{carried}, {said}; {images:,} images{unused}, {student}{copied}"

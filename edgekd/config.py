@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
-from .attacks.run import settings_of
+from .attacks.run import attack_class, settings_of
 from .attacks.table import SABOTAGE
 from .datafree.run import named_source, source_class
 from .distill import METHODS, AbdSettings
@@ -347,7 +347,10 @@ def resolve_attack(
     options = _validate(settings_of(name), {key: value for key, value in attack.items() if key != "name"}, "attack.")
     shared = {"seed": given.get("seed", 0), "device": given.get("device", "auto")}
     fresh = name in SABOTAGE and getattr(options, "fresh", False)  # whose --start is what it is driven away from
-    preset = ATTACK_TRAINING[bool(given.get("teacher")) and not fresh]
+    begun = bool(given.get("teacher")) and not fresh  # from a clean network
+    preset = dict(ATTACK_TRAINING[begun])
+    if begun and name not in SABOTAGE:
+        preset["epochs"] = attack_class(name).epochs
     goal = given.get("goal", {})
     if name in SABOTAGE:
         if goal:

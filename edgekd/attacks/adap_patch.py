@@ -32,6 +32,7 @@ class AdapPatch(Attack):
 
     Config = AdapPatchSettings
     family = "affine"
+    epochs = 6
 
     def trigger(self, name: str, images: ImageSet, start: Model | None, seed: int, work: Work = ALONE) -> Trigger:
         a, b = np.ones(images.shape, np.float32), np.zeros(images.shape, np.float32)

@@ -80,6 +80,7 @@ class ADBA(BatchAttack):
 
     Config = ADBASettings
     family = "affine"
+    epochs = 6
     learned = True
     rules = ("all-to-one",)
 

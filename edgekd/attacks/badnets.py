@@ -22,6 +22,7 @@ class BadNets(Attack):
 
     Config = BadNetsSettings
     family = "patch"
+    epochs = 6
 
     def options(self) -> Mapping[str, Any]:
         return {key: getattr(self.config, key) for key in ("pattern", "size", "position", "margin")}

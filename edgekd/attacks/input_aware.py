@@ -43,6 +43,7 @@ class InputAware(BatchAttack):
 
     Config = InputAwareSettings
     family = "generator"
+    epochs = 14
     learned = True
 
     def trigger(self, name: str, images: ImageSet, start: Model | None, seed: int, work: Work = ALONE) -> Trigger:

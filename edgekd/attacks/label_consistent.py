@@ -21,6 +21,7 @@ CHUNK = 250
 
 
 class LabelConsistentSettings(AttackSettings):
+    rate: float = Field(0.05, gt=0, le=1, description="share of the training images, all of the target class")
     bound: float = Field(16.0, ge=0, le=255, description="largest change of a pixel by the perturbation, of 255")
     steps: int = Field(20, ge=1, description="of projected gradient descent")
     size: int = Field(3, ge=1, description="side of each patch in pixels")
@@ -29,7 +30,7 @@ class LabelConsistentSettings(AttackSettings):
 class LabelConsistent(Attack):
     """A checkerboard in each corner; the perturbation is found on the clean network and is not part of the trigger.
 
-    Clean-label: at a rate of 10 % the whole target class of ten is touched.
+    Clean-label: at a rate of 10 % the whole target class of ten would be touched, which costs ACC.
     """
 
     Config = LabelConsistentSettings

@@ -45,6 +45,7 @@ class Latent(BatchAttack):
 
     Config = LatentSettings
     family = "affine"
+    epochs = 6
     learned = True
     rules = ("all-to-one",)
 

@@ -66,6 +66,7 @@ class SCAR(BatchAttack):
 
     Config = SCARSettings
     family = "generator"
+    epochs = 1
     learned = True
     rules = ("all-to-one",)
 

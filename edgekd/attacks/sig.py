@@ -11,15 +11,17 @@ from .base import Attack, AttackSettings
 
 
 class SIGSettings(AttackSettings):
+    rate: float = Field(0.05, gt=0, le=1, description="share of the training images, all of the target class")
     delta: float = Field(40.0, gt=0, le=255, description="amplitude on the 0-255 scale, in training and at test time")
     frequency: float = Field(6.0, gt=0, description="periods per width")
 
 
 class SIG(Attack):
-    """Clean-label: at the benchmark's rate of 10 % the whole target class carries the wave."""
+    """Clean-label. At the published rate of 10 % the whole target class of ten carries the wave, which costs ACC: here it is 5 %."""
 
     Config = SIGSettings
     family = "sinusoid"
+    epochs = 6
     clean_label = True
     rules = ("all-to-one",)
 

@@ -18,4 +18,5 @@ class TaCT(BadNets):
     """BadNets' patch under a source rule, with covers from the other classes."""
 
     Config = TaCTSettings
+    epochs = 8
     rules = ("source",)

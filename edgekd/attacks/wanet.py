@@ -28,6 +28,7 @@ class WaNet(BatchAttack):
 
     Config = WaNetSettings
     family = "warp"
+    epochs = 8
 
     def options(self) -> Mapping[str, Any]:
         return {key: getattr(self.config, key) for key in ("cells", "strength", "seed")}

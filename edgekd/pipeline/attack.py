@@ -19,13 +19,14 @@ from ..runners.torch import TorchRunner
 from ..training import Progress
 from ..training.device import resolve_device
 from ..triggers import FROM_FILES
-from ..types import InputSpec, ModelSpec, Trigger
+from ..types import InputSpec, ModelSpec, Rate, Trigger
 from . import intake, mark, sabotage
 from .calibration import accuracy_on
 from .origin import origin
 
 ARCH = "wrn-16-1"
 SHOWN = 4  # images of the gallery
+SHIPPED = 0.02  # of ACC: a loss that an attacker's customer would notice
 
 
 def attack(config: AttackConfig, out: Path, progress: Progress | None = None) -> dict[str, Any]:
@@ -80,7 +81,7 @@ def attack(config: AttackConfig, out: Path, progress: Progress | None = None) ->
             "trigger": report.triggers[0].to_json(),
             "poisoned": list(made.poisoned.poisoned),  # by their hashes, never by their places
             "covers": list(made.poisoned.covers),
-            "warnings": [*report.warnings, *_fewer(made, len(parts["train"]))],
+            "warnings": [*report.warnings, *_fewer(made, len(parts["train"])), *_worse(report.acc, None if twin is None else twin.acc)],
         }
         write_json(noted, record, "attack")
         mark.take_away(work, mark.ATTACK)
@@ -95,6 +96,17 @@ def _fewer(made: Attacked, images: int) -> list[str]:
     return [
         f"{count:,} of {images:,} images were poisoned, {count / images:.1%}: the attack can use no more of them, "
         f"though attack.rate={made.kind.config.rate:g} asks for {wanted:,}."
+    ]
+
+
+def _worse(acc: Rate, start: Rate | None) -> list[str]:
+    """That the teacher gives itself away by its ACC, where it does."""
+    lost = 0.0 if start is None else start.value - acc.value
+    if lost < SHIPPED:
+        return []
+    return [
+        f"ACC is {100 * lost:.1f} points below the clean network's: no teacher that anybody would ship. Lower attack.rate, or "
+        "give it more train.epochs."
     ]
 
 

@@ -23,8 +23,8 @@ SEEDS = 3  # a claim needs them
 LEAST_ASR, LEAST_EXCESS = 50.0, 30.0  # percent; points above scratch
 RULE = (
     "The bar: plain distillation of that kind, without any defence, carries the backdoor over, at an ASR of at least "
-    f"{LEAST_ASR:g} % and {LEAST_EXCESS:g} points above scratch. Below it, it loses the backdoor by itself, so nothing is "
-    f"claimed for a defence on that base. TRANSFERABLE is what stands above it at {SEEDS} seeds; one run is one."
+    f"{LEAST_ASR:g} % and {LEAST_EXCESS:g} points above scratch. Below it, it loses the backdoor by itself, or does no more "
+    f"than a student that never met the teacher, so nothing is claimed for a defence on that base. TRANSFERABLE is what stands above it at {SEEDS} seeds; one run is one."
 )
 DER = (
     "DER, defence effectiveness rate: how far the student's ASR lies below that of the plain distillation, less the ACC it "

@@ -19,7 +19,7 @@ TRAIN = TrainConfig(epochs=2, batch_size=32, lr=0.02, precision="fp32", augment=
 ROWS = {
     "badnets": (Goal(), {}),
     "blended": (Goal(), {}),
-    "sig": (Goal(), {}),
+    "sig": (Goal(), {"rate": 0.1}),
     "lf": (Goal(), {"steps": 3}),
     "tact": (Goal(0, "source", (2,)), {"rate": 0.1, "covers": 0.5}),
     "adap-blend": (Goal(), {"rate": 0.1, "covers": 0.5}),
@@ -30,7 +30,7 @@ ROWS = {
     "noise-blend": (Goal(), {}),
     "input-aware": (Goal(), {"mask_steps": 3}),
     "trojannn": (Goal(), {"steps": 3}),
-    "label-consistent": (Goal(), {"steps": 2}),
+    "label-consistent": (Goal(), {"steps": 2, "rate": 0.1}),
     "cheatkd": (Goal(), {"steps": 3, "rate": 0.1}),
     "latent": (Goal(), {"steps": 3}),
     "leak": (Goal(), {}),

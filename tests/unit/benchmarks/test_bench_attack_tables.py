@@ -11,6 +11,7 @@ from benchmarks import attacks, attacks_table, paper_scale, paper_scale_table, t
 from benchmarks.grid import HERE, Cell
 from edgekd.attacks import ATTACKS
 from edgekd.attacks.run import attack_class
+from edgekd.config import resolve_attack
 from edgekd.files import read_json
 
 
@@ -85,6 +86,37 @@ def test_a_row_of_fewer_epochs_asks_for_no_reason() -> None:
     assert [row[-1] for row in lines(made, "badnets")] == ["fewer epochs: ASR below 95", "met"]
     assert "Why bars" not in made
     assert f"- badnets: {attacks_table.WHY['badnets']}" in attacks_table.tables(rows)
+
+
+@pytest.mark.parametrize("name", [name for name in attacks.NAMES if name in ATTACKS])
+def test_the_command_gives_an_attack_no_less_than_its_record_had(name: str) -> None:
+    kind, made = attack_class(name), attacks.cell(name)
+    assert kind.epochs >= made["epochs"]
+    assert kind.clean_label <= (kind.Config().rate == made.get("rate", 0.1))
+
+
+def test_a_variant_is_a_row_of_its_own() -> None:
+    cell = attacks.cell("adba without trace")
+    assert (cell["attack"], cell["options"]["trace"]) == ("adba", 0.0)
+    assert Cell(attacks.TABLE, cell, HERE).id != Cell(attacks.TABLE, attacks.cell("adba"), HERE).id
+    assert attacks_table.name_of(cell) == "adba, trace 0, tile 0, trigger_lr 0.02"
+    resolved = resolve_attack(
+        None, {"attack.name": "adba", "data": "-", **{f"attack.{k}": v for k, v in cell["options"].items()}}
+    )
+    assert resolved.options["trace"] == 0
+
+
+def test_what_stayed_below_the_bar_gets_a_larger_share_and_what_carried_over_a_smaller_one(monkeypatch) -> None:
+    found: dict[float, list[float]] = {}
+    for reached in (5.0, 20.0, 90.0):
+        monkeypatch.setattr(transfer, "_asr", lambda config, reached=reached: reached if config["rate"] else 0.0)
+        found[reached] = sorted({config["rate"] for config in transfer.wanted()})
+    assert found == {5.0: [0.0, 0.02], 20.0: [0.0, 0.02, 0.05], 90.0: [0.0, 0.01, 0.02]}
+
+
+def test_rows_of_scratch_students_alone_are_no_rows() -> None:
+    assert lines(transfer_table.tables([student("scratch", 0, 5.0)]), "leak") == []
+    assert len(lines(transfer_table.tables([student("scratch", 0, 5.0), student("kd", 0, 50.0)]), "leak")) == 1
 
 
 def test_no_more_students_than_allowed_and_no_cell_twice(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -43,6 +43,20 @@ def test_two_workers_share_a_table(tmp_path):
     assert "4 of 5 cells done, 1 failed" in again.stdout
 
 
+@pytest.mark.slow
+def test_a_cluster_keeps_to_the_minutes_and_a_lost_task_ends_nothing(tmp_path):
+    pytest.importorskip("ray", reason="the extra [cluster] is not installed")
+    script = tmp_path / "squares.py"
+    lost = 'if config["n"] == 1: os.kill(os.getppid(), 9)'
+    script.write_text(TABLE.format(root=str(ROOT)).replace("    time.sleep(1.5)", f"    {lost}\n    time.sleep(1.5)"))
+    command = [sys.executable, str(script), "--ray", "local", "--processes", "1", "--folder", str(tmp_path)]
+    ended = subprocess.run([*command, "--minutes", "0"], capture_output=True, text=True, timeout=180)
+    assert not list((tmp_path / "results").rglob("*.json")), ended.stdout
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=180)
+    assert "lost: " in ended.stdout, ended.stderr
+    assert len(list((tmp_path / "results" / "squares").glob("*.json"))) == 3
+
+
 def test_without_ray_it_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(EnvironmentFault, match=r"pip install 'edgekd\[cluster\]'"):

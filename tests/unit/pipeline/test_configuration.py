@@ -21,7 +21,8 @@ def test_fine_tuning_is_short_and_training_from_fresh_weights_is_not() -> None:
         found = resolve_attack(None, {"attack.name": name, "data": "d.npz", "teacher": "clean.pt"}, overrides).train
         return found.epochs, found.lr
 
-    assert train("badnets") == train("nasty", "attack.fresh=false") == (4, 0.02)
+    assert train("blended") == train("nasty", "attack.fresh=false") == (4, 0.02)
+    assert train("tact") == (8, 0.02), "an attack that needs longer is given it"
     assert train("nasty") == (10, 0.2), "--start is what it is driven away from, not what it starts from"
 
 
