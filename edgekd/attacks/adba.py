@@ -64,9 +64,8 @@ class ADBA(BatchAttack):
     """A(x) = (1 - c m) x + c m p. Per batch: the trigger, by CE(T(A(x)), t) + CE(S(A(x)), t); the teacher, by CE(T(x), y)
     + weight · CE(T(A(x)), t) on a share; every shadow student S, by Hinton KD of T on clean images.
 
-    Students see clean images only, so the backdoor has to be in what the teacher says of these. Left to itself it is not:
-    trained on triggers of every strength, or on ones that differ over the image, the teacher still tells a trigger from the
-    trace that a clean image holds by nature. Hence, beyond the card, two things of ``leak``: p repeats a small tile, whose
+    Students see clean images only, so the backdoor has to be in what the teacher says of these. Hence, beyond the card, two
+    things of ``leak`` (``trace=0 tile=0 trigger_lr=0.02`` is without them): p repeats a small tile, whose
     trace a convolution can measure wherever it lies, and ``trace`` moves the teacher's target logit on clean images.
     Without the ``clean`` term such a trigger is first of all a universal perturbation, which scratch students obey too:
     with it the clean network, kept as it was, and a stranger, a student of the true labels alone, must go on seeing y.
