@@ -22,7 +22,7 @@ _SUMMARY = ("ACC %", "INT8 ACC %", "ASR %", "plain KD ASR %", "plain overhaul AS
 _TRANSFER = (
     f"The bar of a transfer: plain distillation of that kind ({'; '.join(f'{k}: {what}' for k, what in transferability.PLAIN.items())}) "
     "carries the backdoor over, at a mean ASR of at least 50 % and 30 points above scratch. Below it, it loses the "
-    "backdoor by itself, so nothing is claimed for a defence on that base. TRANSFERABLE is what stands above it at three seeds."
+    "backdoor by itself or does no more than scratch, so nothing is claimed for a defence on that base. TRANSFERABLE is what stands above it at three seeds."
 )
 IDLE = 0.5  # load average at the start of an attempt up to which its latencies are quoted
 PRESENT = 50.0  # percent of ASR of a teacher, below which a small student's proves no defence
