@@ -143,12 +143,7 @@ def summarise(blocks: Sequence[np.ndarray], level: Level, threads: int, steady: 
     ordered = np.sort(times)
     count = len(ordered)
     p50 = percentile(ordered, 0.5)
-    medians = tuple(percentile(np.sort(block), 0.5) / 1e6 for block in blocks)
-    wrong = []
-    if not steady:
-        wrong.append(f"no steady state within {level.warm_cap:g} s of warm-up")
-    if max(medians) > (1 + SPREAD) * min(medians):
-        wrong.append(f"block medians differ by {100 * (max(medians) / min(medians) - 1):.1f} %")
+    medians, wrong = _medians(blocks), faults(blocks, level, steady)
     notes = ["smoke level: for orientation, not for publication"] if level.name == "smoke" else []
     if level.name == "official":
         notes.append("blocks share one process; run it three times and compare")
@@ -167,12 +162,27 @@ def summarise(blocks: Sequence[np.ndarray], level: Level, threads: int, steady: 
         level=level.name,
         threads=threads,
         valid=not wrong,
-        notes=tuple(wrong + notes),
+        notes=(*wrong, *notes),
         p90_bound_ms=early_stop(ordered, 0.9),
         p99_bound_ms=early_stop(ordered, 0.99),
         over_twice_p50=int((ordered > 2 * p50).sum()),
         lag1=_lag1(times),
     )
+
+
+def faults(blocks: Sequence[np.ndarray], level: Level, steady: bool = True) -> tuple[str, ...]:
+    """Every reason for which the figures of all blocks [n] are not valid; they stand first in the notes of `summarise`."""
+    medians, found = _medians(blocks), []
+    if not steady:
+        found.append(f"no steady state within {level.warm_cap:g} s of warm-up")
+    if max(medians) > (1 + SPREAD) * min(medians):
+        found.append(f"block medians differ by {100 * (max(medians) / min(medians) - 1):.1f} %")
+    return tuple(found)
+
+
+def _medians(blocks: Sequence[np.ndarray]) -> tuple[float, ...]:
+    """In milliseconds."""
+    return tuple(percentile(np.sort(block), 0.5) / 1e6 for block in blocks)
 
 
 def _supported(ordered: np.ndarray, fraction: float) -> float | None:

@@ -243,6 +243,18 @@ def test_no_steady_state_is_not_valid(pristine, quick):
     assert "model.onnx: no steady state within 2 s of warm-up" in report.invalid_reasons
 
 
+def test_every_reason_is_named(pristine, monkeypatch):
+    def fake(sessions, inputs, plan, clock, report, watch):
+        for session in sessions:
+            session.blocks, session.steady = [np.full(9, 1_000_000), np.full(9, 2_000_000)], False
+
+    monkeypatch.setattr(harness, "_time", fake)
+    assert run(pristine, files=["model.onnx"]).invalid_reasons == (
+        "model.onnx: no steady state within 0 s of warm-up",
+        "model.onnx: block medians differ by 100.0 %",
+    )
+
+
 def test_a_chosen_file_alone_has_no_flips_without_its_reference(pristine):
     report = run(pristine, files=["model.u8s8.onnx"])
     assert [row.stage for row in report.rows] == ["model.u8s8.onnx"]

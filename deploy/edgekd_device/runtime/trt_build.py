@@ -77,8 +77,9 @@ def open_log(trt: Any) -> Any:
 
     One per process: TensorRT holds on to the first that it is given, and never lets go of it.
     """
-    log = _logs.setdefault(trt.__version__, None) or _made_log(trt)
-    _logs[trt.__version__] = log
+    log = _logs.get(trt.__version__)
+    if log is None:
+        log = _logs[trt.__version__] = _made_log(trt)
     log.lines.clear()
     return log
 
