@@ -229,7 +229,9 @@ def _throughput(
             speed = latency.throughput(session.runner.infer, images, plan.sweep, clock)
         rates.append({"batch": float(batch), "samples_per_s": speed})
     if session.runner.engine is not None:
-        session.notes.append("throughput: one engine for batches 1 to {max_batch}".format(**session.runner.engine))
+        session.notes.append(
+            "throughput: one engine for batches 1 to {max_batch}, copies not overlapped".format(**session.runner.engine)
+        )
     return tuple(rates)
 
 

@@ -5,6 +5,7 @@ The clock is a function that returns nanoseconds, so that tests bring their own.
 
 from __future__ import annotations
 
+import contextlib
 import gc
 from array import array
 from dataclasses import dataclass, replace
@@ -96,14 +97,24 @@ def warm_up(infer: Infer, inputs: Sequence[Any], level: Level, clock: Clock) -> 
         before = median
 
 
-def timed_block(infer: Infer, inputs: Sequence[Any], seconds: float, samples: int, clock: Clock) -> np.ndarray:
-    """Nanoseconds of every inference [n]: at least ``seconds`` and at least ``samples`` of them, one at a time."""
-    times = array("q", bytes(8 * max(samples, 1 << 16)))
-    count, different = 0, len(inputs)
+@contextlib.contextmanager
+def uncollected() -> Iterator[None]:
+    """No garbage is collected in here: that would be timed."""
     gc.collect()
     collecting = gc.isenabled()
     gc.disable()
     try:
+        yield
+    finally:
+        if collecting:
+            gc.enable()
+
+
+def timed_block(infer: Infer, inputs: Sequence[Any], seconds: float, samples: int, clock: Clock) -> np.ndarray:
+    """Nanoseconds of every inference [n]: at least ``seconds`` and at least ``samples`` of them, one at a time."""
+    times = array("q", bytes(8 * max(samples, 1 << 16)))
+    count, different = 0, len(inputs)
+    with uncollected():
         deadline = clock() + int(seconds * 1e9)
         while True:
             image = inputs[count % different]
@@ -116,9 +127,6 @@ def timed_block(infer: Infer, inputs: Sequence[Any], seconds: float, samples: in
                 break
             if count == len(times):
                 times.extend(array("q", bytes(8 * count)))  # outside the timed stretch
-    finally:
-        if collecting:
-            gc.enable()
     return np.frombuffer(times, np.int64, count)
 
 

@@ -66,6 +66,7 @@ def test_every_flavour_is_measured_and_says_what_was_built_of_it(jetson, tensorr
         assert row.engine["tensorrt"] == "10.3.0"
         assert row.engine["built_now"]
         assert row.engine["launch_ms"] > 0
+        assert (row.engine["memory"], row.engine["waits"]) == ("copy", "spins")
         assert row.seconds == row.engine["build_seconds"]
         assert row.notes[0].startswith("TensorRT 10.3.0, ")
         assert row.engine["file"].endswith(".plan")
@@ -102,7 +103,7 @@ def test_eleven_takes_the_file_that_is_typed_for_it(jetson, tensorrt):
     assert rows["model.qdq.fp16.onnx"].latency is not None
     assert [entry["batch"] for entry in report.throughput] == [1.0, 64.0]
     assert report.stage == "model.qdq.fp16.onnx"
-    assert "throughput: one engine for batches 1 to 64" in rows["model.qdq.fp16.onnx"].notes
+    assert "throughput: one engine for batches 1 to 64, copies not overlapped" in rows["model.qdq.fp16.onnx"].notes
     alone = run(jetson, files=["model.qdq.onnx"], level="full")
     assert (alone.stage, alone.throughput) == (None, ())  # nothing stands for it
 

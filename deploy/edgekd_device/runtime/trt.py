@@ -48,7 +48,7 @@ class TrtRunner:
             how = trt_build.recipe(self._trt, facts, gpu.device.memory_bytes)
             key, store = self._key(model, how, gpu.device), engines.Store()
         kept = store.load(_name(key), key)
-        if kept.data is None:  # the GPU is given back: the process that builds needs its memory
+        if kept.data is None:  # no memory of the GPU's is held but its context: the process that builds needs it
             self._built(store, model, how, key, kept.why)
             self._fresh = _name(key)
 
@@ -163,7 +163,7 @@ class TrtRunner:
         inspector: tensorrt.EngineInspector = engine.create_engine_inspector()
         layers = trt_layers.precisions(inspector.get_engine_information(self._trt.LayerInformationFormat.JSON))
         described.update(layers=layers, int8_layers_of_file=facts.int8_layers, cuda=gpu.name, cuda_graph=False)
-        described["bus"] = gpu.device.bus
+        described.update(bus=gpu.device.bus, waits=gpu.waits, memory="copy")
         flags = " + ".join(described["flags"])
         typed = described["typing"] + "ly typed" + (f", {flags}" if flags else "")
         self.notes.append(f"TensorRT {self.version}, {typed}; {trt_layers.sentence(layers)}")
