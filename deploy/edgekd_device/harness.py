@@ -76,7 +76,7 @@ def run(
     wrong = [f"{s.row.stage}: {why}" for s in sessions for why in s.wrong]
     wrong += [why for why, kind in doubts.items() if kind == "invalid"]
     wrong += [f"{gate.name}: {gate.found}" for gate in found["gates"] if gate.verdict == "failed"]
-    # those of engines come after: what they found is held against their own file, not against the machine
+    # those of files come after: what they found is held against their own file, not against the machine
     found["gates"] += tuple(gate for s in sessions for gate in s.gates)
     found["gates"] += gpu.half_gate([s.row.precision for s in sessions if s.runner.engine is not None])
     return DeviceReport(
@@ -276,12 +276,12 @@ def _finish(session: Session, plan: Level, threads: int) -> None:
     if engine is not None:
         if session.row.precision == "int8":
             session.gates.append(gpu.int8_gate(session.row.stage, engine))
-            session.wrong += [gate.found for gate in session.gates if gate.verdict == "failed"]
         alone = gpu.summary(session.gpu_blocks, plan, threads)
         if alone is not None:
             session.wrong += ["GPU alone: " + why for why in latency.faults(session.gpu_blocks, plan)]
             session.notes += [note for note in (gpu.launching(engine, alone),) if note]
         session.row = dataclasses.replace(session.row, engine=dict(engine), gpu=alone, seconds=engine["build_seconds"])
+    session.wrong += [gate.found for gate in session.gates if gate.verdict == "failed"]
     session.notes[:0] = session.runner.notes
     if session.blocks:
         found = latency.summarise(session.blocks, plan, threads, session.steady)

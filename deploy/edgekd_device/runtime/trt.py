@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Callable, Mapping, Sequence
 from .. import environment, files, graph_facts
 from ..errors import EnvironmentFault, UsageError
 from . import builder, cuda, engines, trt_build, trt_layers
-from .base import Settings
+from .base import BUILDING, Settings
 from .trt_build import Recipe, last_error
 from .trt_session import TrtSession
 
@@ -124,7 +124,7 @@ class TrtRunner:
         words = ("tensorrt", "gpu", "compute_capability", "processors", "cuda_driver", "board")
         tied = {"kind": TIMINGS, **{word: key[word] for word in words}}
         begun = time.monotonic()
-        with trt_build.heartbeat(self._settings.progress, f"building the engine of {self._settings.label}"):
+        with trt_build.heartbeat(self._settings.progress, BUILDING + self._settings.label):
             timings = store.load(TIMINGS, tied).data or b""
             built = builder.build(self.version, store.path, model, how, timings)
         around = environment.board(self._settings.root)

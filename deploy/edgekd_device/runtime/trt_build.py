@@ -36,7 +36,8 @@ def library() -> Any:
     except (ImportError, OSError) as error:
         raise EnvironmentFault(
             "TensorRT is not installed here, or does not load. On a Jetson JetPack installs it (sudo apt install "
-            "nvidia-jetpack), on a PC python3 -m pip install tensorrt; --runtime onnxruntime measures on the processor."
+            "nvidia-jetpack, or tensorrt and python3-libnvinfer alone), on a PC python3 -m pip install tensorrt; --runtime "
+            "onnxruntime measures on the processor."
             + ("" if isinstance(error, ModuleNotFoundError) else f" It said: {plain(str(error))}")
         ) from error
     if tuple(int(part) for part in str(trt.__version__).split(".")[:2]) < OLDEST:
