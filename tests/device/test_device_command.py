@@ -68,7 +68,10 @@ def test_run_writes_its_report_into_the_bundle_which_stays_whole(tiny_bundle, ca
     assert err == ""
     assert "ASR 100.00% [83.89%, 100.00%], floor 5.00%  bright (known)" in out
     assert "p99 n/a" in out or "p99 0." in out
-    assert "label flips 0.00%" in out
+    assert "label flips 0.00%  as the host 100.00%" in out
+    assert (
+        "gate: answers of model.u8s8.onnx passed: as on the host on 30 of 30 images (100.00%) (the host's on 99%" in out
+    )
     assert "energy: not measured" in out
     report = DeviceReport.from_json(files.read_json(tiny_bundle / "device-report.json"))
     assert [row.stage for row in report.rows] == ["model.onnx", "model.u8s8.onnx"]
