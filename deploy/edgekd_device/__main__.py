@@ -9,12 +9,13 @@ import os
 import shlex
 import sys
 import traceback
-from typing import Any, Mapping, Sequence
+from typing import Any, Iterator, Mapping, Sequence
 
 from . import __version__, bundle, files
 from .errors import EdgekdError, EnvironmentFault
 from .records import DeviceReport, Latency, StageRow
 
+EVERY = 30.0  # seconds between two lines of a build where there is no terminal
 ERROR_FILE = "edgekd-device-error.txt"
 EXIT_CODES = (
     "exit codes: 0 ok, 1 the measurement is not valid, 2 usage or bad input, 3 unsafe input refused, 4 something is missing on this machine, "
@@ -214,10 +215,24 @@ def _run(arguments: argparse.Namespace) -> int:
 
 
 def _watched() -> Any:
-    """The progress on a terminal; where there is none, nobody watches."""
-    from .runtime import base
+    """What hears of the progress: all of it on a terminal; where there is none, what takes minutes."""
+    return _progress if sys.stderr.isatty() else _Builds()
 
-    return _progress if sys.stderr.isatty() else base.silent
+
+class _Builds:
+    """A plain line on standard error when an engine begins to be built, and every 30 s from then on."""
+
+    def __init__(self) -> None:
+        self._due: dict[str, float] = {}  # seconds of the build at which the next line is said
+
+    def __call__(self, what: str, done: int, total: int, figures: Mapping[str, float]) -> None:
+        from .runtime import base
+
+        seconds = figures.get("seconds", 0.0)
+        if not what.startswith(base.BUILDING) or done == total or seconds < self._due.get(what, 0.0):
+            return
+        self._due[what] = seconds + EVERY
+        print(what + (f": {seconds:.0f} s" if seconds else ""), file=sys.stderr, flush=True)
 
 
 def _progress(what: str, done: int, total: int, figures: Mapping[str, float]) -> None:
@@ -270,7 +285,8 @@ def _queries(found: Latency) -> str:
 def _line(row: StageRow, called: str = "ACC") -> str:
     acc = "not measured" if row.acc is None else "{:.2%} [{:.2%}, {:.2%}]".format(row.acc.value, *row.acc.interval())
     flips = "" if row.flips is None else f"  label flips {row.flips.value:.2%}"
-    return f"{row.stage}  {row.precision}  {row.runtime}  {called} {acc}{flips}"
+    agreement = "" if row.agreement is None else f"  as the host {row.agreement.value:.2%}"
+    return f"{row.stage}  {row.precision}  {row.runtime}  {called} {acc}{flips}{agreement}"
 
 
 def _predict(arguments: argparse.Namespace) -> int:
@@ -291,19 +307,28 @@ def _predict(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _accelerator() -> dict[str, str | None]:
-    """TensorRT, the GPU and what tells its energy, as far as they can be reached from here."""
+def _accelerator(missing: list[str]) -> dict[str, str | None]:
+    """TensorRT, the GPU and what tells its energy, as far as they can be reached from here; ``missing`` gets why not."""
     from . import power
     from .runtime import cuda, trt_build
 
     found: dict[str, str | None] = {"tensorrt": None, "gpu": None, "gpu_energy": None}
-    with contextlib.suppress(EnvironmentFault):
+    with _noted(missing):
         found["tensorrt"] = str(trt_build.library().__version__)
-    with contextlib.suppress(EnvironmentFault), contextlib.closing(cuda.start()) as gpu:
+    with _noted(missing), contextlib.closing(cuda.start()) as gpu:
         found["gpu"] = f"{gpu.device.name}, compute capability {gpu.device.compute_capability} ({gpu.name})"
         source = power.find(gpu=gpu.device.bus)
         found["gpu_energy"] = None if source is None else f"{source.name} ({', '.join(source.rails)})"
     return found
+
+
+@contextlib.contextmanager
+def _noted(missing: list[str]) -> Iterator[None]:
+    """What this machine lacks is said, and no end."""
+    try:
+        yield
+    except EnvironmentFault as error:
+        missing.append(str(error))
 
 
 def _trtexec(arguments: argparse.Namespace) -> int:
@@ -341,19 +366,27 @@ def _doctor(arguments: argparse.Namespace) -> int:
     found = environment.collect()
     source = power.find()
     found["energy"] = None if source is None else f"{source.name} ({', '.join(source.rails)})"
-    found.update(_accelerator())
-    found["warnings"] = list(environment.faults(found))
-    runtimes = found["onnxruntime"] is not None or None not in (found["tensorrt"], found["gpu"])
-    usable = found["numpy"] is not None and runtimes
+    missing: list[str] = []
+    said = {**found, **_accelerator(missing)}
+    needed = {"onnxruntime": ("onnxruntime",), "tensorrt": ("tensorrt", "gpu")}
+    runs = {name: all(said[part] is not None for part in ("numpy", *parts)) for name, parts in needed.items()}
+    warnings = list(environment.faults(found))
     if arguments.json:
-        _json(found)
+        _json({**said, "runs": runs, "missing": missing, "warnings": warnings})
     else:
-        for name, value in found.items():
-            if name != "warnings":
-                print(f"{name:20} {'not available' if value is None else value}")
-        for warning in found["warnings"]:
-            print(f"warning: {warning}")
-    if not usable:
+        for name, value in said.items():
+            print(f"{name:20} {'not available' if value is None else value}")
+        for name, can in runs.items():
+            print(f"bundles for {name + ':':12} {'can run here' if can else 'cannot run here'}")
+        for kind, lines in (("missing", missing), ("warning", warnings)):
+            for line in lines:
+                print(f"{kind}: {line}")
+    if said["l4t"] is not None and not runs["tensorrt"]:
+        raise EnvironmentFault(
+            "A bundle for a Jetson cannot run here yet: sudo apt install python3-numpy, and nvidia-jetpack or tensorrt and "
+            "python3-libnvinfer alone."
+        )
+    if not any(runs.values()):
         raise EnvironmentFault("A bundle cannot run here yet: python3 -m pip install numpy onnxruntime")
     return 0
 

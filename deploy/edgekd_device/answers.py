@@ -7,7 +7,7 @@ import dataclasses
 import numpy as np
 
 from . import bundle, metrics
-from .records import BundleManifest, StageRow, TriggerScore
+from .records import BundleManifest, Gate, StageRow, TriggerScore
 from .runtime.base import Progress
 from .session import REFERENCE, Session, as_float
 
@@ -15,6 +15,7 @@ BATCH = 100
 # Further from the host's figures than this, and than one image, is not the same model (card 11.3).
 ACC_TOLERANCE = 0.005
 ASR_TOLERANCE = 0.01
+AGREEMENT = 0.99  # of the clean images, or all but one, must get the host's answer: equal counts may be of other images
 NOT_FINITE = "logits are not finite"
 
 
@@ -42,10 +43,23 @@ def judge(session: Session, first: Session, manifest: BundleManifest, probes: bu
     acc = found if manifest.labelled else None
     if acc is None:
         session.notes.append(f"gives the teacher's answer on {found.hits} of {found.total} images; ACC is not measured")
-    session.row = dataclasses.replace(session.row, acc=acc, triggers=tuple(scores), flips=flips)
+    hosts = probes.answers.get(session.row.stage)
+    agreement = None if hosts is None else metrics.accuracy(clean, hosts)
+    session.gates.append(agreement_gate(session.row.stage, agreement))
+    session.row = dataclasses.replace(session.row, acc=acc, triggers=tuple(scores), flips=flips, agreement=agreement)
     if session.row.stage in manifest.references:
         host = StageRow.from_json(manifest.references[session.row.stage])
         _compare(session, host, found, "ACC" if manifest.labelled else "agreement")
+
+
+def agreement_gate(name: str, found: metrics.Rate | None) -> Gate:
+    """Whether the file ``name`` answers here as it did on the host (card device_harness 3.5, 11.3)."""
+    what, limit = f"answers of {name}", f"the host's on {AGREEMENT:.0%} of the clean images or more, or on all but one"
+    if found is None:
+        return Gate(what, limit, "not measured", "the bundle does not hold the host's")
+    unlike = found.total - found.hits > 1 and found.hits < AGREEMENT * found.total
+    words = f"as on the host on {found.hits} of {found.total} images ({found.value:.2%})"
+    return Gate(what, limit, "failed" if unlike else "passed", words)
 
 
 def _predict(session: Session, images: np.ndarray, what: str, report: Progress) -> np.ndarray:

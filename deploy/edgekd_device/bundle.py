@@ -10,7 +10,7 @@ import fnmatch
 import os
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Mapping, NamedTuple
 
 from . import checks, files
 from .errors import UnsafeInput, UsageError
@@ -27,6 +27,7 @@ SIGNATURE = "bundle.sig"  # of the manifest and all that it lists; see `signatur
 # What may be added: a signature, a board's reports with their raw times (a killed write leaves a .part). Engines are kept
 # elsewhere.
 ADDED = (SIGNATURE, f".{SIGNATURE}.*.part", "device-report*.json", "device-report*.times.npz", ".device-report*.part")
+ANSWERS = "answers_"  # in front of a model file's name: the array of the host's answers by it
 MANIFEST_LIMIT = 16 << 20
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
@@ -63,11 +64,15 @@ class Triggered(NamedTuple):
 
 
 class Probes(NamedTuple):
-    """The images every runtime sees: uint8 [N, C, H, W], labels int64 [N], and the same with triggers."""
+    """The images every runtime sees: uint8 [N, C, H, W], labels int64 [N], and the same with triggers.
+
+    answers: model file -> the host's answers to the images by it, labels [N]; not of every file, and of none in older bundles.
+    """
 
     images: np.ndarray
     labels: np.ndarray
     triggered: tuple[Triggered, ...]
+    answers: Mapping[str, np.ndarray]
 
 
 def read(path: files.PathLike, manifest_sha256: str | None = None) -> Bundle:
@@ -235,7 +240,9 @@ def _contradictions(manifest: BundleManifest, names: list[str]) -> list[str]:
 
 def probes(contents: Bundle) -> Probes:
     """The probe images of a bundle; raises UsageError or UnsafeInput where they do not fit its manifest."""
-    from . import arrays  # here, because `info` must run where numpy is absent
+    import numpy as np  # here, because `info` must run where it is absent
+
+    from . import arrays
 
     manifest = contents.manifest
     parts = ("images", "index", "attacker")
@@ -243,16 +250,22 @@ def probes(contents: Bundle) -> Probes:
     kinds = {"images": "uint8", "labels": "int64"}
     for images, index, attacker in groups:
         kinds.update({images: "uint8", index: "int64", attacker: "int64"})
+    answered = {ANSWERS + name: name for name in contents.models}
+    kinds.update(dict.fromkeys(answered, np.min_scalar_type(manifest.num_classes - 1).name))
     stored = sum(entry.bytes for entry in manifest.files if entry.name == PROBES)  # it is not packed
     found = arrays.read_npz(contents.path / PROBES, limit_bytes=stored)
-    wrong = sorted(set(found) ^ set(kinds)) + sorted(n for n in kinds if n in found and found[n].dtype != kinds[n])
+    absent = set(kinds) - set(answered) - set(found)
+    wrong = sorted(absent | (set(found) - set(kinds))) + sorted(
+        n for n in kinds if n in found and found[n].dtype != kinds[n]
+    )
     if wrong:
         raise UsageError(f"{PROBES} does not fit its manifest: look at {wrong[0]!r}. Export the bundle again.")
     triggered = tuple(
         Triggered(trigger["name"], trigger["origin"], *(found[name] for name in names))
         for trigger, names in zip(manifest.triggers, groups)
     )
-    result = Probes(found["images"], found["labels"], triggered)
+    answers = {name: found[array] for array, name in answered.items() if array in found}
+    result = Probes(found["images"], found["labels"], triggered, answers)
     _fit(result, manifest)
     return result
 
@@ -260,6 +273,7 @@ def probes(contents: Bundle) -> Probes:
 def _fit(found: Probes, manifest: BundleManifest) -> None:
     """Raise UsageError unless shapes, labels and positions agree with one another and with the manifest."""
     groups = [("images", found.images, found.labels, manifest.num_classes)]
+    groups += [(name, found.images, answers, manifest.num_classes) for name, answers in found.answers.items()]
     for t in found.triggered:
         groups.append((t.name, t.images, t.positions, found.labels.size))
         groups.append((t.name, t.images, t.attacker_labels, manifest.num_classes))

@@ -22,6 +22,8 @@ BOARD_IN_A_CONTAINER = "tmp/nv_jetson_model"
 # Zones that hold a placeholder of the board instead of a temperature.
 PLACEHOLDERS = ("pmic",)
 GPUS = ("gpu", "ga10b", "gv11b", "gp10b", "gpc")  # parts of the names of the devices that have a GPU's clock
+# What a Jetson's figures are nothing without (card device_harness 1.6), and how a message calls it.
+RECORDED = {"power_mode": "power mode", "temperature_c": "temperature c", "clocks_pinned": "clocks"}
 HELD = 1.01  # a clock whose readings differ by less stands still (card device_harness 3.5)
 
 
@@ -92,17 +94,22 @@ def memory_available(root: str = "/") -> int | None:
 def clocks(root: str = "/") -> dict[str, dict[str, Clock]]:
     """The clocks under "GPU" (with where they are) and "CPU" (per core that is on), by their names."""
     found: dict[str, dict[str, Clock]] = {"GPU": {}, "CPU": {}}
-    for folder in _below(root, "sys/class/devfreq", "*"):
-        if any(part in folder.name for part in GPUS):
-            values = [number(read(root, f"{folder}/{end}_freq")) for end in ("min", "max", "cur")]
-            known = [value / 1e6 for value in values if value is not None]
-            if len(known) == len(values):
-                found["GPU"][folder.name] = Clock(*known)
+    for name, folder in gpus(root).items():
+        values = [number(read(root, f"{folder}/{end}_freq")) for end in ("min", "max", "cur")]
+        known = [value / 1e6 for value in values if value is not None]
+        if len(known) == len(values):
+            found["GPU"][name] = Clock(*known)
     for folder in _below(root, "sys/devices/system/cpu", "cpu[0-9]*/cpufreq"):
         low, high = (number(read(root, f"{folder}/scaling_{end}_freq")) for end in ("min", "max"))
         if low is not None and high is not None:
             found["CPU"][folder.parent.name] = Clock(low / 1e3, high / 1e3, None)
     return found
+
+
+def gpus(root: str = "/") -> dict[str, str]:
+    """Name -> folder below the root of every device that has a clock of a board's GPU."""
+    folders = _below(root, "sys/class/devfreq", "*")
+    return {folder.name: str(folder) for folder in folders if any(part in folder.name for part in GPUS)}
 
 
 def steady(values: Sequence[float]) -> bool:
@@ -170,9 +177,9 @@ def faults(found: dict[str, Any]) -> dict[str, str]:
     if found["clocks_pinned"] is False:
         reasons["the clocks were not pinned (Jetson: sudo jetson_clocks)"] = "warning"
     if found["l4t"] is not None:
-        for name in ("power_mode", "temperature_c"):
+        for name, words in RECORDED.items():
             if found[name] is None:
-                reasons["this Jetson does not say its {}".format(name.replace("_", " "))] = "invalid"
+                reasons[f"this Jetson does not say its {words}"] = "invalid"
         if str(found["power_mode"]).startswith(BY_NUMBER):
             reasons[f"the power mode is not known by name: /{MODES} cannot be read"] = "warning"
     return reasons

@@ -6,15 +6,18 @@ A gate that fails makes the report invalid; one whose files cannot be read is "n
 from __future__ import annotations
 
 import contextlib
+import os
+import threading
 from pathlib import Path
 from typing import Any, Iterator, Mapping, Sequence
 
-from . import environment, nvml, thermal
+from . import environment, nvml, pinning, thermal
 from .environment import number, read
 from .errors import GateFailed
 from .records import DeviceReport, Gate
 
-MARGIN_C = 5.0  # the hottest zone stays this far below the temperature at which the kernel slows the machine
+MARGIN_C = 5.0  # every zone stays this far below the temperature at which the kernel slows the machine
+SAMPLE = 0.1  # s between two readings of the GPU's clock while it works
 # Event counters (of PCs, of Jetson boards) that must not move, as folder and pattern.
 COUNTERS = (
     ("sys/devices/system/cpu", "cpu[0-9]*/thermal_throttle/*_throttle_count"),
@@ -37,7 +40,10 @@ def refuse_invalid(report: DeviceReport) -> None:
 
 
 class Watch:
-    """Looks at the machine between timed stretches; a reader in between would disturb what is timed."""
+    """Looks at the machine between timed stretches; a reader in between would disturb what is timed.
+
+    The GPU's clock alone is read while the GPU works too, in the pass that its own events time: idle, it says little.
+    """
 
     def __init__(self, root: str, gpu: nvml.Watched | None = None) -> None:
         self.blocks: list[dict[str, Any]] = []
@@ -45,31 +51,35 @@ class Watch:
         self._root, self._gpu = root, gpu
         self._lost = False  # a reading without a zone
         self._tightest: tuple[float, str] | None = None  # °C below the trip point, in words
-        self._untripped: str | None = None  # a hottest zone that names no passive trip point
+        self._untripped = False  # a reading whose zones name no passive trip point
         self._alerts: dict[str, int] = {}
         self._speeds: list[dict[str, dict[str, environment.Clock]]] = []  # all readings
+        self._worked: dict[str, list[float | None]] = {}  # clock of a GPU -> MHz, while it worked
         self._counters, self._swap = counters(root), swapped_pages(root)
         self.look()
 
     def look(self) -> float | None:
-        """The hottest zone now, in °C; its distance from its trip point, every alert's state and every clock are kept."""
+        """The hottest zone now, in °C; the zone next to its trip point, every alert's state and every clock are kept."""
         self._speeds.append(environment.clocks(self._root))
         if self._gpu is not None:
             self._gpu.look()
         for name, state in alerts(self._root).items():
             self._alerts[name] = max(state, self._alerts.get(name, 0))
-        found = environment.zones(self._root)
-        if not found:
+        zones = environment.zones(self._root)
+        if not zones:
             self._lost = True
             return None
-        zone = max(found, key=lambda z: z.celsius)
-        self.max_c = zone.celsius if self.max_c is None else max(self.max_c, zone.celsius)
-        trip = passive_trip(self._root, zone.folder)
-        if trip is None:
-            self._untripped = zone.name
-        elif self._tightest is None or trip - zone.celsius < self._tightest[0]:
-            self._tightest = trip - zone.celsius, f"{zone.name} at {zone.celsius:.1f} °C, is slowed at {trip:.1f} °C"
-        return zone.celsius
+        hottest = max(zone.celsius for zone in zones)
+        self.max_c = hottest if self.max_c is None else max(self.max_c, hottest)
+        margins = []
+        for zone in zones:  # a cooler one may be nearer to where it is slowed
+            trip = passive_trip(self._root, zone.folder)
+            if trip is not None:
+                words = f"{zone.name} at {zone.celsius:.1f} °C, is slowed at {trip:.1f} °C"
+                margins.append((trip - zone.celsius, words))
+        self._untripped |= not margins
+        self._tightest = min([*margins, *filter(None, [self._tightest])], default=None)
+        return hottest
 
     @contextlib.contextmanager
     def block(self, what: str) -> Iterator[None]:
@@ -77,6 +87,36 @@ class Watch:
         before = self.look()
         yield
         self.blocks.append({"what": what, "start_c": before, "end_c": self.look()})
+
+    @contextlib.contextmanager
+    def working(self) -> Iterator[None]:
+        """A stretch in which the GPU works and times itself: its clock is read ten times a second (card 3.5).
+
+        Of a board one file that stays open, so that little of Python runs beside the thread that gives the GPU its work.
+        """
+        done = threading.Event()
+        with contextlib.ExitStack() as stack:
+            files = {}
+            for name, folder in environment.gpus(self._root).items():
+                with contextlib.suppress(OSError):
+                    path = Path(self._root) / folder / "cur_freq"
+                    files[name] = stack.enter_context(path.open("rb", buffering=0)).fileno()
+
+            def sample() -> None:
+                pinning.unpin()
+                while not done.wait(SAMPLE):
+                    if self._gpu is not None:
+                        self._gpu.look()
+                    for name, file in files.items():
+                        self._worked.setdefault(name, []).append(_megahertz(file))
+
+            thread = threading.Thread(target=sample, daemon=True)
+            thread.start()
+            try:
+                yield
+            finally:
+                done.set()
+                thread.join()
 
     def gates(self, soak: Mapping[str, Any] | None, around: Mapping[str, Any]) -> tuple[Gate, ...]:
         """Every gate, judged now.
@@ -100,13 +140,13 @@ class Watch:
         return found if self._gpu is None else {**found, "gpu": self._gpu.said()}
 
     def _heat(self) -> Gate:
-        name, limit = "hottest zone", f"{MARGIN_C:g} °C or more below its first passive trip point"
+        name, limit = "hottest zone", f"every zone {MARGIN_C:g} °C or more below its first passive trip point"
         if self._tightest is not None and self._tightest[0] < MARGIN_C:
             return Gate(name, limit, "failed", self._tightest[1])
         if self._lost:
             return Gate(name, limit, "not measured", NO_ZONE)
-        if self._untripped is not None or self._tightest is None:
-            return Gate(name, limit, "not measured", f"{self._untripped} names no passive trip point")
+        if self._untripped or self._tightest is None:
+            return Gate(name, limit, "not measured", "no zone names a passive trip point")
         return Gate(name, limit, "passed", self._tightest[1])
 
     def _throttling(self) -> Gate:
@@ -138,10 +178,13 @@ class Watch:
         if free:  # the card runs on with clocks that are not pinned, and says so
             return Gate(name, limit, "warning", _moving(free))
         seen = {what: [v for found in readings if what in found for v in found[what].readings] for what in readings[0]}
+        worked = {what: values for what, values in self._worked.items() if what in seen}
+        for what, values in worked.items():
+            seen[what] += [value for value in values if value is not None]
         moved = {what: values for what, values in seen.items() if not environment.steady(values)}
         if moved:
             return Gate(name, limit, "failed", _moving(moved))
-        if any(set(found) != set(seen) for found in readings):
+        if any(set(found) != set(seen) for found in readings) or any(None in values for values in worked.values()):
             return Gate(name, limit, "not measured", "a clock came or went")
         return Gate(name, limit, "passed", f"pinned at {max(max(values) for values in seen.values()):g} MHz")
 
@@ -161,6 +204,14 @@ def _soaked(soak: Mapping[str, Any] | None) -> Gate:
     moved = "" if soak["moved_c"] is None else f"moved {soak['moved_c']:.1f} °C, "
     verdict = "passed" if soak["steady"] else "failed"
     return Gate(name, limit, verdict, f"{moved}{soak['end_c']:.1f} °C after {soak['seconds']:.0f} s")
+
+
+def _megahertz(file: int) -> float | None:
+    """What a clock's open file says now; None where it says nothing."""
+    try:
+        return float(os.pread(file, 32, 0)) / 1e6
+    except (OSError, ValueError):
+        return None
 
 
 def _moving(clocks: Mapping[str, Sequence[float]]) -> str:

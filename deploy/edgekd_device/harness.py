@@ -76,7 +76,7 @@ def run(
     wrong = [f"{s.row.stage}: {why}" for s in sessions for why in s.wrong]
     wrong += [why for why, kind in doubts.items() if kind == "invalid"]
     wrong += [f"{gate.name}: {gate.found}" for gate in found["gates"] if gate.verdict == "failed"]
-    # those of engines come after: what they found is held against their own file, not against the machine
+    # those of files come after: what they found is held against their own file, not against the machine
     found["gates"] += tuple(gate for s in sessions for gate in s.gates)
     found["gates"] += gpu.half_gate([s.row.precision for s in sessions if s.runner.engine is not None])
     return DeviceReport(
@@ -180,7 +180,8 @@ def _time(
             with _watched(watch, f"{session.row.stage} block {block + 1}"):
                 times = latency.timed_block(session.runner.infer, inputs, plan.seconds, samples, clock)
             session.blocks.append(times)
-            alone = session.runner.gpu_block(inputs, gpu.SHARE * plan.seconds, 1, clock)
+            with contextlib.nullcontext() if watch is None or session.runner.engine is None else watch.working():
+                alone = session.runner.gpu_block(inputs, gpu.SHARE * plan.seconds, 1, clock)
             if alone is not None:
                 session.gpu_blocks.append(alone)
             done += 1
@@ -208,8 +209,7 @@ def _multistream(
         # enough of them that the bound of the 99th percentile can be given
         session.queries = latency.timed_block(infer, queries, plan.multistream, latency.min_queries(1, 0.99), clock)
     found = latency.summarise([session.queries], plan, threads, steady, size)
-    if not found.valid:
-        session.wrong.append("MultiStream: " + found.notes[0])
+    session.wrong += ["MultiStream: " + why for why in latency.faults([session.queries], plan, steady)]
     report(what, 1, 1, {"p50_ms": found.p50_ms})
     return found
 
@@ -229,7 +229,9 @@ def _throughput(
             speed = latency.throughput(session.runner.infer, images, plan.sweep, clock)
         rates.append({"batch": float(batch), "samples_per_s": speed})
     if session.runner.engine is not None:
-        session.notes.append("throughput: one engine for batches 1 to {max_batch}".format(**session.runner.engine))
+        session.notes.append(
+            "throughput: one engine for batches 1 to {max_batch}, copies not overlapped".format(**session.runner.engine)
+        )
     return tuple(rates)
 
 
@@ -274,18 +276,17 @@ def _finish(session: Session, plan: Level, threads: int) -> None:
     if engine is not None:
         if session.row.precision == "int8":
             session.gates.append(gpu.int8_gate(session.row.stage, engine))
-            session.wrong += [gate.found for gate in session.gates if gate.verdict == "failed"]
         alone = gpu.summary(session.gpu_blocks, plan, threads)
         if alone is not None:
-            session.wrong += [] if alone.valid else ["GPU alone: " + alone.notes[0]]
+            session.wrong += ["GPU alone: " + why for why in latency.faults(session.gpu_blocks, plan)]
             session.notes += [note for note in (gpu.launching(engine, alone),) if note]
         session.row = dataclasses.replace(session.row, engine=dict(engine), gpu=alone, seconds=engine["build_seconds"])
+    session.wrong += [gate.found for gate in session.gates if gate.verdict == "failed"]
     session.notes[:0] = session.runner.notes
     if session.blocks:
         found = latency.summarise(session.blocks, plan, threads, session.steady)
         session.row = dataclasses.replace(session.row, latency=found)
-        if not found.valid:
-            session.wrong.append(found.notes[0])
+        session.wrong += latency.faults(session.blocks, plan, session.steady)
 
 
 def _remark(shipped: Session, sessions: Sequence[Session], energy: dict[str, Any] | None) -> None:

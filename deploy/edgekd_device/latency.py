@@ -5,6 +5,7 @@ The clock is a function that returns nanoseconds, so that tests bring their own.
 
 from __future__ import annotations
 
+import contextlib
 import gc
 from array import array
 from dataclasses import dataclass, replace
@@ -96,14 +97,24 @@ def warm_up(infer: Infer, inputs: Sequence[Any], level: Level, clock: Clock) -> 
         before = median
 
 
-def timed_block(infer: Infer, inputs: Sequence[Any], seconds: float, samples: int, clock: Clock) -> np.ndarray:
-    """Nanoseconds of every inference [n]: at least ``seconds`` and at least ``samples`` of them, one at a time."""
-    times = array("q", bytes(8 * max(samples, 1 << 16)))
-    count, different = 0, len(inputs)
+@contextlib.contextmanager
+def uncollected() -> Iterator[None]:
+    """No garbage is collected in here: that would be timed."""
     gc.collect()
     collecting = gc.isenabled()
     gc.disable()
     try:
+        yield
+    finally:
+        if collecting:
+            gc.enable()
+
+
+def timed_block(infer: Infer, inputs: Sequence[Any], seconds: float, samples: int, clock: Clock) -> np.ndarray:
+    """Nanoseconds of every inference [n]: at least ``seconds`` and at least ``samples`` of them, one at a time."""
+    times = array("q", bytes(8 * max(samples, 1 << 16)))
+    count, different = 0, len(inputs)
+    with uncollected():
         deadline = clock() + int(seconds * 1e9)
         while True:
             image = inputs[count % different]
@@ -116,9 +127,6 @@ def timed_block(infer: Infer, inputs: Sequence[Any], seconds: float, samples: in
                 break
             if count == len(times):
                 times.extend(array("q", bytes(8 * count)))  # outside the timed stretch
-    finally:
-        if collecting:
-            gc.enable()
     return np.frombuffer(times, np.int64, count)
 
 
@@ -143,12 +151,7 @@ def summarise(blocks: Sequence[np.ndarray], level: Level, threads: int, steady: 
     ordered = np.sort(times)
     count = len(ordered)
     p50 = percentile(ordered, 0.5)
-    medians = tuple(percentile(np.sort(block), 0.5) / 1e6 for block in blocks)
-    wrong = []
-    if not steady:
-        wrong.append(f"no steady state within {level.warm_cap:g} s of warm-up")
-    if max(medians) > (1 + SPREAD) * min(medians):
-        wrong.append(f"block medians differ by {100 * (max(medians) / min(medians) - 1):.1f} %")
+    medians, wrong = _medians(blocks), faults(blocks, level, steady)
     notes = ["smoke level: for orientation, not for publication"] if level.name == "smoke" else []
     if level.name == "official":
         notes.append("blocks share one process; run it three times and compare")
@@ -167,12 +170,27 @@ def summarise(blocks: Sequence[np.ndarray], level: Level, threads: int, steady: 
         level=level.name,
         threads=threads,
         valid=not wrong,
-        notes=tuple(wrong + notes),
+        notes=(*wrong, *notes),
         p90_bound_ms=early_stop(ordered, 0.9),
         p99_bound_ms=early_stop(ordered, 0.99),
         over_twice_p50=int((ordered > 2 * p50).sum()),
         lag1=_lag1(times),
     )
+
+
+def faults(blocks: Sequence[np.ndarray], level: Level, steady: bool = True) -> tuple[str, ...]:
+    """Every reason for which the figures of all blocks [n] are not valid; they stand first in the notes of `summarise`."""
+    medians, found = _medians(blocks), []
+    if not steady:
+        found.append(f"no steady state within {level.warm_cap:g} s of warm-up")
+    if max(medians) > (1 + SPREAD) * min(medians):
+        found.append(f"block medians differ by {100 * (max(medians) / min(medians) - 1):.1f} %")
+    return tuple(found)
+
+
+def _medians(blocks: Sequence[np.ndarray]) -> tuple[float, ...]:
+    """In milliseconds."""
+    return tuple(percentile(np.sort(block), 0.5) / 1e6 for block in blocks)
 
 
 def _supported(ordered: np.ndarray, fraction: float) -> float | None:

@@ -24,6 +24,14 @@ def performance_core(cores: Iterable[int], root: str = "/") -> tuple[int, float 
     return core, speed or None
 
 
+def unpin() -> None:
+    """Let the calling thread run on every core: one that reads beside a pinned thread must not take that one's."""
+    pin: Callable[[int, Iterable[int]], None] | None = getattr(os, "sched_setaffinity", None)
+    if pin is not None:
+        with contextlib.suppress(OSError):
+            pin(0, range(os.cpu_count() or 1))
+
+
 @contextlib.contextmanager
 def pinned(threads: int, root: str = "/") -> Iterator[str]:
     """Keep the calling thread on the performance core, and give it its cores back at the end.

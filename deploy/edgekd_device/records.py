@@ -137,6 +137,7 @@ class StageRow:
     notes: tuple[str, ...] = ()
     gpu: Latency | None = None  # the GPU's own time of one inference, by its events, without copies
     engine: dict[str, Any] | None = None  # what was built of the file: plan_sha256, tensorrt, gpu, typing, layers, ...
+    agreement: Rate | None = None  # clean images to which the host gave the same answer by the same file
 
     def to_json(self) -> dict[str, Any]:
         value = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
@@ -146,13 +147,18 @@ class StageRow:
         value["gpu"] = None if self.gpu is None else self.gpu.to_json()
         value["triggers"] = [score.to_json() for score in self.triggers]
         value["notes"] = list(self.notes)
+        if self.agreement is None:  # as it was before it was counted, which readers of then would refuse
+            del value["agreement"]
+        else:
+            value["agreement"] = self.agreement.to_json()
         return value
 
     @staticmethod
     def from_json(value: Any, at: str = "") -> StageRow:
         fields = checks.hold(StageRow, value, ROW, at)
         scores = enumerate(fields.get("triggers", ()))
-        fields["acc"], fields["flips"] = Rate.from_json(fields.get("acc")), Rate.from_json(fields.get("flips"))
+        for name in ("acc", "flips", "agreement"):
+            fields[name] = Rate.from_json(fields.get(name))
         fields["latency"] = Latency.from_json(fields.get("latency"), at + "latency.")
         fields["gpu"] = Latency.from_json(fields.get("gpu"), at + "gpu.")
         fields["triggers"] = tuple(TriggerScore.from_json(score, f"{at}triggers[{k}].") for k, score in scores)
@@ -296,7 +302,7 @@ LATENCY: dict[str, checks.Check] = {
 ROW: dict[str, checks.Check] = {
     **dict.fromkeys(("stage", "runtime", "precision", "sha256"), checks.text),
     "kind": lambda value: value in KINDS,
-    **dict.fromkeys(("acc", "flips"), checks.optional(checks.rate)),
+    **dict.fromkeys(("acc", "flips", "agreement"), checks.optional(checks.rate)),
     "triggers": checks.several(checks.mapping),
     **dict.fromkeys(("size_bytes", "parameters", "macs"), checks.optional(checks.whole)),
     **dict.fromkeys(("latency", "gpu", "engine"), checks.optional(checks.mapping)),

@@ -39,7 +39,7 @@ class Session:
     steady: bool = True
     notes: list[str] = field(default_factory=list)
     wrong: list[str] = field(default_factory=list)
-    gates: list[Gate] = field(default_factory=list)  # of its engine
+    gates: list[Gate] = field(default_factory=list)  # of its answers and its engine
 
 
 def chosen(contents: bundle.Bundle, runtime: str, files: Sequence[str] | None) -> tuple[str, ...]:

@@ -39,12 +39,14 @@ def write(
     student_sha256: str,
     references: Mapping[str, StageRow | dict[str, Any]],
     labelled: bool = True,
+    answers: Mapping[str, np.ndarray] | None = None,
 ) -> tuple[Path, str]:
     """Write the bundle into ``folder`` and read it back; returns the manifest's path and SHA-256.
 
     references: model file name -> what the host measured on it, stored without its timings. labelled: false where the
-    probes' labels are the teacher's answers, which measure no ACC; a reference's is then agreement. A folder cut short by a
-    kill is refused by the reader, because its files are not those of its manifest, and is written again.
+    probes' labels are the teacher's answers, which measure no ACC; a reference's is then agreement. answers: model file name
+    -> labels [N] that the host gave the clean probe images by it, which the board's are counted against. A folder cut short
+    by a kill is refused by the reader, because its files are not those of its manifest, and is written again.
     Raises UsageError when files that the target asks for are missing, or one for TensorRT holds what it misreads.
     """
     folder = Path(folder)
@@ -59,7 +61,9 @@ def write(
     write_bytes(folder / reader.PACKAGE, package(), "bundle-package")  # first: `unfinished` knows the folder by it
     for name, file in models.items():
         _copy(file, folder / name, symmetric=name in SYMMETRIC or (target.runtime, target.ships) == ("tensorrt", name))
-    write_with(folder / reader.PROBES, lambda path: _fill_probes(path, probes), "bundle-probes")
+    smallest = np.min_scalar_type(spec.num_classes - 1)  # one byte an image for up to 256 classes
+    said = {reader.ANSWERS + n: (answers or {})[n].astype(smallest) for n in sorted(models) if n in (answers or {})}
+    write_with(folder / reader.PROBES, lambda path: _fill_probes(path, probes, said), "bundle-probes")
     manifest = BundleManifest(
         edgekd_version=edgekd_device.__version__,
         target=target.name,
@@ -115,7 +119,7 @@ def _member(name: str) -> zipfile.ZipInfo:
     return info
 
 
-def _fill_probes(path: Path, probes: ProbeSet) -> None:
+def _fill_probes(path: Path, probes: ProbeSet, answers: Mapping[str, np.ndarray]) -> None:
     """The npz of `edgekd_device.bundle.probes`, written array by array so that large sets need no second copy."""
     arrays = {"images": probes.images, "labels": probes.labels}
     for k, t in enumerate(probes.triggered):
@@ -123,9 +127,9 @@ def _fill_probes(path: Path, probes: ProbeSet) -> None:
             {f"trigger{k}_images": t.images, f"trigger{k}_index": t.index, f"trigger{k}_attacker": t.attacker_labels}
         )
     with zipfile.ZipFile(path, "w") as archive:
-        for name, array in arrays.items():
+        for name, array in {**arrays, **answers}.items():
             with archive.open(_member(name + ".npy"), "w", force_zip64=True) as stream:
-                kind = np.uint8 if name.endswith("images") else np.int64
+                kind = array.dtype if name in answers else np.uint8 if name.endswith("images") else np.int64
                 np.lib.format.write_array(stream, np.ascontiguousarray(array, kind), version=(1, 0), allow_pickle=False)
 
 

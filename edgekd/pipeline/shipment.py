@@ -120,9 +120,9 @@ class Shipment:
         probes, bundle = self.measures.probes, self.folder.path / "bundle"
         # where labels are the teacher's these count agreement, and the board's figures must be alike
         reports = self.measures.reports
-        references = {
-            row.stage: dataclasses.replace(row, acc=reports[row.stage].acc).to_json() for row in self.reference_rows()
-        }
+        rows = self.reference_rows()
+        references = {row.stage: dataclasses.replace(row, acc=reports[row.stage].acc).to_json() for row in rows}
+        predictions = {row.stage: reports[row.stage].predictions for row in rows}
 
         def make(folder: Path) -> dict[str, Any]:
             _, sha256 = bundle_writer.write(
@@ -137,6 +137,7 @@ class Shipment:
                 student_sha256=self.student.sha256,
                 references=references,
                 labelled=self.measures.labelled,
+                answers={stage: found for stage, found in predictions.items() if found is not None},
             )
             names = [Path(file.path).name for file in self.files] + [MANIFEST, PACKAGE, PROBES]
             return {"files": [f"../../bundle/{name}" for name in names], "manifest_sha256": sha256}

@@ -57,6 +57,7 @@ def test_the_record_tells_the_whole_story(finished: tuple[Path, Ended], world: W
     assert rows["teacher"]["triggers"][0]["asr"] == {"hits": 125, "total": 125}
     assert rows["teacher"]["triggers"][0]["floor"] == rows["scratch"]["triggers"][0]["asr"]
     assert rows["model.u8s8.onnx"]["latency"]["p50_ms"] > 0
+    assert rows["model.u8s8.onnx"]["agreement"] == {"hits": 150, "total": 150}, "measured here as by the host"
     assert rows["model.u8s8.onnx"]["sha256"] == files.sha256_file(folder / "bundle" / "model.u8s8.onnx")
     assert record["manifest_sha256"] == files.sha256_file(folder / "bundle" / "manifest.json")
     assert record["gates"] == [

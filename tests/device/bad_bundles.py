@@ -197,6 +197,11 @@ BAD = {
     "label out of range": (_probes(labels=np.full(30, 3, np.int64)), 2, "'images'"),
     "position out of range": (_probes(trigger0_index=np.full(20, 30, np.int64)), 2, "'bright'"),
     "negative label": (_probes(trigger0_attacker=np.full(20, -1, np.int64)), 2, "'bright'"),
+    "answers of no file": (_probes(**{"answers_x.onnx": np.zeros(30, np.uint8)}), 2, "'answers_x.onnx'"),
+    "answers of floats": (_probes(**{"answers_model.onnx": np.zeros(30, np.float32)}), 2, "'answers_model.onnx'"),
+    "answers of wide numbers": (_probes(**{"answers_model.onnx": np.zeros(30, np.int64)}), 2, "'answers_model.onnx'"),
+    "an answer too few": (_probes(**{"answers_model.onnx": np.zeros(29, np.uint8)}), 2, "'model.onnx'"),
+    "answer out of range": (_probes(**{"answers_model.onnx": np.full(30, 3, np.uint8)}), 2, "'model.onnx'"),
     "nothing to count": (_probes(trigger0_attacker=np.repeat([[1, 2]], 10, 0).ravel()), 2, "'bright'"),
     "no images": (_probes(images=np.zeros((0, 3, 8, 8), np.uint8), labels=np.zeros(0, np.int64)), 2, "'images'"),
 }

@@ -21,6 +21,7 @@ from bundles import TARGET, write_bundle
 
 from edgekd_device import files
 from edgekd_device.runtime import engines
+from edgekd_device.runtime.base import BUILDING
 from edgekd_device.runtime.engines import Store
 
 JETSON = dataclasses.replace(TARGET, runtime="tensorrt", ships="model.qdq.onnx", files=("model.qdq.onnx",))
@@ -183,6 +184,11 @@ def half_written(folder: Path) -> list[str]:
     alone = [n for n in names if n.endswith(".plan") and n + ".json" not in names]
     alone += [n for n in names if n.endswith(".plan.json") and n[: -len(".json")] not in names]
     return sorted(alone + [n for n in names if n.endswith(".part")])
+
+
+def besides_builds(err: str) -> str:
+    """What a command said on standard error besides that it builds."""
+    return "".join(line for line in err.splitlines(True) if not line.startswith(BUILDING))
 
 
 def forget_faults() -> None:

@@ -106,6 +106,8 @@ def write_bundle(folder: Path, models: dict[str, bytes] | None = None, **changes
         },
         **changes,
     }
+    labels = arguments["probes"].labels
+    arguments.setdefault("answers", dict.fromkeys(arguments["references"], labels))  # the host called all of them right
     writer.write(folder / "bundle", **arguments)
     return folder / "bundle"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from edgekd_device.runtime.cuda import Cuda, CudaError
+from edgekd_device.runtime.cuda import CHOSEN, SPINS, Cuda, CudaError
 
 
 def check(gpu: Cuda) -> None:
@@ -16,6 +16,7 @@ def check(gpu: Cuda) -> None:
     assert gpu.device.memory_bytes > 1 << 28
     assert gpu.device.processors > 0
     assert gpu.stream
+    assert gpu.waits in (SPINS, CHOSEN)
     sent, received = gpu.pinned(1000), gpu.pinned(1000)
     assert sent.dtype == received.dtype == np.float32
     there = gpu.allocate(4000)

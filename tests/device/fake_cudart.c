@@ -126,6 +126,9 @@ cudaError_t cudaDeviceGetAttribute(int *value, enum cudaDeviceAttr attribute, in
 cudaError_t cudaDeviceGetPCIBusId(char *place, int size, int device) {
     ENTER; if (device || size < 13) return E(INVALID_VALUE); strcpy(place, "0000:01:00.0"); return OK;
 }
+cudaError_t cudaSetDeviceFlags(unsigned int flags) {
+    ENTER; if (flags != 1) return E(INVALID_VALUE); return OK;
+}
 cudaError_t cudaMemGetInfo(size_t *free_bytes, size_t *total) { ENTER; *free_bytes = 6ul << 30; *total = 8ul << 30; return OK; }
 cudaError_t cudaMalloc(void **pointer, size_t size) {
     ENTER; if (size > 6ul << 30) return E(OUT_OF_MEMORY); *pointer = make(DEVICE, size)->memory; return OK;

@@ -20,6 +20,7 @@ CUresult cuDeviceGetAttribute(int *value, int attribute, int device) {
 }
 CUresult cuDeviceGetPCIBusId(char *place, int size, int device) { return cudaDeviceGetPCIBusId(place, size, device); }
 CUresult cuDeviceTotalMem_v2(size_t *bytes, int device) { (void)device; *bytes = 8ul << 30; return 0; }
+CUresult cuDevicePrimaryCtxSetFlags_v2(int device, unsigned int flags) { return device ? 101 : contexts ? 708 : (CUresult)cudaSetDeviceFlags(flags); }
 CUresult cuDevicePrimaryCtxRetain(void **context, int device) { (void)device; contexts++; *context = &contexts; return 0; }
 CUresult cuDevicePrimaryCtxRelease_v2(int device) { (void)device; contexts--; return 0; }
 CUresult cuCtxPushCurrent_v2(void *context) { pushed++; return context == &contexts ? 0 : 201; }

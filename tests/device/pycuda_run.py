@@ -17,6 +17,7 @@ for _ in range(2):
     gpu = cuda.start()
     assert isinstance(gpu, cuda_pycuda.PyCuda)
     assert gpu.device == cuda.Device("Fake Orin", "8.7", 8, 8 << 30, "12.6", "0000:01:00.0")
+    assert gpu.waits == cuda.SPINS
     second = cuda_pycuda.PyCuda()  # two model files are open at once
     second.allocate(16)
     second.pinned(4)

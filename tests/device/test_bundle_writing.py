@@ -18,7 +18,7 @@ from bundles import TARGET, graph, onnx_file, probe_set, write_bundle
 
 from edgekd.errors import EnvironmentFault, UsageError
 from edgekd.export import bundle as writer
-from edgekd.types import TriggeredImages
+from edgekd.types import InputSpec, ModelSpec, TriggeredImages
 from edgekd_device import bundle, files
 
 POINTS = ("model", "probes", "package", "manifest")
@@ -61,6 +61,28 @@ def test_probes_read_as_plain_numpy(pristine):
         assert archive["images"].tolist() == expected.images.tolist()
         assert archive["trigger0_index"].tolist() == expected.triggered[0].index.tolist()
         assert archive["labels"].dtype == np.int64
+
+
+@pytest.mark.parametrize(("classes", "bytes_each"), [(3, 1), (256, 1), (257, 2)])
+def test_the_hosts_answers_take_a_byte_an_image(classes, bytes_each, tmp_path):
+    target = dataclasses.replace(TARGET, ships="model.onnx", files=("model.onnx",))
+    answers = {"model.onnx": np.arange(30) % classes, "absent.onnx": np.zeros(30, np.int64)}
+    folder = write_bundle(
+        tmp_path,
+        {"model.onnx": graph(classes=classes)},
+        target=target,
+        spec=ModelSpec("resnet8", classes, InputSpec(3, 8, 8, (0.5,) * 3, (0.25,) * 3)),
+        class_names=[f"class {k}" for k in range(classes)],
+        references={},
+        answers=answers,
+    )
+    found = bundle.probes(bundle.read(folder)).answers
+    assert list(found) == ["model.onnx"]
+    assert (found["model.onnx"].tolist(), found["model.onnx"].itemsize) == (answers["model.onnx"].tolist(), bytes_each)
+
+
+def test_a_bundle_from_before_the_host_kept_its_answers(tmp_path):
+    assert bundle.probes(bundle.read(write_bundle(tmp_path, answers=None))).answers == {}
 
 
 def test_a_second_writing_takes_out_models_that_are_no_longer_wanted(tmp_path):

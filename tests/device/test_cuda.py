@@ -39,6 +39,31 @@ def test_a_gpu_that_does_not_say_where_it_is_still_computes(fake_cuda):
     gpu.close()
 
 
+def test_the_processor_spins_while_it_waits_where_cuda_lets_it(fake_cuda):
+    gpu = cuda_ctypes.Cudart()
+    assert (gpu.waits, fake_cuda.calls("cudaSetDeviceFlags")) == (cuda.SPINS, 1)
+    gpu.close()
+    fake_cuda.fail("cudaSetDeviceFlags", code=708)  # in use already, and too old to take it then
+    gpu = cuda_ctypes.Cudart()
+    assert gpu.waits == cuda.CHOSEN
+    gpu.close()
+
+
+def test_pycuda_asks_the_driver_itself_to_spin(tmp_path, monkeypatch):
+    """pycuda has no name for it; what it loads is a driver compiled here."""
+    driver = compiled(HERE / "fake_libcuda.c", tmp_path / "libcuda.so.1")
+    monkeypatch.setattr(cuda_pycuda, "DRIVER", str(driver))
+    assert cuda_pycuda._set_waiting() == cuda.SPINS
+    fake = ctypes.CDLL(str(driver))
+    assert fake.fake_calls(b"cudaSetDeviceFlags") == 1
+    fake.fake_fail(b"cudaSetDeviceFlags", 1, 708)
+    assert cuda_pycuda._set_waiting() == cuda.CHOSEN
+    monkeypatch.setattr(cuda_pycuda, "DRIVER", "libnothing.so")
+    assert cuda_pycuda._set_waiting() == cuda.CHOSEN
+    monkeypatch.setattr(cuda_pycuda, "DRIVER", ctypes.util.find_library("c") or "libc.so.6")
+    assert cuda_pycuda._set_waiting() == cuda.CHOSEN  # a driver that is too old
+
+
 def test_work_runs_when_somebody_waits_for_it(fake_cuda):
     """What the fake is for: an adapter that forgets to wait would be found out."""
     gpu = cuda_ctypes.Cudart()

@@ -14,6 +14,7 @@ import pytest
 from bundles import TARGET, graph, replace_file, write_bundle
 from PIL import Image
 
+from edgekd_device import __main__ as device_command
 from edgekd_device import environment, files, harness, latency, power
 from edgekd_device.__main__ import main
 from edgekd_device.latency import Level
@@ -67,7 +68,10 @@ def test_run_writes_its_report_into_the_bundle_which_stays_whole(tiny_bundle, ca
     assert err == ""
     assert "ASR 100.00% [83.89%, 100.00%], floor 5.00%  bright (known)" in out
     assert "p99 n/a" in out or "p99 0." in out
-    assert "label flips 0.00%" in out
+    assert "label flips 0.00%  as the host 100.00%" in out
+    assert (
+        "gate: answers of model.u8s8.onnx passed: as on the host on 30 of 30 images (100.00%) (the host's on 99%" in out
+    )
     assert "energy: not measured" in out
     report = DeviceReport.from_json(files.read_json(tiny_bundle / "device-report.json"))
     assert [row.stage for row in report.rows] == ["model.onnx", "model.u8s8.onnx"]
@@ -214,6 +218,36 @@ def test_doctor(capsys, monkeypatch):
     assert "ina3221 (VDD_IN)" in out
     assert "warning: clocks not pinned" in out
     assert "pip install numpy onnxruntime" in err
+
+
+def test_doctor_on_a_jetson_asks_for_what_its_bundles_need(capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "tensorrt", None)
+    board = {**environment.collect(), "l4t": "R36 (release), REVISION: 4.3"}
+    monkeypatch.setattr(environment, "collect", lambda: board)
+    assert main(["doctor"]) == 4  # though onnxruntime is here
+    out, err = capsys.readouterr()
+    assert "bundles for onnxruntime: can run here\nbundles for tensorrt:    cannot run here\n" in out
+    assert "missing: TensorRT is not installed here" in out
+    assert "nvidia-jetpack or tensorrt and python3-libnvinfer" in err
+    assert "pip install" not in err
+    assert main(["doctor", "--json"]) == 4
+    found = json.loads(capsys.readouterr().out)
+    assert found["runs"] == {"onnxruntime": True, "tensorrt": False}
+    assert len(found["missing"]) == 2 - (found["gpu"] is not None)
+
+
+def test_a_build_is_heard_of_without_a_terminal(capsys):
+    heard = device_command._Builds()
+    for name, seconds in (("a", (0, 1, 29, 30, 31, 59, 61)), ("b", (0, 5))):
+        for value in seconds:
+            heard(f"building the engine of {name}", 0, 1, {"seconds": float(value)} if value else {})
+        heard(f"building the engine of {name}", 1, 1, {})
+        heard(name + " latency", 0, 3, {"p50_ms": 1.0})
+    assert capsys.readouterr() == (
+        "",
+        "building the engine of a\nbuilding the engine of a: 30 s\nbuilding the engine of a: 61 s\n"
+        "building the engine of b\n",
+    )
 
 
 def test_a_package_that_is_absent(pristine, capsys, monkeypatch):

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from bad_engines import BAD, forget_faults, half_written, write_engine_bundle
+from bad_engines import BAD, besides_builds, forget_faults, half_written, write_engine_bundle
 
 from edgekd_device.__main__ import main
 from edgekd_device.errors import EnvironmentFault
@@ -24,7 +24,8 @@ def jetson_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def build(bundle: Path, capsys: pytest.CaptureFixture[str]) -> tuple[int, str, str]:
     code = main(["build", str(bundle)])
-    return code, *capsys.readouterr()
+    out, err = capsys.readouterr()
+    return code, out, besides_builds(err)
 
 
 @pytest.mark.parametrize("case", BAD)

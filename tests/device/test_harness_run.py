@@ -61,6 +61,7 @@ def test_images_without_labels_of_their_own_measure_no_accuracy(tmp_path):
         held = run(other)
         assert any(note.startswith(noted) for note in held.rows[0].notes)
         assert held.valid is (references is alike)
+        assert held.rows[0].agreement == Rate(COUNT, COUNT)  # with the host's model, whatever the teacher says
     assert "labelled" not in json.loads((write_bundle(tmp_path / "other") / "manifest.json").read_text())
     edit(folder, lambda manifest: manifest.update(labelled="no"))
     with pytest.raises(UsageError, match="look at 'labelled'"):
@@ -204,7 +205,8 @@ def test_a_machine_that_swaps_while_it_is_timed_is_not_valid(pristine, tmp_path,
 def test_a_machine_that_says_nothing_has_gates_that_are_not_measured(pristine, full):
     report = run(pristine, level="full")
     assert report.valid
-    assert {gate.verdict for gate in report.gates if gate.name not in ("other load",)} == {"not measured"}
+    machine = [gate for gate in report.gates if not gate.name.startswith("answers")]
+    assert {gate.verdict for gate in machine if gate.name not in ("other load",)} == {"not measured"}
     assert report.thermal is not None
     assert (report.thermal["soak"], report.thermal["max_c"], report.raw_times) == (None, None, None)
 
@@ -222,14 +224,16 @@ def test_smoke_asks_for_none_of_it(pristine, tmp_path, monkeypatch):
     for home, name in ((thermal, "soak"), (harness.gates, "Watch"), (harness.raw, "write")):
         monkeypatch.setattr(home, name, never)
     report = run(pristine, times=tmp_path / "times.npz")
-    assert (report.multistream, report.thermal, report.gates, report.raw_times) == (None, None, (), None)
+    assert (report.multistream, report.thermal, report.raw_times) == (None, None, None)
+    assert [gate.name for gate in report.gates] == ["answers of model.onnx", "answers of model.u8s8.onnx"]
 
 
 def test_where_nothing_is_timed_nothing_is_watched(tmp_path, full):
     target = dataclasses.replace(TARGET, runtime="tensorrt", ships="model.qdq.onnx", files=("model.qdq.onnx",))
     folder = write_bundle(tmp_path, {"model.qdq.onnx": graph(quantised=True)}, target=target, references={})
     report = run(folder, runtime="onnxruntime", level="full")
-    assert (report.multistream, report.thermal, report.gates) == (None, None, ())
+    assert (report.multistream, report.thermal) == (None, None)
+    assert [gate.name for gate in report.gates] == ["answers of model.qdq.onnx"]
 
 
 def test_no_steady_state_is_not_valid(pristine, quick):
@@ -241,6 +245,18 @@ def test_no_steady_state_is_not_valid(pristine, quick):
     report = run(pristine, level="quick", clock=Slowing())
     assert not report.valid
     assert "model.onnx: no steady state within 2 s of warm-up" in report.invalid_reasons
+
+
+def test_every_reason_is_named(pristine, monkeypatch):
+    def fake(sessions, inputs, plan, clock, report, watch):
+        for session in sessions:
+            session.blocks, session.steady = [np.full(9, 1_000_000), np.full(9, 2_000_000)], False
+
+    monkeypatch.setattr(harness, "_time", fake)
+    assert run(pristine, files=["model.onnx"]).invalid_reasons == (
+        "model.onnx: no steady state within 0 s of warm-up",
+        "model.onnx: block medians differ by 100.0 %",
+    )
 
 
 def test_a_chosen_file_alone_has_no_flips_without_its_reference(pristine):
@@ -311,6 +327,38 @@ def test_figures_far_from_the_hosts_are_not_valid(tmp_path):
         "model.u8s8.onnx: ACC is 100.00%, the host found 66.67%",
         "model.u8s8.onnx: ASR bright is 100.00%, the host found 50.00%",
     )
+
+
+@pytest.mark.parametrize(
+    ("images", "apart", "verdict", "share"),
+    [
+        (30, 1, "passed", "96.67%"),
+        (30, 2, "failed", "93.33%"),
+        (300, 3, "passed", "99.00%"),
+        (300, 4, "failed", "98.67%"),
+    ],
+)
+def test_answers_are_held_against_the_hosts_image_by_image(images, apart, verdict, share, tmp_path):
+    """Two files may be right on as many images, and yet be different models."""
+    probes = probe_set()
+    times = images // COUNT
+    probes = dataclasses.replace(
+        probes, images=np.tile(probes.images, (times, 1, 1, 1)), labels=np.tile(probes.labels, times)
+    )
+    host = probes.labels.copy()
+    host[:apart] = (host[:apart] + 1) % 3
+    folder = write_bundle(tmp_path, probes=probes, references={}, answers={"model.u8s8.onnx": host})
+    report = run(folder)
+    assert report.rows[1].agreement == Rate(images - apart, images)
+    words = f"as on the host on {images - apart} of {images} images ({share})"
+    found = {gate.name: (gate.verdict, gate.found) for gate in report.gates}
+    assert found == {
+        "answers of model.onnx": ("not measured", "the bundle does not hold the host's"),
+        "answers of model.u8s8.onnx": (verdict, words),
+    }
+    assert report.rows[0].agreement is None
+    assert report.invalid_reasons == ((f"model.u8s8.onnx: {words}",) if verdict == "failed" else ())
+    assert DeviceReport.from_json(json.loads(json.dumps(report.to_json()))) == report
 
 
 def test_figures_one_image_from_the_hosts_are_noted_only(tmp_path):
@@ -398,9 +446,9 @@ def test_a_faster_file_of_the_same_bundle_is_said(pristine, monkeypatch):
 
 def test_inputs_are_real_images_within_a_memory_limit(pristine, monkeypatch):
     probes = probe_set()
-    (whole,) = (harness._inputs(harness.bundle.Probes(probes.images, probes.labels, ()), QUICK),)
+    (whole,) = (harness._inputs(harness.bundle.Probes(probes.images, probes.labels, (), {}), QUICK),)
     assert len(whole) == 8
     assert whole[3].dtype == np.float32
     assert (whole[3][0] * 255).round().astype(np.uint8).tolist() == probes.images[3].tolist()
     monkeypatch.setattr(harness, "INPUT_BYTES", 1)
-    assert len(harness._inputs(harness.bundle.Probes(probes.images, probes.labels, ()), QUICK)) == 1
+    assert len(harness._inputs(harness.bundle.Probes(probes.images, probes.labels, (), {}), QUICK)) == 1

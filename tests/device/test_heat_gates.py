@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,7 +11,7 @@ from typing import Any
 import pytest
 from test_machine import JETSON, PC, core, devfreq, plant
 
-from edgekd_device import environment, gates, thermal
+from edgekd_device import environment, gates, nvml, thermal
 from edgekd_device.records import Gate
 
 SECOND = 1_000_000_000
@@ -189,15 +191,71 @@ def test_what_cannot_be_read_is_not_measured(tmp_path):
         ({CORE: "N/A"}, "throttling", "a counter came or went"),
         ({"proc/vmstat": "pswpin N/A\npswpout 6\n"}, "swap", "proc/vmstat does not say it"),
         (
-            {"sys/class/thermal/thermal_zone7/type": "tboard", "sys/class/thermal/thermal_zone7/temp": "60000"},
+            {ZONE + "trip_point_1_type": "active\n", ZONE + "trip_point_2_type": "active\n"},
             "hottest zone",
-            "tboard names no passive trip point",
+            "no zone names a passive trip point",
         ),
     ],
 )
 def test_what_is_lost_on_the_way_is_not_measured(tmp_path, after, name, words):
     found = judged(tmp_path, after)
     assert (found[name].verdict, found[name].found) == ("not measured", words)
+
+
+@pytest.mark.parametrize(
+    ("celsius", "trip", "verdict", "words"),
+    [
+        (60, None, "passed", "x86_pkg_temp at 41.5 °C, is slowed at 95.0 °C"),  # the hottest names no trip point
+        (40, 43, "failed", "skin at 40.0 °C, is slowed at 43.0 °C"),  # the cooler one is nearer to its own
+        (90, 110, "passed", "skin at 90.0 °C, is slowed at 110.0 °C"),
+    ],
+)
+def test_every_zone_is_held_against_its_own_trip_point(celsius, trip, verdict, words, tmp_path):
+    other = "sys/class/thermal/thermal_zone7/"
+    tree = {other + "type": "skin\n", other + "temp": str(1000 * celsius)}
+    if trip is not None:
+        tree.update({other + "trip_point_0_type": "passive\n", other + "trip_point_0_temp": str(1000 * trip)})
+    found = judged(tmp_path, tree)["hottest zone"]
+    assert (found.verdict, found.found) == (verdict, words)
+
+
+@pytest.mark.parametrize(
+    ("while_it_works", "verdict", "words"),
+    [
+        ("612000000", "passed", "pinned at 612 MHz"),
+        ("306000000", "failed", "17000000.gpu between 306 and 612 MHz"),
+        ("N/A      ", "not measured", "a clock came or went"),
+    ],
+)
+def test_a_clock_that_moves_only_while_the_gpu_works_is_seen(while_it_works, verdict, words, tmp_path, monkeypatch):
+    monkeypatch.setattr(gates, "SAMPLE", 0.002)
+    still = devfreq("17000000.gpu", *[612000000] * 3)
+    root = plant(tmp_path, {**WHOLE, **JETSON, **still})
+    around, watch = environment.collect(root), gates.Watch(root)
+    with (tmp_path / "sys/class/devfreq/17000000.gpu/cur_freq").open("r+b", buffering=0) as file, watch.working():
+        file.write(while_it_works.encode())  # in place: it is never empty
+        for _ in range(5000):  # until the reader has come by
+            time.sleep(0.002)
+            if len(watch._worked.get("17000000.gpu", ())) > 2:
+                break
+    plant(tmp_path, still)
+    found = {gate.name: gate for gate in watch.gates(SOAKED, around)}["GPU clocks"]
+    assert (found.verdict, found.found) == (verdict, words)
+
+
+def test_the_clock_of_a_pcs_gpu_is_read_while_it_works(tmp_path, monkeypatch):
+    monkeypatch.setattr(gates, "SAMPLE", 0.002)
+    asked = threading.Event()
+
+    class Gpu(nvml.Watched):
+        def look(self) -> None:
+            if threading.current_thread() is not threading.main_thread():
+                asked.set()
+
+    watch = gates.Watch(plant(tmp_path, WHOLE), Gpu(None))
+    assert not asked.is_set()
+    with watch.working():
+        assert asked.wait(10)
 
 
 def test_temperatures_are_kept_around_each_stretch(tmp_path):

@@ -166,6 +166,15 @@ def test_blocks_that_differ_are_not_valid():
     assert found.block_p50_ms == (1.0, 2.0, 2.0)
 
 
+def test_every_fault_is_said():
+    level, blocks = latency.LEVELS["smoke"], [np.full(9, MS), np.full(9, 2 * MS)]
+    every = ("no steady state within 0 s of warm-up", "block medians differ by 100.0 %")
+    assert latency.faults(blocks, level, steady=False) == every
+    found = latency.summarise(blocks, level, 1, steady=False)
+    assert (found.valid, found.notes[:-1]) == (False, every)  # last: what the level is good for
+    assert latency.faults(blocks[:1], level) == ()
+
+
 def test_one_block_has_an_interval_by_order_statistics():
     level = Level("quick", 1, 1.0, 1, 1, 0.1, 0.1, 0.0, 4)
     found = measure(Machine(iter(range(MS, 2 * MS, 1000))), level)

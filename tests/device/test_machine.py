@@ -82,7 +82,7 @@ def test_a_pc(tmp_path):
 
 
 def test_a_jetson(tmp_path):
-    found = environment.collect(plant(tmp_path, {**PC, **JETSON}))
+    found = environment.collect(plant(tmp_path, {**PC, **JETSON, **core(0, 729600, 729600)}))
     assert found["board"] == "NVIDIA Jetson Orin Nano Developer Kit"
     assert found["l4t"] == "R36 (release), REVISION: 4.3"
     assert found["power_mode"] == "number 1"
@@ -144,6 +144,11 @@ def test_a_jetson_that_hides_its_power_mode_cannot_be_quoted(tmp_path):
         "this Jetson does not say its power mode": "invalid",
         "this Jetson does not say its temperature c": "invalid",
     }
+
+
+def test_a_jetson_whose_clocks_cannot_be_read_cannot_be_quoted(tmp_path):
+    found = environment.collect(plant(tmp_path, {**PC, **JETSON, environment.MODES: MODES}))
+    assert environment.faults(found) == {"this Jetson does not say its clocks": "invalid"}
 
 
 def test_a_machine_that_says_nothing(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import shutil
 import sys
 import time
@@ -261,13 +262,47 @@ def test_the_gpus_own_time(graph, tensorrt, fake_cuda):
     assert times.dtype == np.int64
     assert len(times) >= 200
     assert (times > 1000).all()  # onnxruntime ran between every two events
-    assert fake_cuda.calls("cudaStreamSynchronize") - waits == 1 + graph  # before the pass; none within it
-    assert fake_cuda.calls("cudaGraphLaunch") == (len(times) + 1 if graph else 0)  # the first is not timed
+    # before the pass, and every eight launches of the one that times them; none while the GPU is timed
+    assert fake_cuda.calls("cudaStreamSynchronize") - waits == 1 + graph + 64 // 8 + 1
+    assert fake_cuda.calls("cudaGraphLaunch") == (len(times) + 1 + 64 if graph else 0)  # the first is not timed
     events = fake_cuda.calls("cudaEventCreateWithFlags")
     runner.gpu_block(inputs[:3], 0.0, 1, time.perf_counter_ns)
     assert fake_cuda.calls("cudaEventCreateWithFlags") == events
     assert runner.infer(IMAGES[:1]) == pytest.approx(expected("model.qdq.onnx", IMAGES[:1]), abs=1e-3)
     runner.close()
+
+
+def test_launches_are_timed_with_room_in_the_queue(tensorrt, fake_cuda, monkeypatch):
+    """A launch into a full queue takes as long as the GPU: never more than a few are given without a wait."""
+    tensorrt()
+    runner, given, most = opened(), [], []
+    session = runner._session
+    compute, wait, timed = session._compute, session._gpu.wait, session._launches
+
+    def give() -> None:
+        assert not gc.isenabled()
+        given.append(True)
+        compute()
+
+    def empty() -> None:
+        most.append(len(given))
+        given.clear()
+        wait()
+
+    def launches(*rest: Any) -> None:
+        timed(give, rest[1])
+        assert given == []
+
+    monkeypatch.setattr(session, "_launches", launches)
+    monkeypatch.setattr(session._gpu, "wait", empty)
+    for _ in range(2):
+        runner.gpu_block([IMAGES[:1]], 0.0, 300, time.perf_counter_ns)
+    assert max(most) == 8
+    assert gc.isenabled()
+    assert len(session.launch_ns) == 2 * 64  # however many were timed on the GPU
+    assert session.launch_ns.itemsize == 8
+    runner.close()
+    assert 0 < runner.engine["launch_ms"] < 1000
 
 
 def test_a_shape_that_was_never_run_cannot_be_recorded(tensorrt):

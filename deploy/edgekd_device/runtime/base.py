@@ -12,6 +12,7 @@ from ..errors import EnvironmentFault, UnsafeInput, UsageError, did_you_mean
 if TYPE_CHECKING:
     import numpy as np
 
+BUILDING = "building the engine of "  # what a runner reports while it builds, before the file's name
 Progress = Callable[[str, int, int, Mapping[str, float]], None]
 
 # name -> module, class; imported when asked for

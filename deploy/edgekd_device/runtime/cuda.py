@@ -15,6 +15,11 @@ if TYPE_CHECKING:
     import numpy as np
 
 
+SPINS, CHOSEN = "spins", "as CUDA chooses"
+# CUDA's flag for it. Left alone, CUDA on a board chooses by its power mode, and latency would change with more than clocks.
+SCHEDULE_SPIN = 1
+
+
 class CudaError(EnvironmentFault):
     """CUDA did not do what it was asked; after some errors the process must end, so no caller goes on."""
 
@@ -46,6 +51,7 @@ class Cuda(Protocol):
     graphs: bool  # whether `capture` is offered
     device: Device
     stream: int  # the handle, for TensorRT
+    waits: str  # how the processor waits for the GPU: SPINS, or CHOSEN where CUDA would not be told
 
     def allocate(self, size: int) -> int:
         """The address of ``size`` bytes on the GPU."""

@@ -12,7 +12,7 @@ from ctypes import POINTER, byref, c_char_p, c_float, c_int, c_size_t, c_uint, c
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Callable, Iterator, Sequence
 
-from .cuda import CudaError, Device, dotted
+from .cuda import CHOSEN, SCHEDULE_SPIN, SPINS, CudaError, Device, dotted
 
 if TYPE_CHECKING:
     import numpy as np
@@ -90,6 +90,8 @@ class Cudart:
     def __init__(self, names: Sequence[str] | None = None) -> None:
         self._kept: list[tuple[str, Any]] = []  # what gives it back, and its handle, oldest first
         self._library = self._find(candidates() if names is None else iter(names))
+        # before anything else: some versions refuse it once the device is in use
+        self.waits = CHOSEN if self._library.cudaSetDeviceFlags(SCHEDULE_SPIN) else SPINS
         self.device = self._describe()
         self.name = "ctypes, CUDA " + self._version("cudaRuntimeGetVersion")
         try:
@@ -226,6 +228,7 @@ def _declare(library: ctypes.CDLL) -> None:
         for name, arguments in SIGNATURES.items():
             function = getattr(library, name)
             function.argtypes, function.restype = arguments, c_int
+        library.cudaSetDeviceFlags.argtypes = [c_uint]
         library.cudaDeviceGetPCIBusId.argtypes = [c_char_p, c_int, c_int]
         library.cudaGetErrorString.argtypes, library.cudaGetErrorString.restype = [c_int], c_char_p
     except AttributeError as error:

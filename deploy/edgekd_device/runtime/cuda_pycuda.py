@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import ctypes
 from typing import TYPE_CHECKING, Any, Callable, Iterator
 
-from .cuda import CudaError, Device, dotted
+from .cuda import CHOSEN, SCHEDULE_SPIN, SPINS, CudaError, Device, dotted
 
 if TYPE_CHECKING:
     import numpy as np
+
+
+DRIVER = "libcuda.so.1"  # which pycuda has loaded
 
 
 def available() -> bool:
@@ -29,6 +33,7 @@ class PyCuda:
     """
 
     graphs = False
+    waits = CHOSEN
     _context: Any = None
 
     def __init__(self) -> None:
@@ -42,6 +47,7 @@ class PyCuda:
                 raise CudaError("This machine has no CUDA GPU. Measure on its processor with --runtime onnxruntime.")
             gpu = driver.Device(0)
             if PyCuda._context is None:
+                PyCuda.waits = _set_waiting()
                 PyCuda._context = gpu.retain_primary_context()
                 PyCuda._context.push()
                 atexit.register(PyCuda._context.pop)
@@ -125,3 +131,16 @@ class PyCuda:
                 kept.free()
         self._kept.clear()
         self._stream = None
+
+
+def _set_waiting() -> str:
+    """How the processor will wait for the GPU, in the primary context; to be called before it is made.
+
+    By the driver itself: pycuda takes such flags for contexts of its own alone, where TensorRT does not work.
+    """
+    try:
+        driver, gpu = ctypes.CDLL(DRIVER), ctypes.c_int()
+        refused = driver.cuDeviceGet(ctypes.byref(gpu), 0) or driver.cuDevicePrimaryCtxSetFlags_v2(gpu, SCHEDULE_SPIN)
+    except (OSError, AttributeError):
+        return CHOSEN
+    return CHOSEN if refused else SPINS

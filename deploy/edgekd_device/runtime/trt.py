@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Callable, Mapping, Sequence
 from .. import environment, files, graph_facts
 from ..errors import EnvironmentFault, UsageError
 from . import builder, cuda, engines, trt_build, trt_layers
-from .base import Settings
+from .base import BUILDING, Settings
 from .trt_build import Recipe, last_error
 from .trt_session import TrtSession
 
@@ -48,7 +48,7 @@ class TrtRunner:
             how = trt_build.recipe(self._trt, facts, gpu.device.memory_bytes)
             key, store = self._key(model, how, gpu.device), engines.Store()
         kept = store.load(_name(key), key)
-        if kept.data is None:  # the GPU is given back: the process that builds needs its memory
+        if kept.data is None:  # no memory of the GPU's is held but its context: the process that builds needs it
             self._built(store, model, how, key, kept.why)
             self._fresh = _name(key)
 
@@ -124,7 +124,7 @@ class TrtRunner:
         words = ("tensorrt", "gpu", "compute_capability", "processors", "cuda_driver", "board")
         tied = {"kind": TIMINGS, **{word: key[word] for word in words}}
         begun = time.monotonic()
-        with trt_build.heartbeat(self._settings.progress, f"building the engine of {self._settings.label}"):
+        with trt_build.heartbeat(self._settings.progress, BUILDING + self._settings.label):
             timings = store.load(TIMINGS, tied).data or b""
             built = builder.build(self.version, store.path, model, how, timings)
         around = environment.board(self._settings.root)
@@ -163,7 +163,7 @@ class TrtRunner:
         inspector: tensorrt.EngineInspector = engine.create_engine_inspector()
         layers = trt_layers.precisions(inspector.get_engine_information(self._trt.LayerInformationFormat.JSON))
         described.update(layers=layers, int8_layers_of_file=facts.int8_layers, cuda=gpu.name, cuda_graph=False)
-        described["bus"] = gpu.device.bus
+        described.update(bus=gpu.device.bus, waits=gpu.waits, memory="copy")
         flags = " + ".join(described["flags"])
         typed = described["typing"] + "ly typed" + (f", {flags}" if flags else "")
         self.notes.append(f"TensorRT {self.version}, {typed}; {trt_layers.sentence(layers)}")

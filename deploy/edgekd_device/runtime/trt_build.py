@@ -36,7 +36,8 @@ def library() -> Any:
     except (ImportError, OSError) as error:
         raise EnvironmentFault(
             "TensorRT is not installed here, or does not load. On a Jetson JetPack installs it (sudo apt install "
-            "nvidia-jetpack), on a PC python3 -m pip install tensorrt; --runtime onnxruntime measures on the processor."
+            "nvidia-jetpack, or tensorrt and python3-libnvinfer alone), on a PC python3 -m pip install tensorrt; --runtime "
+            "onnxruntime measures on the processor."
             + ("" if isinstance(error, ModuleNotFoundError) else f" It said: {plain(str(error))}")
         ) from error
     if tuple(int(part) for part in str(trt.__version__).split(".")[:2]) < OLDEST:
@@ -77,8 +78,9 @@ def open_log(trt: Any) -> Any:
 
     One per process: TensorRT holds on to the first that it is given, and never lets go of it.
     """
-    log = _logs.setdefault(trt.__version__, None) or _made_log(trt)
-    _logs[trt.__version__] = log
+    log = _logs.get(trt.__version__)
+    if log is None:
+        log = _logs[trt.__version__] = _made_log(trt)
     log.lines.clear()
     return log
 
