@@ -39,23 +39,6 @@ class Guarded(NamedTuple):
         return self.reached >= self.wanted
 
 
-def guarded(
-    model: Model,
-    calibration: ImageSet,
-    config: PtqConfig,
-    evaluate: Callable[[nn.Module], float],
-    *,
-    max_drop: float | None = None,
-    most_float: int | None = None,
-    what: str = "ACC",
-) -> Model:
-    """The twin of ``guard``, whose ``float_layers`` say which layers stayed float; limits default to the configuration's."""
-    limits = {"max_drop": max_drop, "most_float": most_float}
-    given = {name: value for name, value in limits.items() if value is not None}
-    config = config.model_copy(update={"guard": config.guard.model_copy(update=given)})
-    return guard(model, calibration, config, evaluate, what=what).twin
-
-
 def guard(
     model: Model,
     calibration: ImageSet,

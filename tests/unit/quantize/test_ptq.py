@@ -8,7 +8,7 @@ import torch
 from pydantic import ValidationError
 
 from edgekd.errors import UsageError
-from edgekd.quantize import PtqConfig, QuantizedNetwork, guarded, ptq, sensitivity
+from edgekd.quantize import PtqConfig, QuantizedNetwork, guard, ptq, sensitivity
 from edgekd.quantize.fake import ActivationQuantizer, WeightQuantizer
 from edgekd.quantize.observe import ranges
 
@@ -187,10 +187,11 @@ def test_the_guard_gives_layers_back_until_accuracy_is_met(lively, pictures):
         """0.9 for the float network; a twin loses 0.01 per layer in INT8 beyond six of the eight."""
         return 0.9 if not hasattr(module, "layers") else 0.9 - 0.01 * max(len(module.layers) - 6, 0)
 
-    config = PtqConfig(calibrator="max")
-    guarded_twin = guarded(model, pictures, config, accuracy, max_drop=0.005)
-    assert len(guarded_twin.module.layers) == 6
-    assert all("accuracy guard" in line for line in guarded_twin.module.float_layers)
-    assert not guarded(model, pictures, config, accuracy, max_drop=0.05).module.float_layers
-    best = guarded(model, pictures, config, accuracy, max_drop=0.005, most_float=1)
-    assert len(best.module.layers) == 7
+    def found(**limits: float) -> QuantizedNetwork:
+        return guard(model, pictures, PtqConfig(calibrator="max", guard=limits), accuracy).twin.module
+
+    met = found(max_drop=0.005)
+    assert len(met.layers) == 6
+    assert all("accuracy guard" in line for line in met.float_layers)
+    assert not found(max_drop=0.05).float_layers
+    assert len(found(max_drop=0.005, most_float=1).layers) == 7
