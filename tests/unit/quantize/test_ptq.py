@@ -9,8 +9,10 @@ from pydantic import ValidationError
 
 from edgekd.errors import UsageError
 from edgekd.quantize import PtqConfig, QuantizedNetwork, guard, ptq, sensitivity
+from edgekd.quantize.calibrators import BINS, CALIBRATORS, Histogram
 from edgekd.quantize.fake import ActivationQuantizer, WeightQuantizer
 from edgekd.quantize.observe import ranges
+from edgekd.quantize.placement import Group
 
 
 def pixels(images, count: int = 32) -> torch.Tensor:
@@ -166,6 +168,26 @@ def test_observed_ranges_against_plain_numpy(lively, pictures):
         if not group.pixels:
             values = np.concatenate([seen[node].ravel() for node in group.nodes])
             assert (low, high) == (pytest.approx(min(values.min(), 0)), pytest.approx(max(values.max(), 0)))
+
+
+@pytest.mark.parametrize(
+    ("calibrator", "symmetric"), [("entropy", True), ("entropy", False), ("percentile", True), ("mse", True)]
+)
+@pytest.mark.parametrize("low", [-1.0, -0.6])
+def test_magnitudes_are_counted_as_they_come(calibrator, symmetric, low):
+    """A signed tensor, whose bins folded afterwards would be doubled, empty or a comb, and hold zeros beside zero."""
+    values = torch.randn(8, 3, 32, 32, generator=torch.Generator().manual_seed(0)) / 4
+    values = values.clamp(low, 1.0) * (torch.rand(values.shape, generator=torch.Generator().manual_seed(1)) < 0.5)
+    values.view(-1)[:2] = torch.tensor([low, 1.0])
+    graph = torch.fx.Graph()
+    graph.placeholder("images")
+    shown = graph.get_attr("values")
+    graph.output(shown)
+    captured, groups = torch.fx.GraphModule({"values": values}, graph), [Group([shown], symmetric, [shown])]
+    (found,) = ranges(captured, groups, np.zeros((1, 3, 32, 32), np.uint8), calibrator)
+    counts, _ = np.histogram(values.abs().numpy().astype(np.float64), BINS, (0, 1))
+    direct = Histogram(counts.astype(np.int64), low, 1.0, folded=True)
+    assert found == pytest.approx(CALIBRATORS[calibrator](direct, symmetric), abs=1e-3)
 
 
 def test_the_layer_that_hurts_most_comes_first(lively, pictures):
