@@ -131,15 +131,17 @@ def _squared_error(histogram: Histogram, limits: Range, symmetric: bool) -> floa
     return float((histogram.counts * np.square(histogram.centres - (levels - zero_point) * scale)).sum())
 
 
-SCALE_FLOOR = 2.0**-24  # the smallest number that FP16 can hold: a dead channel must not get scale 0
+# The least scale by flavour, as a dead channel must not get scale 0. s8 scales are written in FP16 too, and that is the
+# smallest number it can hold; of u8s8 the product of two, a bias's scale, must stay normal in float32.
+SCALE_FLOORS = {"s8": 2.0**-24, "u8s8": 2.0**-60}
 
 
 def affine(limits: Range, symmetric: bool) -> tuple[float, int]:
     """(scale, zero point) of eight bits over a range: int8 with zero point 0 when symmetric, uint8 otherwise."""
     low, high = limits
     if symmetric:
-        return max(float(np.float32(max(-low, high) / 127)), SCALE_FLOOR), 0
-    scale = max(float(np.float32((high - low) / 255)), SCALE_FLOOR)
+        return max(float(np.float32(max(-low, high) / 127)), SCALE_FLOORS["s8"]), 0
+    scale = max(float(np.float32((high - low) / 255)), SCALE_FLOORS["u8s8"])
     return scale, int(np.clip(np.rint(-low / scale), 0, 255))
 
 

@@ -6,7 +6,7 @@ import pytest
 from edgekd.quantize.calibrators import (
     BINS,
     CALIBRATORS,
-    SCALE_FLOOR,
+    SCALE_FLOORS,
     Histogram,
     affine,
     entropy,
@@ -37,9 +37,10 @@ def test_integers_of_a_range_by_hand():
 
 
 def test_a_dead_tensor_gets_the_least_scale_and_not_zero():
-    assert affine((0.0, 0.0), symmetric=True) == (SCALE_FLOOR, 0)
-    assert affine((0.0, 0.0), symmetric=False) == (SCALE_FLOOR, 0)
-    assert np.float16(SCALE_FLOOR) > 0
+    assert affine((0.0, 0.0), symmetric=True) == (SCALE_FLOORS["s8"], 0)
+    assert affine((0.0, 0.0), symmetric=False) == (SCALE_FLOORS["u8s8"], 0)
+    assert np.float16(SCALE_FLOORS["s8"]) > 0
+    assert np.float32(SCALE_FLOORS["u8s8"]) ** 2 >= np.finfo(np.float32).tiny
 
 
 @pytest.mark.parametrize("symmetric", [True, False])

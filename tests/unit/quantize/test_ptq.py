@@ -5,9 +5,11 @@ import copy
 import numpy as np
 import pytest
 import torch
+from onnxruntime import InferenceSession
 from pydantic import ValidationError
 
 from edgekd.errors import UsageError
+from edgekd.export.onnx import export
 from edgekd.quantize import PtqConfig, QuantizedNetwork, guard, ptq, sensitivity
 from edgekd.quantize.calibrators import BINS, CALIBRATORS, Histogram
 from edgekd.quantize.fake import ActivationQuantizer, WeightQuantizer
@@ -35,6 +37,28 @@ def test_the_twin_stays_close_and_the_model_as_it_was(arch, flavour, lively, pic
     assert twin.spec == model.spec
     assert twin.sha256 == model.sha256
     assert not twin.module.training
+
+
+def test_a_network_whose_signals_are_small_is_quantised_as_well(lively, pictures, tmp_path):
+    """Each layer weakens its input 1024 times, as fresh deep networks do; on integers of u8s8 nothing else changes."""
+
+    def weakened(share: float):
+        model = lively("cnn3")
+        layers = [part for part in model.module.modules() if isinstance(part, (torch.nn.Conv2d, torch.nn.Linear))]
+        assert len(layers) == 5
+        for depth, layer in enumerate(layers, 1):
+            layer.weight.data.mul_(share)
+            layer.bias.data.mul_(share**depth)
+        return model
+
+    images, config = pixels(pictures), PtqConfig(flavour="u8s8", calibrator="max")
+    plain, weak = ptq(weakened(1.0), pictures, config), ptq(weakened(2.0**-10), pictures, config)
+    with torch.no_grad():
+        expected, found = plain.module(images), weak.module(images)
+    assert torch.allclose(found * 2.0**50, expected, rtol=1e-5)
+    export(weak, tmp_path / "weak.onnx", "u8s8", pictures.images[:32])
+    (ran,) = InferenceSession(tmp_path / "weak.onnx").run(None, {"input": images.numpy()})
+    assert np.square(ran * 2.0**50 - expected.numpy()).sum() < 0.01 * np.square(expected.numpy()).sum()
 
 
 def test_the_same_images_give_the_same_scales(lively, pictures):
