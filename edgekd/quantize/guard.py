@@ -25,7 +25,8 @@ _IMAGES = 64
 class Guarded(NamedTuple):
     """The most accurate twin that was found; keep: layers that stayed float, with the reason, as ``quantize`` takes them.
 
-    exact, reached: accuracy of the float network and of the twin on validation images, fractions.
+    exact, reached: accuracy of the float network and of the twin on validation images, fractions. untried: quantised layers
+    that might have been left float too, had ``guard.most_float`` not ended the search before ``wanted`` was reached.
     """
 
     twin: Model
@@ -33,6 +34,7 @@ class Guarded(NamedTuple):
     exact: float
     reached: float
     wanted: float
+    untried: int = 0
 
     @property
     def met(self) -> bool:
@@ -67,7 +69,7 @@ def guard(
             best = Guarded(twin, dict(keep), exact, reached, wanted)
         if best.met:
             break
-    return best
+    return best if best.met else best._replace(untried=max(len(order) - config.guard.most_float, 0))
 
 
 @torch.no_grad()

@@ -233,11 +233,14 @@ def test_the_guard_gives_layers_back_until_accuracy_is_met(lively, pictures):
         """0.9 for the float network; a twin loses 0.01 per layer in INT8 beyond six of the eight."""
         return 0.9 if not hasattr(module, "layers") else 0.9 - 0.01 * max(len(module.layers) - 6, 0)
 
-    def found(**limits: float) -> QuantizedNetwork:
-        return guard(model, pictures, PtqConfig(calibrator="max", guard=limits), accuracy).twin.module
+    def found(**limits: float) -> tuple[QuantizedNetwork, int]:
+        made = guard(model, pictures, PtqConfig(calibrator="max", guard=limits), accuracy)
+        return made.twin.module, made.untried
 
-    met = found(max_drop=0.005)
-    assert len(met.layers) == 6
+    met, untried = found(max_drop=0.005)
+    assert (len(met.layers), untried) == (6, 0)
     assert all("accuracy guard" in line for line in met.float_layers)
-    assert not found(max_drop=0.05).float_layers
-    assert len(found(max_drop=0.005, most_float=1).layers) == 7
+    plain, untried = found(max_drop=0.05)
+    assert (plain.float_layers, untried) == ((), 0)
+    capped, untried = found(max_drop=0.005, most_float=1)
+    assert (len(capped.layers), untried) == (7, 7)
