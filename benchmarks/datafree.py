@@ -38,7 +38,7 @@ from edgekd.distill.retrospection import RetrospectionSettings
 from edgekd.export import onnx as onnx_writer
 from edgekd.files import canonical_json, sha256_bytes, write_npz
 from edgekd.pipeline.calibration import accuracy_on
-from edgekd.quantize import PtqConfig, guarded
+from edgekd.quantize import PtqConfig, guard
 from edgekd.runners.onnx import OnnxRunner
 from edgekd.runners.torch import TorchRunner
 from edgekd.training import TrainConfig
@@ -131,7 +131,7 @@ def measured(
     agreed = _named(held_out(_pictures(), teacher.spec.input.shape, HELD_OUT, config["seed"]), teacher)
     with alone(_place(config, teacher, folder.parent.parent / "students")) as place:
         student, log, images = _student(config, teacher, agreed, place)
-    twin = guarded(student, images, PtqConfig(), accuracy_on(agreed), what="agreement")
+    twin = guard(student, images, PtqConfig(), accuracy_on(agreed), what="agreement").twin
     onnx_writer.export(twin, folder / "model.u8s8.onnx", "u8s8", agreed.images[:32])
     shipped = OnnxRunner((folder / "model.u8s8.onnx").read_bytes())
     return {

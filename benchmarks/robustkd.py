@@ -36,7 +36,7 @@ from edgekd.data import ImageSet
 from edgekd.export import onnx as onnx_writer
 from edgekd.files import read_json
 from edgekd.pipeline.calibration import accuracy_on, trusted
-from edgekd.quantize import PtqConfig, guarded
+from edgekd.quantize import PtqConfig, guard
 from edgekd.report.transferability import transferable
 from edgekd.runners.onnx import OnnxRunner
 from edgekd.runners.torch import TorchRunner
@@ -198,7 +198,7 @@ def run(config: Config, folder: Path) -> dict[str, Any]:
     if config.get("labels") == "teacher" and row.method != "scratch":
         images = images.with_labels(TorchRunner(teacher)(images.images).argmax(1))
     student, log = _student(config, row, teacher, images, validation, folder)
-    twin = guarded(student, calibration, PtqConfig(), accuracy_on(validation))
+    twin = guard(student, calibration, PtqConfig(), accuracy_on(validation)).twin
     onnx_writer.export(twin, folder / "model.u8s8.onnx", "u8s8", validation.images[:32])
     shipped = OnnxRunner((folder / "model.u8s8.onnx").read_bytes())
     float_layers: Any = twin.module.float_layers

@@ -74,7 +74,9 @@ class GateSection(Section):
     """Limits that turn the ledger into an exit code; a limit on something not measured fails."""
 
     max_asr: float | None = Field(None, ge=0, le=100, description="percent: ASR above its floor, worst trigger")
-    max_acc_drop: float | None = Field(None, ge=0, le=100, description="points of ACC below the teacher")
+    max_acc_drop: float | None = Field(
+        None, ge=0, le=100, description="points of ACC below the teacher; INT8 alone may not cost more"
+    )
     max_latency_ms: float | None = Field(None, gt=0, description="p50 of the artefact that ships")
 
 

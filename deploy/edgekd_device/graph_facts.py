@@ -1,22 +1,27 @@
 """What must be known of an ONNX file before TensorRT sees it, read from its bytes with the standard library.
 
 TensorRT takes unsigned zero points for signed ones, with a warning at most, and some versions take asymmetric ones:
-logits are wrong then, and nothing says so. So every Q/DQ pair is looked at here first. Field numbers are those of
-onnx.proto (ONNX 1.16).
+logits are wrong then, and nothing says so. So every Q/DQ pair is held against TensorRT's rules here first, when a bundle is
+written and on the board (developer guide, "explicit quantization"): zero points all 0 and INT8, scales positive and finite,
+one for an activation. Field numbers are those of onnx.proto (ONNX 1.16).
 """
 
 from __future__ import annotations
 
+import math
+import struct
 from dataclasses import dataclass, field
 from typing import Iterator, NamedTuple, Union
 
 from .errors import UnsafeInput, UsageError
 
-INT8, INT32, FLOAT16 = 3, 6, 10
+FLOAT, INT8, INT32, FLOAT16 = 1, 3, 6, 10
 TYPES = {1: "FLOAT", 2: "UINT8", 3: "INT8", 4: "UINT16", 5: "INT16", 6: "INT32", 10: "FLOAT16", 21: "UINT4", 22: "INT4"}
 STANDARD = ("", "ai.onnx")
 LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 DEPTH = 16  # of graphs within nodes of graphs
+CHANNELS = 1 << 16  # of one weight: no scale has more values
+FLOATS, INTEGERS, RAW = 4, 5, 9  # the fields of a tensor in which INT8, FLOAT and FLOAT16 values stand
 Value = Union[int, memoryview]
 
 
@@ -32,7 +37,7 @@ class Facts:
 
 class Tensor(NamedTuple):
     kind: int
-    values: tuple[Value, ...]  # of raw_data and int32_data, where INT8 values stand
+    values: tuple[tuple[int, Value], ...]  # with the field that each stands in
 
 
 @dataclass
@@ -101,11 +106,13 @@ def _judged_domains(graph: _Graph) -> None:
 def _judged(graph: _Graph) -> Facts:
     makers = {name: node.kind for node in graph.nodes for name in node.outputs}
     facts = Facts(half=graph.half)
+    scales: dict[str, tuple[str, int]] = {}
     _judged_domains(graph)
     for node in graph.nodes:
         if node.kind in ("QuantizeLinear", "DequantizeLinear"):
             facts.quantised = True
             _hold(node, graph.constants)
+            _hold_scale(node, graph.constants, scales)
         if node.kind in LAYERS:
             facts.layers += 1
             facts.int8_layers += makers.get(node.inputs[0] if node.inputs else "") == "DequantizeLinear"
@@ -134,8 +141,51 @@ def _hold(node: Node, constants: dict[str, Tensor]) -> None:
 def _fault(point: Tensor) -> str:
     if point.kind != INT8:
         return f"{_type(point.kind)} zero points"
-    zero = not any(any(value) if isinstance(value, memoryview) else value for value in point.values)
+    zero = not any(any(value) if isinstance(value, memoryview) else value for _, value in point.values)
     return "" if zero else "zero points that are not zero"
+
+
+def _hold_scale(node: Node, constants: dict[str, Tensor], judged: dict[str, tuple[str, int]]) -> None:
+    """Refuse a Q or DQ node with a scale that TensorRT does not take. judged: scales, as many nodes may share one."""
+    name = node.inputs[1] if len(node.inputs) > 1 else ""
+    if name not in judged:
+        judged[name] = _fault_of_scale(constants.get(name))
+    wrong, count = judged[name]
+    if count > 1 and node.kind == "QuantizeLinear" and node.inputs[0] not in constants:
+        wrong = wrong or "a scale per channel for an activation"
+    if wrong:
+        raise UsageError(
+            f"The model cannot go to TensorRT: {node.kind} {node.name!r:.60} has {wrong}. Export the bundle again."
+        )
+
+
+def _fault_of_scale(scale: Tensor | None) -> tuple[str, int]:
+    """What is wrong with a scale, empty where nothing is, and how many values it has."""
+    if scale is None:
+        return "a scale that is computed", 0
+    if scale.kind not in (FLOAT, FLOAT16):
+        return f"{_type(scale.kind)} scales", 0
+    if sum(len(value) if isinstance(value, memoryview) else 1 for _, value in scale.values) > 4 * CHANNELS:
+        return f"a scale of more than {CHANNELS} values", 0
+    try:
+        values = list(_floats(scale))
+    except (IndexError, struct.error):
+        return "a scale that cannot be read", 0
+    good = values and all(0 < value < math.inf for value in values)
+    return "" if good else "a scale that is not positive and finite", len(values)
+
+
+def _floats(tensor: Tensor) -> Iterator[float]:
+    """The values of a FLOAT or FLOAT16 tensor; raises struct.error or IndexError where they are cut short."""
+    for number, value in tensor.values:
+        if number == INTEGERS:  # FLOAT16 values, as the integers that their bits are
+            bits = _varints(value) if isinstance(value, memoryview) else (value,)
+            yield from (struct.unpack("<e", struct.pack("<H", integer))[0] for integer in bits)
+        elif isinstance(value, int):
+            raise IndexError("no floating-point number")
+        else:
+            half = number == RAW and tensor.kind == FLOAT16
+            yield from (one for (one,) in struct.iter_unpack("<e" if half else "<f", bytes(value)))
 
 
 def _type(kind: int) -> str:
@@ -156,6 +206,13 @@ def _varint(data: memoryview, at: int) -> tuple[int, int]:
         shift += 7
         if shift > 63:
             raise IndexError("a number without end")
+
+
+def _varints(data: memoryview) -> Iterator[int]:
+    at = 0
+    while at < len(data):
+        value, at = _varint(data, at)
+        yield value
 
 
 def _fields(data: memoryview) -> Iterator[tuple[int, Value]]:
@@ -210,7 +267,7 @@ def _node(data: memoryview, graph: _Graph, depth: int) -> Node:
         elif number == 5 and isinstance(value, memoryview):
             tensors += _attribute(value, node, graph, depth)
     for tensor in tensors:
-        _constant(tensor, graph, node.outputs[0] if node.kind == "Constant" and node.outputs else None)
+        _constant(tensor, graph, node.outputs[0] if node.kind == "Constant" and node.outputs else "")
     graph.half |= node.kind == "Cast" and node.numbers.get("to") == FLOAT16
     return node
 
@@ -232,16 +289,20 @@ def _attribute(data: memoryview, node: Node, graph: _Graph, depth: int) -> list[
 
 
 def _constant(data: memoryview, graph: _Graph, name: str | None) -> None:
-    kind, values = 0, []
+    """Keep one tensor under ``name``, None for its own; those of attributes have none, as no node reads them."""
+    kind = 0
+    values: list[tuple[int, Value]] = []
     for number, value in _fields(data):
         if number == 2 and isinstance(value, int):
             kind = value
-        elif number in (5, 9):
-            values.append(value)
+        elif number in (FLOATS, INTEGERS, RAW):
+            values.append((number, value))
         elif number == 8 and name is None:
             name = _text(value)
         elif number == 13 or (number == 14 and value == 1):
             raise UnsafeInput("The model keeps its weights in another file, which is refused. Export it as one file.")
     graph.half |= kind == FLOAT16
-    if name is not None:
+    if name:
+        if name in graph.constants:  # one of them would be judged, and the other one read
+            raise UsageError(f"The model holds two constants of the name {name!r:.60}. Export the bundle again.")
         graph.constants[name] = Tensor(kind, tuple(values))

@@ -31,6 +31,13 @@ def bench(
     threads: Annotated[
         int | None, typer.Option("--threads", metavar="N", help="Threads of the runtime; default: the target's.")
     ] = None,
+    file: Annotated[
+        list[str] | None,
+        typer.Option("--file", metavar="NAME", help="Measure this model file only; may be repeated."),
+    ] = None,
+    cuda_graph: Annotated[
+        bool, typer.Option("--cuda-graph", metavar="", help="tensorrt: launch an inference as one recorded graph.")
+    ] = False,
     out: Annotated[
         Path | None,
         typer.Option("--out", metavar="FILE", help="Write the device report (JSON) here, and raw times beside it."),
@@ -50,7 +57,16 @@ def bench(
     place = bundle / "bundle" if (bundle / "bundle" / "manifest.json").exists() else bundle
     with progress(quiet or json_) as bars:
         times = None if out is None else raw.beside(out)
-        report = harness.run(place, level=level, runtime=runtime, threads=threads, progress=bars, times=times)
+        report = harness.run(
+            place,
+            level=level,
+            runtime=runtime,
+            files=file,
+            threads=threads,
+            cuda_graph=cuda_graph,
+            progress=bars,
+            times=times,
+        )
     if out is not None:
         write_json(out, report.to_json(), "device-report")
     if json_:

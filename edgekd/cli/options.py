@@ -245,7 +245,12 @@ AuditedMaxAsr = Annotated[
 ]
 MaxAccDrop = Annotated[
     float | None,
-    typer.Option("--max-acc-drop", metavar="POINTS", rich_help_panel=GATES, help="ACC lost since the teacher."),
+    typer.Option(
+        "--max-acc-drop",
+        metavar="POINTS",
+        rich_help_panel=GATES,
+        help="ACC lost since the teacher; below 0.5 it also binds what INT8 alone may cost (quantize.guard.max_drop).",
+    ),
 ]
 MaxLatency = Annotated[
     float | None,

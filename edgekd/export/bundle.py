@@ -14,12 +14,13 @@ import numpy as np
 
 import edgekd_device
 from edgekd_device import bundle as reader
+from edgekd_device import graph_facts
+from edgekd_device.runtime.base import about
 
 from ..errors import UsageError
 from ..files import sha256_bytes, sha256_file, write_bytes, write_json, write_with
 from ..types import BundleFile, BundleManifest, ModelSpec, OnnxFile, ProbeSet, Rate, StageRow, Target
 from .onnx import FLAVOURS
-from .symmetric import refuse_asymmetric
 
 ENTRY = "from edgekd_device.__main__ import main\n\nraise SystemExit(main())\n"
 SYMMETRIC = frozenset(row.file for row in FLAVOURS.values() if row.quantizer == "s8")  # what TensorRT builds from
@@ -139,7 +140,8 @@ def _copy(file: OnnxFile, destination: Path, symmetric: bool) -> None:
     if sha256_bytes(data) != file.sha256:
         raise UsageError(f"{file.path} changed after its export. Run the same command again to export it anew.")
     if symmetric:
-        refuse_asymmetric(data, destination.name)
+        with about(destination.name):
+            graph_facts.read(data)
     write_bytes(destination, data, "bundle-model")
 
 

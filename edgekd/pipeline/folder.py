@@ -34,7 +34,8 @@ from . import mark
 from .environment import commit
 
 RESERVE_BYTES = 256 << 20
-# Measuring again with other limits, longer or under attack is no other run; nor is the same file by another path.
+# Measuring again with other limits, longer or under attack is no other run; nor is the same file by another path. Where
+# --max-acc-drop binds the guard of INT8, its stages are done anew, as their inputs are others.
 ALTERABLE = ("gates.", "bench.", "audit.adversarial", "audit.eps")
 OURS = ("work", "bundle")  # folders within a run's folder
 SIGNS = ("key.json", "done.json")  # a stage's folder holds one of them from its first moment on

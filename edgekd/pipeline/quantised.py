@@ -53,8 +53,9 @@ class Material(NamedTuple):
 class Twins:
     """flavour -> the student's fake-quantised twin; how it was made is a stage, so that a killed run goes on there.
 
-    Layers that cost more validation ACC than ``quantize.guard`` allows stay float; a distilled twin takes the place of the
-    calibrated one where the validation images say that it is better.
+    Layers that cost more validation ACC than ``quantize.guard`` allows stay float, or than ``--max-acc-drop`` where that is
+    less: what ships may lose that much since the teacher, so INT8 alone may lose no more. A distilled twin takes the place
+    of the calibrated one where the validation images say that it is better.
     """
 
     def __init__(
@@ -70,14 +71,18 @@ class Twins:
         self.student, self.images, self.config, self.place = student, images, config, place
         self.device, self.progress = device, progress
         self.what = "agreement" if config.data_free else "ACC"
+        guard, self.limit, most = config.quantize.guard, "quantize.guard.max_drop", config.gates.max_acc_drop
+        if most is not None and most / 100 < guard.max_drop:
+            guard, self.limit = guard.model_copy(update={"max_drop": most / 100}), "--max-acc-drop"
+        self.settings = config.quantize.model_copy(update={"guard": guard})
         self._made: dict[str, dict[str, Any]] = {}
         self._twins: dict[str, Model] = {}
 
     @property
     def made_from(self) -> dict[str, Any]:
         """What the calibrated twins are a function of."""
-        settings = self.config.quantize.model_dump(mode="json", exclude={"qad"})
-        if self.config.quantize.guard == GuardConfig():  # as it always was: what was made before is still good
+        settings = self.settings.model_dump(mode="json", exclude={"qad"})
+        if self.settings.guard == GuardConfig():  # as it always was: what was made before is still good
             del settings["guard"]
         return {
             "student": self.student.sha256,
@@ -127,7 +132,7 @@ class Twins:
         return [
             said
             for flavour, made in self._made.items()
-            for said in [qad.warning(flavour, self.what, made, self.config.quantize.guard.max_drop)]
+            for said in [qad.warning(flavour, self.what, made, self.settings.guard.max_drop, self.limit)]
             if said
         ]
 
@@ -136,7 +141,7 @@ class Twins:
         return "none" if self.config.data_free else self.config.train.augment
 
     def _settings(self, flavour: str) -> quantize.PtqConfig:
-        return self.config.quantize.model_copy(update={"flavour": flavour})
+        return self.settings.model_copy(update={"flavour": flavour})
 
     def _make(self, flavour: str, folder: Path) -> dict[str, Any]:
         settings, accuracy = self._settings(flavour), accuracy_on(self.images.validation)
@@ -163,6 +168,7 @@ class Twins:
             "keep": guarded.keep,
             "float": guarded.exact,
             "wanted": guarded.wanted,
+            "untried": guarded.untried,
             "calibrated": guarded.reached,
             "reached": log.method["qad"]["after"] if kept and log else guarded.reached,
             "log": None if log is None else log.to_json(),

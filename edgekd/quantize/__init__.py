@@ -2,11 +2,11 @@
 
 from edgekd.quantize.calibrators import CALIBRATORS
 from edgekd.quantize.config import GuardConfig, PtqConfig, QadConfig
-from edgekd.quantize.guard import Guarded, guard, guarded, sensitivity
+from edgekd.quantize.guard import Guarded, guard, sensitivity
 from edgekd.quantize.ptq import QuantizedNetwork, ptq
 from edgekd.quantize.qad import QuantizationAwareDistillation, Refined, refine
 
 __all__ = [
     "CALIBRATORS", "GuardConfig", "Guarded", "PtqConfig", "QadConfig", "QuantizationAwareDistillation", "QuantizedNetwork",
-    "Refined", "guard", "guarded", "ptq", "refine", "sensitivity",
+    "Refined", "guard", "ptq", "refine", "sensitivity",
 ]  # fmt: skip

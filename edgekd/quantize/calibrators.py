@@ -1,6 +1,7 @@
 """From what a tensor was seen to hold to the range that its integers cover: one function a calibrator, one table.
 
-A calibrator takes a histogram and returns (low, high) with low <= 0 <= high; for a symmetric range low = -high.
+A calibrator takes a histogram, of magnitudes where ``folds`` says so, and returns (low, high) with low <= 0 <= high; for a
+symmetric range low = -high.
 """
 
 from __future__ import annotations
@@ -13,18 +14,24 @@ import numpy as np
 BINS = 2048
 PERCENTILE = 99.99
 
+Range = tuple[float, float]
+
 
 @dataclass(frozen=True)
 class Histogram:
-    """How often a tensor's values fell into each of ``counts.size`` equal bins between ``low`` and ``high``."""
+    """How often a tensor's values, ``low`` to ``high``, fell into each of ``counts.size`` equal bins over their ``span``.
+
+    folded: it was their magnitudes that were counted, as they came: from bins of signed values no others can be made.
+    """
 
     counts: np.ndarray  # int64 [bins]
     low: float
     high: float
+    folded: bool = False
 
     @property
     def edges(self) -> np.ndarray:
-        edges: np.ndarray = np.linspace(self.low, self.high, self.counts.size + 1)
+        edges: np.ndarray = np.linspace(*span(self.low, self.high, self.folded), self.counts.size + 1)
         return edges
 
     @property
@@ -32,14 +39,15 @@ class Histogram:
         centres: np.ndarray = (self.edges[1:] + self.edges[:-1]) / 2
         return centres
 
-    def magnitudes(self) -> Histogram:
-        """The histogram of the absolute values, with as many bins."""
-        high = max(-self.low, self.high)
-        counts, _ = np.histogram(np.abs(self.centres), self.counts.size, (0.0, high or 1.0), weights=self.counts)
-        return Histogram(counts.astype(np.int64), 0.0, high)
+
+def span(low: float, high: float, folded: bool) -> Range:
+    """From where to where the bins of a histogram reach."""
+    return (0.0, max(-low, high)) if folded else (low, high)
 
 
-Range = tuple[float, float]
+def folds(calibrator: str, symmetric: bool) -> bool:
+    """Whether a calibrator takes the histogram of the magnitudes."""
+    return symmetric or calibrator == "entropy"
 
 
 def _signed(histogram: Histogram, limit: float, symmetric: bool) -> Range:
@@ -56,7 +64,7 @@ def maximum(histogram: Histogram, symmetric: bool) -> Range:
 def percentile(histogram: Histogram, symmetric: bool) -> Range:
     """All but the outer 0.01 % on either side (Wu et al. 2020, arXiv:2004.09602, section 5)."""
     if symmetric:
-        limit = _quantile(histogram.magnitudes(), PERCENTILE / 100)
+        limit = _quantile(histogram, PERCENTILE / 100)
         return -limit, limit
     low, high = _quantile(histogram, 1 - PERCENTILE / 100, lower=True), _quantile(histogram, PERCENTILE / 100)
     return min(low, 0.0), max(high, 0.0)
@@ -76,8 +84,7 @@ def entropy(histogram: Histogram, symmetric: bool) -> Range:
     have, spread over P's non-zero bins. The i of the smallest KL(P || Q) wins; every eighth is tried. The bin at zero
     counts as its neighbour: exact zeros cost nothing whatever the limit.
     """
-    magnitudes = histogram.magnitudes()
-    counts = magnitudes.counts.astype(np.float64)
+    counts = histogram.counts.astype(np.float64)
     counts[0] = counts[1]
     levels = 128 if symmetric or histogram.low < 0 else 256
     bins = counts.size
@@ -85,7 +92,7 @@ def entropy(histogram: Histogram, symmetric: bool) -> Range:
     outliers = counts.sum() - np.cumsum(counts)
     losses = [_divergence(counts[:i], float(outliers[i - 1]), levels) for i in starts]
     best = starts[int(np.argmin(losses))]
-    return _signed(histogram, best * magnitudes.high / bins, symmetric)
+    return _signed(histogram, float(histogram.edges[best]), symmetric)
 
 
 def _divergence(counts: np.ndarray, outliers: float, levels: int) -> float:
@@ -124,15 +131,17 @@ def _squared_error(histogram: Histogram, limits: Range, symmetric: bool) -> floa
     return float((histogram.counts * np.square(histogram.centres - (levels - zero_point) * scale)).sum())
 
 
-SCALE_FLOOR = 2.0**-24  # the smallest number that FP16 can hold: a dead channel must not get scale 0
+# The least scale by flavour, as a dead channel must not get scale 0. s8 scales are written in FP16 too, and that is the
+# smallest number it can hold; of u8s8 the product of two, a bias's scale, must stay normal in float32.
+SCALE_FLOORS = {"s8": 2.0**-24, "u8s8": 2.0**-60}
 
 
 def affine(limits: Range, symmetric: bool) -> tuple[float, int]:
     """(scale, zero point) of eight bits over a range: int8 with zero point 0 when symmetric, uint8 otherwise."""
     low, high = limits
     if symmetric:
-        return max(float(np.float32(max(-low, high) / 127)), SCALE_FLOOR), 0
-    scale = max(float(np.float32((high - low) / 255)), SCALE_FLOOR)
+        return max(float(np.float32(max(-low, high) / 127)), SCALE_FLOORS["s8"]), 0
+    scale = max(float(np.float32((high - low) / 255)), SCALE_FLOORS["u8s8"])
     return scale, int(np.clip(np.rint(-low / scale), 0, 255))
 
 

@@ -14,7 +14,9 @@ class _Frozen(BaseModel):
 class GuardConfig(_Frozen):
     """When INT8 is accurate enough, and how many layers may go back to float for it; judged on validation images."""
 
-    max_drop: float = Field(0.005, ge=0, le=1, description="validation accuracy that INT8 may cost, of 1")
+    max_drop: float = Field(
+        0.005, ge=0, le=1, description="validation accuracy that INT8 may cost, of 1; --max-acc-drop where that is less"
+    )
     most_float: int = Field(3, ge=0, description="layers that may stay float for it")
 
 

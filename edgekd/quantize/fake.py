@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from edgekd.quantize.calibrators import SCALE_FLOOR, Range, affine
+from edgekd.quantize.calibrators import SCALE_FLOORS, Range, affine
 
 
 class ActivationQuantizer(nn.Module):
@@ -35,7 +35,7 @@ class ActivationQuantizer(nn.Module):
 class WeightQuantizer(nn.Module):
     """One symmetric int8 scale per output channel (axis 0), largest weight at 127 (63 with ``reduce_range``).
 
-    floor: the least scale per channel, [channels] or a number; a channel without weights must not get scale 0.
+    floor: the least scale per channel, [channels] or a number above 0, for a channel without weights.
     bounds: the integers that weights may become, also after training.
     """
 
@@ -43,12 +43,12 @@ class WeightQuantizer(nn.Module):
     zero_point: Tensor
     enabled: bool = True
 
-    def __init__(self, weight: Tensor, floor: Tensor | float = SCALE_FLOOR, reduce_range: bool = False) -> None:
+    def __init__(self, weight: Tensor, floor: Tensor | float = SCALE_FLOORS["s8"], reduce_range: bool = False) -> None:
         super().__init__()
         self.bounds = (-63, 63) if reduce_range else (-128, 127)
         largest = weight.detach().flatten(1).abs().amax(1)
         floor = torch.as_tensor(floor, dtype=torch.float32, device=weight.device)
-        scale = torch.maximum(largest / (63 if reduce_range else 127), floor.clamp(min=SCALE_FLOOR))
+        scale = torch.maximum(largest / (63 if reduce_range else 127), floor)
         self.register_buffer("scale", scale)
         self.register_buffer("zero_point", torch.zeros_like(scale, dtype=torch.int32))
 

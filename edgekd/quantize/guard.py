@@ -25,7 +25,8 @@ _IMAGES = 64
 class Guarded(NamedTuple):
     """The most accurate twin that was found; keep: layers that stayed float, with the reason, as ``quantize`` takes them.
 
-    exact, reached: accuracy of the float network and of the twin on validation images, fractions.
+    exact, reached: accuracy of the float network and of the twin on validation images, fractions. untried: quantised layers
+    that might have been left float too, had ``guard.most_float`` not ended the search before ``wanted`` was reached.
     """
 
     twin: Model
@@ -33,27 +34,11 @@ class Guarded(NamedTuple):
     exact: float
     reached: float
     wanted: float
+    untried: int = 0
 
     @property
     def met(self) -> bool:
         return self.reached >= self.wanted
-
-
-def guarded(
-    model: Model,
-    calibration: ImageSet,
-    config: PtqConfig,
-    evaluate: Callable[[nn.Module], float],
-    *,
-    max_drop: float | None = None,
-    most_float: int | None = None,
-    what: str = "ACC",
-) -> Model:
-    """The twin of ``guard``, whose ``float_layers`` say which layers stayed float; limits default to the configuration's."""
-    limits = {"max_drop": max_drop, "most_float": most_float}
-    given = {name: value for name, value in limits.items() if value is not None}
-    config = config.model_copy(update={"guard": config.guard.model_copy(update=given)})
-    return guard(model, calibration, config, evaluate, what=what).twin
 
 
 def guard(
@@ -84,7 +69,7 @@ def guard(
             best = Guarded(twin, dict(keep), exact, reached, wanted)
         if best.met:
             break
-    return best
+    return best if best.met else best._replace(untried=max(len(order) - config.guard.most_float, 0))
 
 
 @torch.no_grad()

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, fx
 
 from edgekd.errors import UsageError
-from edgekd.quantize.calibrators import BINS, CALIBRATORS, Histogram, Range, maximum
+from edgekd.quantize.calibrators import BINS, CALIBRATORS, Histogram, Range, folds, maximum, span
 from edgekd.quantize.placement import Group
 
 _MOST_VALUES = 1 << 18  # of one tensor in one batch; more say nothing new about its distribution
@@ -51,15 +51,20 @@ class _Extremes(_Watcher):
 
 
 class _Counts(_Watcher):
-    def __init__(self, captured: fx.GraphModule, groups: Sequence[Group], extremes: _Extremes) -> None:
+    """Fills one histogram a group; folded: for which groups it is of the magnitudes."""
+
+    def __init__(
+        self, captured: fx.GraphModule, groups: Sequence[Group], extremes: _Extremes, folded: Sequence[bool]
+    ) -> None:
         super().__init__(captured, groups)
-        self.extremes = extremes
+        self.extremes, self.folded = extremes, folded
         self.counts = [np.zeros(BINS, np.int64) for _ in groups]
 
     def see(self, index: int, values: Tensor) -> None:
-        low, high = self.extremes.low[index], self.extremes.high[index]
+        low, high = span(self.extremes.low[index], self.extremes.high[index], self.folded[index])
         if high > low:
-            counted = torch.histc(_thinned(values), BINS, low, high)
+            seen = _thinned(values)
+            counted = torch.histc(seen.abs() if self.folded[index] else seen, BINS, low, high)
             self.counts[index] += counted.cpu().numpy().astype(np.int64)
 
 
@@ -90,7 +95,8 @@ def ranges(captured: fx.GraphModule, groups: Sequence[Group], images: np.ndarray
     bounds = _Extremes(captured, groups)
     bounds.run(torch.stack([torch.zeros(images.shape[1:]), torch.ones(images.shape[1:])]).to(device))
     watched = [index for index, group in enumerate(groups) if not group.pixels]
-    counts = _Counts(captured, groups, extremes)
+    folded = [folds(calibrator, group.symmetric) for group in groups]
+    counts = _Counts(captured, groups, extremes, folded)
     if calibrator != "max":
         for batch in _batches(images, device):
             counts.run(batch)
@@ -100,7 +106,7 @@ def ranges(captured: fx.GraphModule, groups: Sequence[Group], images: np.ndarray
     ]
     for i in watched:
         low, high = extremes.low[i], extremes.high[i]
-        histogram = Histogram(counts.counts[i], low, high)
+        histogram = Histogram(counts.counts[i], low, high, folded[i])
         seen_nothing = calibrator == "max" or high <= low
         found[i] = (maximum if seen_nothing else CALIBRATORS[calibrator])(histogram, groups[i].symmetric)
     return found

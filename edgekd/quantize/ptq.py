@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from edgekd.errors import UsageError
-from edgekd.quantize.calibrators import SCALE_FLOOR
+from edgekd.quantize.calibrators import SCALE_FLOORS
 from edgekd.quantize.config import PtqConfig
 from edgekd.quantize.fake import ActivationQuantizer, WeightQuantizer
 from edgekd.quantize.graph import attribute, capture, clean, fold_batch_norms
@@ -100,11 +100,12 @@ def _insert_weights(captured: fx.GraphModule, plan: Plan, config: PtqConfig) -> 
         source, weight, bias = (*layer.args[:3], None)[:3]
         assert isinstance(source, fx.Node)
         assert isinstance(weight, fx.Node)
-        floor: Tensor | float = SCALE_FLOOR
+        floor = torch.tensor(SCALE_FLOORS[config.flavour])
         if config.flavour == "u8s8" and isinstance(bias, fx.Node):
             # onnxruntime holds the bias in int32 at the scale of the products: it must not overflow there
             input_scale = attribute(captured, f"{source.target}.scale")
-            floor = attribute(captured, str(bias.target)).detach().abs() / (input_scale * 2.0**30)
+            least = attribute(captured, str(bias.target)).detach().abs() / (input_scale * 2.0**30)
+            floor = least.clamp(min=float(floor))
         name = f"quantize_weight_{layer.name}"
         stored = attribute(captured, str(weight.target))
         captured.add_submodule(name, WeightQuantizer(stored, floor, config.reduce_range))

@@ -23,7 +23,7 @@ from edgekd.data.batches import Augment
 from edgekd.errors import UsageError
 from edgekd.losses import soft_target_kl
 from edgekd.models import weights_sha256
-from edgekd.quantize.calibrators import SCALE_FLOOR
+from edgekd.quantize.calibrators import SCALE_FLOORS
 from edgekd.quantize.config import QadConfig
 from edgekd.quantize.fake import WeightQuantizer
 from edgekd.quantize.graph import attribute
@@ -85,7 +85,7 @@ class QuantizationAwareDistillation(Method):
         network = self.twin.network
         for module in network.children():
             if isinstance(module, LearnedStep):
-                module.scale.clamp_(min=SCALE_FLOOR)
+                module.scale.clamp_(min=SCALE_FLOORS[self.twin.flavour])
         for layer in self.layers:
             scale, weight = attribute(network, f"{layer.quantizer}.scale"), attribute(network, layer.weight)
             if self.twin.flavour == "u8s8" and layer.bias is not None:

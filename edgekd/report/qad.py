@@ -48,12 +48,15 @@ def note(made: Mapping[str, Any], what: str) -> str:
     return (
         f"distilled after quantisation ({found['kind']}) from the FP32 student: {log['steps']} steps on "
         f"{found['images']['count']} images; validation {what} {_share(found['before'])} before, {_share(found['after'])} after, "
-        f"{_share(found['float'])} in FP32"
+        f"{_share(found['float'])} in FP32{_ended(made)}"
     )
 
 
-def warning(flavour: str, what: str, made: Mapping[str, Any], max_drop: float) -> str | None:
-    """What is said where INT8 costs more than the guard allows, or where its distillation was in vain."""
+def warning(flavour: str, what: str, made: Mapping[str, Any], max_drop: float, limit: str) -> str | None:
+    """What is said where INT8 costs more than the guard allows, or where its distillation was in vain.
+
+    limit: what allows ``max_drop``, a flag or a setting.
+    """
     if made["reached"] >= made["wanted"]:
         return None
     log, layers = made["log"], len(made["keep"])
@@ -62,9 +65,15 @@ def warning(flavour: str, what: str, made: Mapping[str, Any], max_drop: float) -
     floats = f" with {layers} layer{'s' * (layers > 1)} in float" if layers else ""
     return (
         f"INT8 ({flavour}) has validation {what} {_share(made['calibrated'])}{floats}, FP32 {_share(made['float'])}: more than "
-        f"the {100 * max_drop:.2g} points that quantize.guard.max_drop allows.{tried} "
+        f"the {100 * max_drop:.2g} points that {limit} allows{_ended(made)}.{tried} "
         f"The {'distilled' if made['sha256'] else 'calibrated'} twin ships."
     )
+
+
+def _ended(made: Mapping[str, Any]) -> str:
+    """That the guard's limit on layers ended its search; empty where it did not. Older runs do not say."""
+    untried = made.get("untried", 0)
+    return f"; quantize.guard.most_float ended the search with {untried} more layers to try" if untried else ""
 
 
 def _share(value: Any) -> str:

@@ -127,9 +127,11 @@ def test_another_setting_is_refused_by_name(run_copy: Path, world: World) -> Non
 
 
 def test_limits_and_bench_may_change(run_copy: Path, world: World) -> None:
-    ended = call(*world.words("--max-acc-drop", "0", "--bench", "none", out=run_copy))
+    limits = ["--max-acc-drop", "98", "--max-latency-ms", "5"]
+    ended = call(*world.words(*limits, "--bench", "none", out=run_copy))
     assert ended.code == 1
-    assert "gate: ACC drop ≤ 0 points: FAILED" in ended.out
+    assert "gate: ACC drop ≤ 98 points: " in ended.out
+    assert "gate: latency p50 ≤ 5 ms: FAILED" in ended.out
     record = json.loads((run_copy / "run.json").read_text())
     assert record["device_report"] is None
     assert record["rows"][-1]["stage"] == "model.u8s8.onnx"  # the host's own figures stand in

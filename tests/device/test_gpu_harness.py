@@ -15,6 +15,7 @@ from PIL import Image
 from test_machine import JETSON as JETPACK
 from test_machine import MODES, plant
 
+from edgekd.cli import run as edgekd_command
 from edgekd_device import arrays, environment, files, gpu, harness, latency, predict
 from edgekd_device.__main__ import main
 from edgekd_device.errors import EnvironmentFault, UsageError
@@ -325,6 +326,21 @@ def test_the_command_runs_and_predicts(jetson, tensorrt, tmp_path, capsys):
     Image.fromarray(pixels).save(tmp_path / "green.png")
     assert main(["predict", str(jetson), str(tmp_path / "green.png"), "--top", "1"]) == 0
     assert capsys.readouterr().out.split()[-1] == "green"
+
+
+def test_the_hosts_command_takes_what_a_report_advises(jetson, tensorrt, capsys):
+    tensorrt()
+    words = ["bench", str(jetson), "--runtime", "tensorrt", "--quiet", "--json"]
+    assert edgekd_command([*words, "--file", "model.fp16.onnx", "--file", "model.onnx", "--cuda-graph"]) == 0
+    rows = DeviceReport.from_json(json.loads(capsys.readouterr().out)).rows
+    assert [row.stage for row in rows] == ["model.onnx", "model.fp16.onnx"]
+    assert all(row.engine is not None and row.engine["cuda_graph"] for row in rows)
+    assert edgekd_command([*words, "--file", "model.onnx"]) == 0
+    (row,) = DeviceReport.from_json(json.loads(capsys.readouterr().out)).rows
+    assert row.engine is not None
+    assert not row.engine["cuda_graph"]
+    assert edgekd_command([*words, "--file", "model.other.onnx"]) == 2
+    assert "The bundle holds no model 'model.other.onnx'" in capsys.readouterr().err
 
 
 def test_a_bundle_that_was_spoilt_is_not_built(jetson, tensorrt, tmp_path, capsys):

@@ -80,6 +80,101 @@ def test_a_zero_point_that_is_computed():
         graph_facts.read(trt_models.proto(nodes, {"step": np.float32(1)}).SerializeToString())
 
 
+def with_step(step: TensorProto, nodes: list[onnx.NodeProto] = QDQ, **more: np.ndarray) -> bytes:
+    made = trt_models.proto(nodes, {"zero": np.int8(0), **more})
+    made.graph.initializer.append(step)
+    return made.SerializeToString()
+
+
+def numbers(kind: int, values: list[float], count: int = 1) -> TensorProto:
+    """A tensor whose values stand in the field of their type, not in raw bytes."""
+    return helper.make_tensor("step", kind, [count], values)
+
+
+def raw(kind: int, data: bytes) -> TensorProto:
+    return TensorProto(name="step", data_type=kind, raw_data=data)
+
+
+@pytest.mark.parametrize(
+    "step",
+    [
+        *(numpy_helper.from_array(np.array(2.0**-24, kind), "step") for kind in (np.float32, np.float16)),
+        *(numbers(kind, [0.5]) for kind in (TensorProto.FLOAT, TensorProto.FLOAT16)),
+    ],
+)
+def test_a_scale_is_read_from_either_field(step):
+    assert graph_facts.read(with_step(step)).quantised
+
+
+@pytest.mark.parametrize(
+    ("step", "why"),
+    [
+        *(
+            (make(np.array(value, kind)), "a scale that is not positive and finite")
+            for value in (0.0, -0.0, -0.5, np.inf, np.nan)
+            for kind in (np.float32, np.float16)
+            for make in (
+                lambda array: numpy_helper.from_array(array, "step"),
+                lambda array: numbers(helper.np_dtype_to_tensor_dtype(array.dtype), [float(array)]),
+            )
+        ),
+        (raw(TensorProto.FLOAT, b""), "a scale that is not positive and finite"),
+        (raw(TensorProto.FLOAT, bytes(6)), "a scale that cannot be read"),
+        (TensorProto(name="step", data_type=TensorProto.FLOAT16, int32_data=[1 << 20]), "a scale that cannot be read"),
+        (raw(TensorProto.DOUBLE, np.float64(1).tobytes()), "type 11 scales"),
+        (raw(TensorProto.FLOAT, bytes(4 * graph_facts.CHANNELS + 4)), "a scale of more than 65536 values"),
+        (numpy_helper.from_array(np.full(3, 0.5, np.float32), "step"), "a scale per channel for an activation"),
+    ],
+)
+def test_a_scale_that_tensorrt_does_not_take_is_refused(step, why):
+    quantise = helper.make_node("QuantizeLinear", ["input", "step", "zero"], ["q"], name="quantise")
+    with pytest.raises(UsageError, match=rf"cannot go to TensorRT: QuantizeLinear 'quantise' has {why}\. Export"):
+        graph_facts.read(with_step(step, [quantise, QDQ[1]]))
+
+
+def test_a_scale_of_another_wire_type_is_not_read_and_asks_for_no_memory():
+    """One number where bytes belong, which bytes() would take for a length; and integers unpacked, which are fine."""
+    name, kind = b"\x42\x04step", b"\x10\x01"
+    for data, good in ((kind + b"\x48" + b"\xff" * 4 + b"\x7f", False), (b"\x10\x0a\x28" + b"\x80\x78", True)):
+        tensor = name + data
+        made = trt_models.proto(QDQ, {"zero": np.int8(0)}).SerializeToString()
+        graph = b"\x2a" + bytes([len(tensor)]) + tensor
+        model = made + b"\x3a" + bytes([len(graph)]) + graph  # a second part of the same graph
+        if good:
+            assert graph_facts.read(model).quantised
+        else:
+            with pytest.raises(UsageError, match="cannot be read"):
+                graph_facts.read(model)
+
+
+def test_a_scale_per_channel_is_for_weights():
+    weights, scales = np.ones((3, 3, 1, 1), np.float32), np.full(3, 0.5, np.float32)
+    nodes = [
+        helper.make_node("QuantizeLinear", ["weights", "step", "zeros"], ["q"], axis=0),
+        helper.make_node("DequantizeLinear", ["q", "step", "zeros"], ["d"], axis=0),
+        helper.make_node("Conv", ["input", "d"], ["logits"]),
+    ]
+    step = numpy_helper.from_array(scales, "step")
+    assert graph_facts.read(with_step(step, nodes, weights=weights, zeros=np.zeros(3, np.int8))).quantised
+
+
+def test_a_scale_that_is_computed():
+    nodes = [helper.make_node("Exp", ["other"], ["step"]), *QDQ]
+    with pytest.raises(UsageError, match="has a scale that is computed"):
+        graph_facts.read(trt_models.proto(nodes, {"zero": np.int8(0)}).SerializeToString())
+
+
+def test_of_two_constants_of_one_name_none_is_taken():
+    """Else the first would be read, and the last one judged; a tensor in an attribute has no name that a node reads."""
+    with pytest.raises(UsageError, match="two constants of the name 'zero'"):
+        graph_facts.read(with_step(numpy_helper.from_array(np.int8(3), "zero")))
+    shape = numpy_helper.from_array(np.array([0], np.int8), "zero")
+    fill = helper.make_node("ConstantOfShape", ["other"], ["filled"], value=shape)
+    bad = trt_models.proto([*QDQ, fill, fill], {"step": np.float32(1), "zero": np.int8(3)})
+    with pytest.raises(UsageError, match="not zero"):
+        graph_facts.read(bad.SerializeToString())
+
+
 def test_without_a_zero_point():
     """The type is the values' own; for QuantizeLinear it is UINT8 unless an attribute says INT8."""
     nodes = [helper.make_node("DequantizeLinear", ["weights", "step"], ["logits"], name="back")]

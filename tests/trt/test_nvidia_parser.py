@@ -22,10 +22,10 @@ from edgekd import models, targets
 from edgekd.data import ImageSet
 from edgekd.errors import UsageError
 from edgekd.export.onnx import FLAVOURS, export
-from edgekd.export.symmetric import refuse_asymmetric
 from edgekd.models.registry import resolve, usual_input
 from edgekd.quantize import PtqConfig, ptq
 from edgekd.types import Model, ModelSpec
+from edgekd_device import graph_facts
 
 FOR_TENSORRT = ("fp32", "fp16", "s8", "s8-fp16")
 STUDENTS = sorted(
@@ -94,7 +94,7 @@ def hold(arch, build, export_all):
         found = build(*files.values())
         for flavour, file in files.items():
             if FLAVOURS[flavour].quantizer:
-                refuse_asymmetric(file.read_bytes(), file.name)
+                assert graph_facts.read(file.read_bytes()).quantised
     for name, made in found.items():
         assert (made["parsed"], made["errors"]) == (True, []), name
         assert made["plan_bytes"] > 1000, name
@@ -119,8 +119,8 @@ def test_every_tensorrt_file_of_every_student_is_built(arch, build, export_all):
 def test_what_we_refuse_for_tensorrt_is_what_nvidia_refuses(arch, build, export_all):
     with export_all(arch, ("u8s8",)) as files:
         (made,) = build(files["u8s8"]).values()
-        with pytest.raises(UsageError, match="cannot go to TensorRT"):
-            refuse_asymmetric(files["u8s8"].read_bytes(), "model.u8s8.onnx")
+        with pytest.raises(UsageError, match="not quantised for TensorRT"):
+            graph_facts.read(files["u8s8"].read_bytes())
     assert not made["parsed"]
     assert "DequantizeLinear" in made["errors"][0]  # of a bias in integers, or of a zero point that is not 0
     assert any("UINT8 zero_point" in line for line in made["said"])

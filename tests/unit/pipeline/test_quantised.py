@@ -72,6 +72,24 @@ def test_what_the_guard_accepts_is_the_calibrated_twin(student: Model, images: M
     assert "qad" not in plain
 
 
+@pytest.mark.parametrize(
+    ("given", "allowed", "named"),
+    [
+        ([], 0.005, "quantize.guard.max_drop"),
+        (["gates.max_acc_drop=2"], 0.005, "quantize.guard.max_drop"),
+        (["gates.max_acc_drop=0.5"], 0.005, "quantize.guard.max_drop"),
+        (["gates.max_acc_drop=0.2"], 0.002, "--max-acc-drop"),
+        (["gates.max_acc_drop=2", "quantize.guard.max_drop=0.03"], 0.02, "--max-acc-drop"),
+    ],
+)
+def test_int8_alone_may_cost_no_more_than_all_that_ships_may(
+    given: list[str], allowed: float, named: str, student: Model, images: Material, tmp_path
+) -> None:
+    made = Twins(student, images, configured(*given), Passing(tmp_path))
+    assert (made.settings.guard.max_drop, made.limit) == (pytest.approx(allowed), named)
+    assert ("guard" in made.made_from["quantize"]) == (allowed != 0.005)  # else what was made before is still good
+
+
 def test_what_it_does_not_accept_is_distilled_and_found_again(student: Model, images: Material, tmp_path) -> None:
     """The second look is that of a run that was killed after the stage: from its files, without training."""
     config = configured(*TRAINED)
@@ -91,9 +109,10 @@ def test_what_it_does_not_accept_is_distilled_and_found_again(student: Model, im
 
 
 def test_switched_off_the_guard_has_the_last_word(student: Model, images: Material, tmp_path) -> None:
-    config = configured(*TRAINED, "quantize.qad=off")
+    config = configured(*TRAINED, "quantize.guard.max_drop=1", "gates.max_acc_drop=0", "quantize.qad=off")
     made = Twins(student, images, config, Passing(tmp_path))
     assert same(made("u8s8"), ptq(student, images.calibration, PtqConfig(calibrator="max", images=32)))
     assert made.logs() == {}
     (said,) = made.doubts()
-    assert "more than the 0 points that quantize.guard.max_drop allows. The calibrated twin ships." in said
+    assert "more than the 0 points that --max-acc-drop allows; quantize.guard.most_float ended the search with " in said
+    assert said.endswith(" more layers to try. The calibrated twin ships.")

@@ -3,13 +3,24 @@
 import numpy as np
 import pytest
 
-from edgekd.quantize.calibrators import BINS, CALIBRATORS, SCALE_FLOOR, Histogram, affine, entropy, mse, percentile
+from edgekd.quantize.calibrators import (
+    BINS,
+    CALIBRATORS,
+    SCALE_FLOORS,
+    Histogram,
+    affine,
+    entropy,
+    folds,
+    mse,
+    percentile,
+    span,
+)
 
 
-def histogram(values: np.ndarray) -> Histogram:
+def histogram(values: np.ndarray, folded: bool = False) -> Histogram:
     low, high = float(values.min()), float(values.max())
-    counts, _ = np.histogram(values, BINS, (low, high))
-    return Histogram(counts.astype(np.int64), low, high)
+    counts, _ = np.histogram(np.abs(values) if folded else values, BINS, span(low, high, folded))
+    return Histogram(counts.astype(np.int64), low, high, folded)
 
 
 @pytest.fixture
@@ -26,16 +37,17 @@ def test_integers_of_a_range_by_hand():
 
 
 def test_a_dead_tensor_gets_the_least_scale_and_not_zero():
-    assert affine((0.0, 0.0), symmetric=True) == (SCALE_FLOOR, 0)
-    assert affine((0.0, 0.0), symmetric=False) == (SCALE_FLOOR, 0)
-    assert np.float16(SCALE_FLOOR) > 0
+    assert affine((0.0, 0.0), symmetric=True) == (SCALE_FLOORS["s8"], 0)
+    assert affine((0.0, 0.0), symmetric=False) == (SCALE_FLOORS["u8s8"], 0)
+    assert np.float16(SCALE_FLOORS["s8"]) > 0
+    assert np.float32(SCALE_FLOORS["u8s8"]) ** 2 >= np.finfo(np.float32).tiny
 
 
 @pytest.mark.parametrize("symmetric", [True, False])
 @pytest.mark.parametrize("name", CALIBRATORS)
 def test_every_calibrator_covers_zero_and_stays_inside_what_was_seen(name, symmetric, long_tail):
     for values in (long_tail, np.abs(long_tail), -np.abs(long_tail), long_tail + 100):
-        seen = histogram(values)
+        seen = histogram(values, folds(name, symmetric))
         low, high = CALIBRATORS[name](seen, symmetric)
         assert low <= 0 <= high
         assert max(-low, high) > 0
@@ -55,7 +67,7 @@ def test_percentile_against_numpy(long_tail):
     low, high = percentile(histogram(long_tail), False)
     assert low == pytest.approx(np.quantile(long_tail, 0.0001), abs=2 * bin_width)
     assert high == pytest.approx(np.quantile(long_tail, 0.9999), abs=2 * bin_width)
-    _, limit = percentile(histogram(long_tail), True)
+    _, limit = percentile(histogram(long_tail, folded=True), True)
     assert limit == pytest.approx(np.quantile(np.abs(long_tail), 0.9999), abs=2 * bin_width)
 
 
@@ -76,12 +88,13 @@ def reference_divergence(counts: np.ndarray, i: int, levels: int) -> float:
 
 
 def test_entropy_picks_the_limit_of_least_divergence(long_tail):
-    seen = histogram(np.abs(long_tail))
-    counts = seen.magnitudes().counts.astype(float)
+    seen = histogram(long_tail, folded=True)
+    counts, edges = np.histogram(np.abs(long_tail), BINS, (0, np.abs(long_tail).max()))
+    counts = counts.astype(float)
     counts[0] = counts[1]
     losses = {i: reference_divergence(counts, i, 128) for i in range(128, BINS + 1, 8)}
     best = min(losses, key=losses.__getitem__)
-    assert entropy(seen, True)[1] == pytest.approx(best * seen.high / BINS)
+    assert entropy(seen, True)[1] == pytest.approx(edges[best])
     assert entropy(seen, True)[1] < 0.5 * seen.high
 
 
@@ -92,22 +105,24 @@ def test_mse_beats_every_other_range_on_the_values_themselves(long_tail):
         rounded = np.clip(np.rint(long_tail / scale) + zero, *bounds)
         return np.square((rounded - zero) * scale - long_tail).mean()
 
-    seen = histogram(long_tail)
-    _, limit = mse(seen, True)
+    _, limit = mse(histogram(long_tail, folded=True), True)
     tried = np.linspace(0.02, 1, 197) * np.abs(long_tail).max()
     assert error((-limit, limit), True) <= 1.02 * min(error((-t, t), True) for t in tried)
+    seen = histogram(long_tail)
     assert error(mse(seen, False), False) <= error(CALIBRATORS["max"](seen, False), False)
     assert error(mse(seen, False), False) <= error(percentile(seen, False), False)
 
 
 def test_values_without_a_tail_are_not_clipped():
-    even = histogram(np.random.default_rng(0).uniform(0, 1, 100_000))
+    even_values = np.random.default_rng(0).uniform(0, 1, 100_000)
+    even = histogram(even_values)
     assert mse(even, False)[1] > 0.97
-    assert entropy(even, False)[1] > 0.97
+    assert entropy(histogram(even_values, folded=True), False)[1] > 0.97
 
 
-def test_the_histogram_of_magnitudes_counts_every_value_once(long_tail):
-    seen = histogram(long_tail)
-    folded = seen.magnitudes()
-    assert folded.counts.sum() == seen.counts.sum() == long_tail.size
-    assert folded.high == np.abs(long_tail).max()
+def test_a_peak_at_zero_does_not_set_the_limit(long_tail):
+    """Half of a signed tensor is exact zeros: they cost nothing, whatever the limit."""
+    peaked = np.concatenate([long_tail, np.zeros(long_tail.size)])
+    for symmetric in (True, False):
+        found = entropy(histogram(peaked, folded=True), symmetric)
+        assert found == entropy(histogram(long_tail, folded=True), symmetric)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from edgekd.quantize.calibrators import SCALE_FLOOR
+from edgekd.quantize.calibrators import SCALE_FLOORS
 from edgekd.quantize.fake import ActivationQuantizer, WeightQuantizer
 
 
@@ -32,7 +32,7 @@ def test_gradients_pass_inside_the_range_only():
 def test_every_channel_of_a_weight_has_its_own_scale():
     weight = torch.tensor([[1.27, -0.5], [0.0127, 0.00994], [0.0, 0.0]]).reshape(3, 2, 1, 1)
     quantizer = WeightQuantizer(weight)
-    assert torch.allclose(quantizer.scale, torch.tensor([0.01, 0.0001, SCALE_FLOOR]))
+    assert torch.allclose(quantizer.scale, torch.tensor([0.01, 0.0001, SCALE_FLOORS["s8"]]))
     assert not quantizer.zero_point.any()
     expected = torch.tensor([[1.27, -0.5], [0.0127, 0.0099], [0.0, 0.0]]).reshape(3, 2, 1, 1)
     assert torch.allclose(quantizer(weight), expected, atol=1e-6)

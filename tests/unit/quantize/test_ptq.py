@@ -5,12 +5,16 @@ import copy
 import numpy as np
 import pytest
 import torch
+from onnxruntime import InferenceSession
 from pydantic import ValidationError
 
 from edgekd.errors import UsageError
-from edgekd.quantize import PtqConfig, QuantizedNetwork, guarded, ptq, sensitivity
+from edgekd.export.onnx import export
+from edgekd.quantize import PtqConfig, QuantizedNetwork, guard, ptq, sensitivity
+from edgekd.quantize.calibrators import BINS, CALIBRATORS, Histogram
 from edgekd.quantize.fake import ActivationQuantizer, WeightQuantizer
 from edgekd.quantize.observe import ranges
+from edgekd.quantize.placement import Group
 
 
 def pixels(images, count: int = 32) -> torch.Tensor:
@@ -33,6 +37,28 @@ def test_the_twin_stays_close_and_the_model_as_it_was(arch, flavour, lively, pic
     assert twin.spec == model.spec
     assert twin.sha256 == model.sha256
     assert not twin.module.training
+
+
+def test_a_network_whose_signals_are_small_is_quantised_as_well(lively, pictures, tmp_path):
+    """Each layer weakens its input 1024 times, as fresh deep networks do; on integers of u8s8 nothing else changes."""
+
+    def weakened(share: float):
+        model = lively("cnn3")
+        layers = [part for part in model.module.modules() if isinstance(part, (torch.nn.Conv2d, torch.nn.Linear))]
+        assert len(layers) == 5
+        for depth, layer in enumerate(layers, 1):
+            layer.weight.data.mul_(share)
+            layer.bias.data.mul_(share**depth)
+        return model
+
+    images, config = pixels(pictures), PtqConfig(flavour="u8s8", calibrator="max")
+    plain, weak = ptq(weakened(1.0), pictures, config), ptq(weakened(2.0**-10), pictures, config)
+    with torch.no_grad():
+        expected, found = plain.module(images), weak.module(images)
+    assert torch.allclose(found * 2.0**50, expected, rtol=1e-5)
+    export(weak, tmp_path / "weak.onnx", "u8s8", pictures.images[:32])
+    (ran,) = InferenceSession(tmp_path / "weak.onnx").run(None, {"input": images.numpy()})
+    assert np.square(ran * 2.0**50 - expected.numpy()).sum() < 0.01 * np.square(expected.numpy()).sum()
 
 
 def test_the_same_images_give_the_same_scales(lively, pictures):
@@ -168,6 +194,26 @@ def test_observed_ranges_against_plain_numpy(lively, pictures):
             assert (low, high) == (pytest.approx(min(values.min(), 0)), pytest.approx(max(values.max(), 0)))
 
 
+@pytest.mark.parametrize(
+    ("calibrator", "symmetric"), [("entropy", True), ("entropy", False), ("percentile", True), ("mse", True)]
+)
+@pytest.mark.parametrize("low", [-1.0, -0.6])
+def test_magnitudes_are_counted_as_they_come(calibrator, symmetric, low):
+    """A signed tensor, whose bins folded afterwards would be doubled, empty or a comb, and hold zeros beside zero."""
+    values = torch.randn(8, 3, 32, 32, generator=torch.Generator().manual_seed(0)) / 4
+    values = values.clamp(low, 1.0) * (torch.rand(values.shape, generator=torch.Generator().manual_seed(1)) < 0.5)
+    values.view(-1)[:2] = torch.tensor([low, 1.0])
+    graph = torch.fx.Graph()
+    graph.placeholder("images")
+    shown = graph.get_attr("values")
+    graph.output(shown)
+    captured, groups = torch.fx.GraphModule({"values": values}, graph), [Group([shown], symmetric, [shown])]
+    (found,) = ranges(captured, groups, np.zeros((1, 3, 32, 32), np.uint8), calibrator)
+    counts, _ = np.histogram(values.abs().numpy().astype(np.float64), BINS, (0, 1))
+    direct = Histogram(counts.astype(np.int64), low, 1.0, folded=True)
+    assert found == pytest.approx(CALIBRATORS[calibrator](direct, symmetric), abs=1e-3)
+
+
 def test_the_layer_that_hurts_most_comes_first(lively, pictures):
     model = lively("resnet8")
     twin = ptq(model, pictures, PtqConfig())
@@ -187,10 +233,14 @@ def test_the_guard_gives_layers_back_until_accuracy_is_met(lively, pictures):
         """0.9 for the float network; a twin loses 0.01 per layer in INT8 beyond six of the eight."""
         return 0.9 if not hasattr(module, "layers") else 0.9 - 0.01 * max(len(module.layers) - 6, 0)
 
-    config = PtqConfig(calibrator="max")
-    guarded_twin = guarded(model, pictures, config, accuracy, max_drop=0.005)
-    assert len(guarded_twin.module.layers) == 6
-    assert all("accuracy guard" in line for line in guarded_twin.module.float_layers)
-    assert not guarded(model, pictures, config, accuracy, max_drop=0.05).module.float_layers
-    best = guarded(model, pictures, config, accuracy, max_drop=0.005, most_float=1)
-    assert len(best.module.layers) == 7
+    def found(**limits: float) -> tuple[QuantizedNetwork, int]:
+        made = guard(model, pictures, PtqConfig(calibrator="max", guard=limits), accuracy)
+        return made.twin.module, made.untried
+
+    met, untried = found(max_drop=0.005)
+    assert (len(met.layers), untried) == (6, 0)
+    assert all("accuracy guard" in line for line in met.float_layers)
+    plain, untried = found(max_drop=0.05)
+    assert (plain.float_layers, untried) == ((), 0)
+    capped, untried = found(max_drop=0.005, most_float=1)
+    assert (len(capped.layers), untried) == (7, 7)

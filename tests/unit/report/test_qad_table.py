@@ -21,6 +21,7 @@ FOUND: dict[str, Any] = {
     "after": 0.8925,
     "kept": True,
 }
+LIMIT = "quantize.guard.max_drop"
 LOG: dict[str, Any] = {"epochs": 10, "steps": 1000, "seed": 0, "device": "cpu", "history": [{"epoch": 1, "loss": 0.1}]}
 MADE: dict[str, Any] = {
     "keep": {"net.conv1": "why"},
@@ -75,13 +76,21 @@ def test_the_ledgers_note_names_images_steps_and_accuracies() -> None:
 
 
 def test_a_warning_says_what_was_tried_and_which_twin_ships() -> None:
-    assert qad.warning("u8s8", "ACC", MADE, 0.005) == (
+    assert qad.warning("u8s8", "ACC", MADE, 0.005, LIMIT) == (
         "INT8 (u8s8) has validation ACC 88.00 % with 1 layer in float, FP32 90.00 %: more than the 0.5 points that "
         "quantize.guard.max_drop allows. Quantisation-aware distillation reached 89.25 %. The distilled twin ships."
     )
     bare = {**MADE, "keep": {}, "sha256": "", "reached": 0.88, "log": None}
-    assert qad.warning("s8", "agreement", bare, 0.005) == (
-        "INT8 (s8) has validation agreement 88.00 %, FP32 90.00 %: more than the 0.5 points that "
-        "quantize.guard.max_drop allows. The calibrated twin ships."
+    assert qad.warning("s8", "agreement", bare, 0.002, "--max-acc-drop") == (
+        "INT8 (s8) has validation agreement 88.00 %, FP32 90.00 %: more than the 0.2 points that "
+        "--max-acc-drop allows. The calibrated twin ships."
     )
-    assert qad.warning("u8s8", "ACC", {**MADE, "reached": 0.895}, 0.005) is None
+    assert qad.warning("u8s8", "ACC", {**MADE, "reached": 0.895}, 0.005, LIMIT) is None
+
+
+def test_it_is_said_that_the_limit_on_layers_ended_the_search() -> None:
+    ended = "; quantize.guard.most_float ended the search with 5 more layers to try"
+    assert f"quantize.guard.max_drop allows{ended}. Quantisation" in str(
+        qad.warning("u8s8", "ACC", {**MADE, "untried": 5}, 0.005, LIMIT)
+    )
+    assert qad.note({**MADE, "untried": 5}, "ACC") == qad.note({**MADE, "untried": 0}, "ACC") + ended
