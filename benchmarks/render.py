@@ -20,6 +20,7 @@ from benchmarks import (
     attacks_table,
     baselines_table,
     datafree_table,
+    engines_table,
     int8_table,
     kdiga_table,
     loadgen_table,
@@ -177,6 +178,7 @@ RENDERERS: dict[str, tuple[str, Callable[[Sequence[Record]], str]]] = {
         ),
     ),
     "int8": ("int8", int8_table.tables),
+    "engines": ("engines", engines_table.tables),
     "loadgen": ("loadgen", loadgen_table.tables),
 }
 
