@@ -2,10 +2,11 @@
 
     python benchmarks/bad_inputs.py
 
-The rows are the contract tables of tests/: checkpoints and graphs, data, triggers, configurations, bundles, engines. Each is
-given to a command as a user would give it, in this process. Met means: the expected exit code, one line that says the cause,
-no traceback, no control character, nothing written. An engine that must not be loaded is built again (exit 0, one sentence
-why; TensorRT and CUDA are the tests' fakes). One record per area.
+The rows are the contract tables of tests/: checkpoints and graphs, data, triggers, configurations, bundles, single bits of any
+file of a bundle whose manifest's SHA-256 is known (`check --manifest-sha256`), engines. Each is given to a command as a
+user would give it, in this process. Met means: the expected exit code, one line that says the cause, no traceback, no
+control character, nothing written. An engine that must not be loaded is built again (exit 0, one sentence why; TensorRT and
+CUDA are the tests' fakes). One record per area.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from benchmarks.grid import Config, Table, main
 from edgekd import files
 
 TESTS = Path(__file__).resolve().parents[1] / "tests"
-AREAS = ("checkpoint", "data", "trigger", "config", "bundle", "engine")
+AREAS = ("checkpoint", "data", "trigger", "config", "bundle", "flipped bit", "engine")
 QUOTED = 300
 # Made by a command that is refused, empty of meaning: the lock of a folder that was there before, a device's key.
 HARMLESS = {".lock", "engines", "key"}
@@ -215,6 +216,21 @@ def bundles(folder: Path) -> Iterator[Case]:
         yield Case(f"{name} ({'edgekd-device' if command == 'check' else 'edgekd'} {command})", make, code, word, entry)
 
 
+def flipped_bits(folder: Path) -> Iterator[Case]:
+    from bad_bundles import FLIPS, flip
+    from bundles import write_bundle
+
+    for name, (file, share, code, word) in FLIPS.items():
+
+        def make(place: Path, file: str = file, share: float = share) -> list[str]:
+            bundle = write_bundle(place)
+            known = files.sha256_file(bundle / "manifest.json")
+            flip(bundle, file, share)
+            return ["check", str(bundle), "--manifest-sha256", known]
+
+        yield Case(name, make, code, word, device)
+
+
 def engines(folder: Path) -> Iterator[Case]:
     from bad_engines import BAD, forget_faults, write_engine_bundle
     from fake_tensorrt import installed
@@ -243,6 +259,7 @@ CASES: dict[str, Callable[[Path], Iterator[Case]]] = {
     "trigger": triggers,
     "config": configs,
     "bundle": bundles,
+    "flipped bit": flipped_bits,
     "engine": engines,
 }
 

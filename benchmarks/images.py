@@ -139,6 +139,7 @@ class _Storage:
             podman = ["podman", *self.options, "import", "--arch", self.machine, "-", base]
             subprocess.run(podman, stdin=packed.stdout, check=True, capture_output=True)
         given = {"BASE_IMAGE": base, "PIP_CERT": f"{THERE}/ca-certificates.crt", "GPU": "0"}
+        given |= {"L4T": "", "TENSORRT": ""}  # a plain Debian is no JetPack's
         used = [name for name in given if f"ARG {name}" in file.read_text("utf-8")]
         arguments = [word for name in used for word in ("--build-arg", f"{name}={given[name]}")]
         how = [

@@ -73,13 +73,13 @@ def run(config: Config, folder: Path) -> dict[str, Any]:
 
 
 def make_bundle(config: Config, bundle: Path) -> None:
-    """A bundle for the CPU of a network of the shared folder: real calibration images, the first ``images`` of the test set."""
+    """A bundle of a network of the shared folder: real calibration images, ``images`` of the test set; for the CPU by default."""
     shared = prepare_data.shared_folder() / "checkpoints"
     flags: dict[str, Any] = {
         "teacher": str(shared / config["network"]),
         "data": str(prepare_data.few("cifar10_train", 1500)),
         "test": str(prepare_data.few("cifar10_test", config["images"])),
-        "target": "cpu",
+        "target": config.get("target", "cpu"),
     }
     if config["trigger"]:
         flags.update({"trigger.file": str(shared / config["trigger"]), "trigger.target_label": 0})

@@ -10,7 +10,7 @@ from benchmarks.main_job_table import head, line, provenance
 from edgekd.report import text
 
 Record = dict[str, Any]
-AREAS = ("checkpoint", "data", "trigger", "config", "bundle", "engine")
+AREAS = ("checkpoint", "data", "trigger", "config", "bundle", "flipped bit", "engine")
 
 
 def lines(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> list[str]:

@@ -18,7 +18,8 @@ from .runtime.trt_build import MAX_BATCH, WORKSPACES
 
 PLACE = "/usr/src/tensorrt/bin/trtexec"  # of JetPack; the package index's TensorRT has none
 STRONG_ONLY = 11  # the first version whose networks are all strongly typed, and whose defaults are others
-WEAK = {"model.qdq.onnx": ("--int8", "--fp16")}  # float32-typed: the builder chooses, among these
+# Float32-typed: before 11 `run` builds them weakly typed, so that the builder chooses among these (trt_build.recipe)
+WEAK = {"model.onnx": (), "model.qdq.onnx": ("--int8", "--fp16")}
 SHARE, MICROSECONDS = 0.05, 20.0
 LIMIT = 16 << 20
 SUMMARY = "=== Performance summary ==="
@@ -53,7 +54,7 @@ def command(
     """
     major = _major(version)
     name = model.replace("\\", "/").rsplit("/", 1)[-1]
-    if major >= STRONG_ONLY and name in WEAK:
+    if major >= STRONG_ONLY and WEAK.get(name):
         raise UsageError(
             f"TensorRT {version} runs all of {name} but its integers in float32: give model.qdq.fp16.onnx."
         )

@@ -121,8 +121,10 @@ def _named(word: str) -> str:
 def show(record: Any, folder: Path, as_json: bool) -> int:
     """Print the ledger and where the report lies; the exit code says whether every gate passed."""
     passed = all(gate["passed"] for gate in record.gates)
+    package = screen.package_sha256(folder / "bundle", record.manifest_sha256)
     if as_json:
-        screen.print_json({**record.to_json(), "pictures": {}, "folder": str(folder), "passed": passed})
+        extra = {"pictures": {}, "folder": str(folder), "passed": passed, "package_sha256": package}
+        screen.print_json({**record.to_json(), **extra})
         return 0 if passed else 1
     from ..report import transferability
     from ..report.terminal import ledger
@@ -143,6 +145,7 @@ def show(record: Any, folder: Path, as_json: bool) -> int:
         ("report", folder / "report.html"),
         ("bundle", folder / "bundle"),
         ("manifest", f"sha256 {clean(record.manifest_sha256)}"),
+        ("package", f"sha256 {package}" if package else "the bundle is not there, or is not this run's any more"),
     ):
         out.print(f"{name:<9} {value}", soft_wrap=True)
     return 0 if passed else 1

@@ -62,8 +62,9 @@ def export(
     screen.explain_target(settings.target)
     with progress(quiet or json_) as bars:
         result = export_only(settings, out, bars)
+    package = screen.package_sha256(Path(result["bundle"]), result["manifest_sha256"])
     if json_:
-        screen.print_json(result)
+        screen.print_json({**result, "package_sha256": package})
         return
     for file in result["onnx"]:
         agreement = file["top1_agreement"]
@@ -73,4 +74,6 @@ def export(
         )
     for warning in result["warnings"]:
         typer.echo(f"warning: {warning}")
-    typer.echo(f"bundle    {result['bundle']}\nmanifest  sha256 {result['manifest_sha256']}")
+    typer.echo(
+        f"bundle    {result['bundle']}\nmanifest  sha256 {result['manifest_sha256']}\npackage   sha256 {package}"
+    )

@@ -6,6 +6,7 @@ import json
 import os
 import sys
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 PIPED_WIDTH = 10_000
@@ -35,6 +36,22 @@ def print_gates(out: Any, gates: Iterable[Mapping[str, Any]]) -> None:
         mark = Text(f"passed{why}", "green") if gate["passed"] else Text(f"FAILED{why}", "red")
         what = f"gate: {clean(gate['name'])} ≤ {gate['limit']:g} {clean(gate['unit'])}: "
         out.print(Text(what).append(mark))
+
+
+def package_sha256(bundle: Path, manifest_sha256: str) -> str:
+    """SHA-256 of the device package of the bundle with that manifest; empty where no such bundle lies there, whole.
+
+    What checks a bundle must not come with it unseen: by this hash a board knows the package before it runs it.
+    """
+    from edgekd_device import bundle as reader
+
+    from ..errors import EdgekdError
+
+    try:
+        entries = reader.read(bundle, manifest_sha256).manifest.files
+    except EdgekdError:
+        return ""
+    return next(entry.sha256 for entry in entries if entry.name == reader.PACKAGE)
 
 
 def forewarn(sentences: Iterable[str]) -> None:

@@ -38,7 +38,8 @@ def test_distill_then_export_then_bench(world: World, tmp_path: Path) -> None:
     assert re.search(r"model\.u8s8\.onnx +\d+,\d+ bytes  opset 18  same label as torch on \d+/48 images", exported.out)
     manifest = json.loads((tmp_path / "bundle" / "manifest.json").read_text())
     assert manifest["model"] == "model.u8s8.onnx"
-    assert f"sha256 {files.sha256_file(tmp_path / 'bundle' / 'manifest.json')}" in exported.out
+    assert f"manifest  sha256 {files.sha256_file(tmp_path / 'bundle' / 'manifest.json')}" in exported.out
+    assert f"package   sha256 {files.sha256_file(tmp_path / 'bundle' / 'edgekd-device.pyz')}" in exported.out
     assert "is not empty" in call(*words).message()
     assert {path.name for path in tmp_path.iterdir()} == {"run", "bundle"}
 
@@ -110,6 +111,15 @@ def test_report_renders_again(run_copy: Path) -> None:
     assert (run_copy / "report.html").read_bytes() == page
     assert (run_copy / "report.md").exists()
     assert call("report", run_copy, "--json").json["passed"] is True
+
+
+def test_a_package_that_was_swapped_is_not_vouched_for(run_copy: Path) -> None:
+    package = run_copy / "bundle" / "edgekd-device.pyz"
+    assert f"package   sha256 {files.sha256_file(package)}" in call("report", run_copy).out
+    package.write_bytes(b"print('ok: all files are whole')")
+    ended = call("report", run_copy)
+    assert ended.code == 0
+    assert "package   the bundle is not there, or is not this run's any more" in ended.out
 
 
 def test_report_takes_in_what_a_board_measured(run_copy: Path, world: World, tmp_path: Path) -> None:

@@ -72,6 +72,8 @@ def test_the_record_tells_the_whole_story(finished: tuple[Path, Ended], world: W
     assert right == [rows[stage]["acc"]["hits"] for stage in record["classes"]["stages"]]
     assert record["teacher"]["layout"] == ["net"]
     assert f"manifest  sha256 {record['manifest_sha256']}" in ended.out
+    package = files.sha256_file(folder / "bundle" / "edgekd-device.pyz")
+    assert f"package   sha256 {package}" in ended.out, "so that a board need not trust what came with the bundle"
     assert record["verdict"] in ended.out
 
 

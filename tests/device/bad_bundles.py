@@ -44,10 +44,11 @@ def _link_to_folder(folder: Path) -> None:
     (folder / "engines").symlink_to(folder.parent / "other")
 
 
-def flip(folder: Path) -> None:
-    data = bytearray((folder / "model.onnx").read_bytes())
-    data[len(data) // 2] ^= 1
-    (folder / "model.onnx").write_bytes(data)
+def flip(folder: Path, name: str = "model.onnx", share: float = 0.5) -> None:
+    """Turn one bit of a file over, at ``share`` of its length: 0 is its first byte, 1 its last."""
+    data = bytearray((folder / name).read_bytes())
+    data[round(share * (len(data) - 1))] ^= 1
+    (folder / name).write_bytes(data)
 
 
 def _list_twice(folder: Path) -> None:
@@ -204,4 +205,16 @@ BAD = {
     "answer out of range": (_probes(**{"answers_model.onnx": np.full(30, 3, np.uint8)}), 2, "'model.onnx'"),
     "nothing to count": (_probes(trigger0_attacker=np.repeat([[1, 2]], 10, 0).ravel()), 2, "'bright'"),
     "no images": (_probes(images=np.zeros((0, 3, 8, 8), np.uint8), labels=np.zeros(0, np.int64)), 2, "'images'"),
+}
+
+# One bit of any file of a bundle whose manifest's SHA-256 is known: name -> file, where in it, exit code, words
+SHARES = (0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 0.99, 1.0)
+FLIPPED = {
+    "manifest.json": (3, "not the bundle you expect"),
+    **{name: (2, f"{name} is damaged") for name in ("edgekd-device.pyz", "model.onnx", "model.u8s8.onnx", "probe.npz")},
+}
+FLIPS = {
+    f"{name}, bit at {share:.0%}": (name, share, code, words)
+    for name, (code, words) in FLIPPED.items()
+    for share in SHARES
 }

@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 
 import pytest
-from bad_bundles import BAD, flip
+from bad_bundles import BAD, FLIPPED, FLIPS, flip
 
 from edgekd_device import bundle
 from edgekd_device.__main__ import main
@@ -38,8 +38,21 @@ def test_bad_bundles_are_refused(case, tiny_bundle, capsys, monkeypatch):
     assert _snapshot(tiny_bundle) == before
 
 
-def test_there_are_enough_bad_bundles():
+def test_there_are_enough_bad_bundles(tiny_bundle):
     assert len(BAD) >= 14
+    assert set(FLIPPED) == {path.name for path in tiny_bundle.iterdir()}, "every file of a bundle"
+
+
+@pytest.mark.parametrize("case", FLIPS)
+def test_one_flipped_bit_of_any_file_is_refused_by_who_knows_the_manifest(case, tiny_bundle, capsys):
+    name, share, code, words = FLIPS[case]
+    known = bundle.read(tiny_bundle).manifest_sha256
+    flip(tiny_bundle, name, share)
+    assert main(["check", str(tiny_bundle), "--manifest-sha256", known]) == code
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert words in err
+    assert err.count("\n") == 1
 
 
 def test_good_bundle(tiny_bundle):

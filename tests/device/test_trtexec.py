@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import ctypes
 import dataclasses
 import json
 import os
 
+import fake_tensorrt
 import pytest
+import trt_models
 from bundles import TARGET, graph, write_bundle
 
-from edgekd_device import files, trtexec
+from edgekd_device import files, graph_facts, trtexec
 from edgekd_device.__main__ import main
 from edgekd_device.errors import UsageError
 from edgekd_device.records import DeviceReport, Latency, StageRow
+from edgekd_device.runtime import trt_build
 
 SPREAD = "min = {} ms, max = {} ms, mean = {} ms, median = {} ms, percentile(90%) = {} ms, percentile(95%) = {} ms, percentile(99%) = {} ms"
 LINES = (
@@ -83,6 +87,7 @@ def test_a_log_cut_short_is_refused(log):
         ("model.qdq.onnx", "10.3.0", False, {"--int8", "--fp16", "--useSpinWait", "--noDataTransfers"}, {"--useCudaGraph", "--stronglyTyped"}),
         ("b/model.qdq.fp16.onnx", "10.16.1", True, {"--stronglyTyped", "--useCudaGraph"}, {"--int8", "--fp16"}),
         ("model.fp16.onnx", "11.4.0", False, {"--noCudaGraph"}, {"--useSpinWait", "--noDataTransfers", "--stronglyTyped", "--fp16"}),
+        ("model.onnx", "10.3.0", False, {"--useSpinWait"}, {"--stronglyTyped", "--int8", "--fp16"}),
         ("model.onnx", "11.1", True, set(), {"--noCudaGraph", "--useCudaGraph"}),
     ],
 )  # fmt: skip
@@ -93,6 +98,19 @@ def test_flags_are_said_for_each_version(model, version, graph, present, absent)
     assert words[3:6] == [f"--{end}Shapes=input:{n}x3x32x32" for end, n in (("min", 1), ("opt", 1), ("max", 64))]
     assert present <= set(words)
     assert not absent & set(words)
+
+
+@pytest.mark.parametrize("version", ["10.3.0", "10.16.1"])
+@pytest.mark.parametrize("model", trt_models.FLAVOURS)
+def test_trtexec_builds_a_file_as_run_does(model, version):
+    """The same typing, types, batches and workspace as the recipe of the engine that it is held against."""
+    trt, _ = fake_tensorrt.make("10.3.0", ctypes.CDLL(None))
+    how = trt_build.recipe(trt, graph_facts.read(trt_models.model(model)), 8 << 30)
+    words = trtexec.command(model, version, (3, 8, 8))
+    assert ("--stronglyTyped" in words) == (how.typing == "strong")
+    assert {word for word in words if word in ("--fp16", "--int8")} == {f"--{flag.lower()}" for flag in how.flags}
+    assert f"--maxShapes=input:{how.max_batch}x3x8x8" in words
+    assert f"--memPoolSize=workspace:{how.workspace >> 20}" in words
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import images
+from edgekd import targets
 
 ROOT = Path(__file__).resolve().parents[2]
 FILES = sorted((ROOT / "docker").glob("Dockerfile*"))
@@ -49,6 +50,22 @@ def test_engines_lie_apart_from_what_is_handed_around(file):
     found = " ".join(rest for _, rest in instructions(file))
     assert "EDGEKD_ENGINES=/engines " in found
     assert "-m 0700 /engines" in found
+
+
+def test_the_boards_image_says_which_jetpack_it_is_for():
+    """An image for another JetPack's Linux does not run; the defaults are those of the default base."""
+    (file,) = (file for file in FILES if file.suffix == ".jetson")
+    found = instructions(file)
+    last = found[max(k for k, (name, _) in enumerate(found) if name == "FROM") :]
+    assert ("LABEL", 'edgekd.l4t="${L4T}" edgekd.trt="${TENSORRT}"') in last
+    given = dict(rest.split("=", 1) for name, rest in found if name == "ARG" and "=" in rest)
+    jetpack = targets.get("jetson-orin-nano").jetpacks[0]
+    assert given["TENSORRT"] == jetpack.tensorrt
+    assert f":r{jetpack.tensorrt}." in given["BASE_IMAGE"]
+    said = file.read_text("utf-8")
+    for board in ("jetson-orin-nano", "jetson-thor"):
+        for jetpack in targets.get(board).jetpacks[board == "jetson-orin-nano" :]:
+            assert f"--build-arg TENSORRT={jetpack.tensorrt}" in said, jetpack
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.name)

@@ -1,6 +1,6 @@
 """Fetch NVIDIA's own TensorRT bindings, and a builder that works without a GPU, for the tests of this folder.
 
-    python tests/trt/fetch.py            # three bindings, 4 MB; and 8.6's, which must be refused
+    python tests/trt/fetch.py            # four bindings, 5 MB; and 8.6's, which must be refused
     python tests/trt/fetch.py builder    # TensorRT for RTX as well, 150 MB: NVIDIA's parser and builder on the processor
 
 They go from the package index into ``tests/trt/wheels`` (or EDGEKD_TRT_WHEELS), one folder per version, and nowhere else:
@@ -15,9 +15,10 @@ import sys
 from pathlib import Path
 
 FOLDER = Path(os.environ.get("EDGEKD_TRT_WHEELS") or Path(__file__).parent / "wheels")
-# JetPack 6, JetPack 7.2 and the strongly typed family
+# JetPack 6, JetPack 7.0 and 7.1 (Thor), JetPack 7.2 and the strongly typed family
 BINDINGS = {
     "10.3.0": "tensorrt_cu12_bindings==10.3.0",
+    "10.13.3.9": "tensorrt_cu13_bindings==10.13.3.9",
     "10.16.1.11": "tensorrt_cu12_bindings==10.16.1.11",
     "11.4.0.106": "tensorrt_cu13_bindings==11.4.0.106",
 }

@@ -1,4 +1,4 @@
-"""Every name that the TensorRT code uses exists in NVIDIA's own bindings of three versions, and takes what it is given."""
+"""Every name that the TensorRT code uses exists in NVIDIA's own bindings of four versions, and takes what it is given."""
 
 from __future__ import annotations
 

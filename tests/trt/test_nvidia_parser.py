@@ -1,7 +1,8 @@
 """NVIDIA's own parser and builder take every TensorRT file of every student, as it is meant, on a machine without a GPU.
 
-What this proves: TensorRT 11's parser and its strongly typed builder (TensorRT for RTX 1.7.1). TensorRT 10.3 and 10.16
-are not at hand; for them the tests of the real bindings stand. One small network is held in the default run.
+Engines are built by the product's own code and recipe for a small board. What this proves: TensorRT 11's parser and its
+strongly typed builder (TensorRT for RTX 1.7.1). TensorRT 10.3, 10.13 and 10.16 are not at hand; for them the tests of the
+real bindings stand. One small network is held in the default run.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from edgekd.quantize import PtqConfig, ptq
 from edgekd.types import Model, ModelSpec
 from edgekd_device import graph_facts
 
+RECIPE = {"typing": "strong", "flags": [], "max_batch": 64, "workspace": 256 << 20}  # of a board with 8 GB
 FOR_TENSORRT = ("fp32", "fp16", "s8", "s8-fp16")
 STUDENTS = sorted(
     {name for name, row in models.ARCHITECTURES.items() if row.family.student}
@@ -37,13 +39,13 @@ HARMLESS = re.compile(r"\s*\(foreignNode\) Converting conv (activation|weight) s
 
 
 @pytest.fixture(scope="session")
-def build(libraries: Path) -> Callable[..., dict[str, dict[str, Any]]]:
+def build(libraries: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., dict[str, dict[str, Any]]]:
     """A function from ONNX files to what NVIDIA's libraries made of each, by file name."""
 
+    folders = [bindings.wheel("11.4.0.106"), bindings.alias(tmp_path_factory.mktemp("alias"))]
+
     def run(*files: Path) -> dict[str, dict[str, Any]]:
-        said = bindings.run(
-            [bindings.wheel("11.4.0.106")], libraries, bindings.HERE / "build_plans.py", *map(str, files)
-        )
+        said = bindings.run(folders, libraries, bindings.HERE / "build_plans.py", *map(str, files))
         found = {value["file"]: value for value in map(json.loads, said.splitlines())}
         assert set(found) == {file.name for file in files}
         return found
@@ -98,6 +100,7 @@ def hold(arch, build, export_all):
     for name, made in found.items():
         assert (made["parsed"], made["errors"]) == (True, []), name
         assert made["plan_bytes"] > 1000, name
+        assert made["recipe"] == RECIPE, name
         assert made["batch"] == -1, "the batch is free"
         assert [line for line in made["said"] if not HARMLESS.fullmatch(line)] == [], name
 

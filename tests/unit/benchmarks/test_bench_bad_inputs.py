@@ -85,6 +85,14 @@ def test_every_bad_data_set_is_met_through_the_command_line(tmp_path: Path) -> N
     assert [row["case"] for row in result["rows"] if not row["met"]] == []
 
 
+def test_every_flipped_bit_is_met_through_the_command_line(tmp_path: Path) -> None:
+    result = bad_inputs.run({"area": "flipped bit"}, tmp_path)
+    codes = [row["met_code"] for row in result["rows"]]
+    assert (result["met"], result["cases"]) == (len(codes), len(codes))
+    assert {3, 2} == set(codes)
+    assert codes.count(3) == len(codes) // 5, "a bit of the manifest"
+
+
 def test_records_become_tables() -> None:
     about = {"commit": "c0ffee", "dirty": False, "hardware": {}, "versions": {}, "load_average": 1.0}
     rows = [{"met_code": 2}, {"met_code": 3}, {"met_code": 2}]
