@@ -29,13 +29,13 @@ import numpy as np
 
 from benchmarks.grid import Config, Table, main
 from edgekd import files
+from edgekd_device.runtime.base import BUILDING
 
 TESTS = Path(__file__).resolve().parents[1] / "tests"
 AREAS = ("checkpoint", "data", "trigger", "config", "bundle", "flipped bit", "engine")
 QUOTED = 300
 # Made by a command that is refused, empty of meaning: the lock of a folder that was there before, a device's key.
 HARMLESS = {".lock", "engines", "key"}
-BUILDING = "building the engine of "  # a line of progress where nobody watches, no message
 
 Run = Callable[[list[str]], int]
 

@@ -81,7 +81,11 @@ def attack(config: AttackConfig, out: Path, progress: Progress | None = None) ->
             "trigger": report.triggers[0].to_json(),
             "poisoned": list(made.poisoned.poisoned),  # by their hashes, never by their places
             "covers": list(made.poisoned.covers),
-            "warnings": [*report.warnings, *_fewer(made, len(parts["train"])), *_worse(report.acc, None if twin is None else twin.acc)],
+            "warnings": [
+                *report.warnings,
+                *_fewer(made, len(parts["train"])),
+                *_worse(report.acc, None if twin is None else twin.acc),
+            ],
         }
         write_json(noted, record, "attack")
         mark.take_away(work, mark.ATTACK)
