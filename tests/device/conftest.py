@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import io
-import json
 import shutil
 import sys
 from collections.abc import Callable, Iterator
@@ -66,12 +64,7 @@ def tensorrt(
 ) -> Callable[..., fake_tensorrt.Script]:
     """Installs the fake TensorRT of a version in this process, where engines are then built too, and gives its script."""
 
-    def in_process(words: bytes, back: int) -> tuple[int, bytes]:
-        stream = io.BytesIO(words)
-        builder.work(json.loads(stream.readline()), stream)
-        return 0, b""
-
-    monkeypatch.setattr(builder, "_run", in_process)  # test_engine_builder.py has the real one
+    monkeypatch.setattr(builder, "_run", fake_tensorrt.builds_here)  # test_engine_builder.py has the real one
 
     def install(version: str = "10.3.0") -> fake_tensorrt.Script:
         module, script = fake_tensorrt.make(version, ctypes.CDLL(fake_cuda.path))

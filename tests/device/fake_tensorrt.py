@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import enum
+import io
 import json
 import sys
 import types
@@ -362,14 +363,24 @@ def make(version: str, cudart: ctypes.CDLL, flags: tuple[str, ...] | None = None
     return module, script
 
 
+def builds_here(words: bytes, back: int) -> tuple[int, bytes]:
+    """In place of the child that builds engines, which would not have this module."""
+    from edgekd_device.runtime import builder
+
+    stream = io.BytesIO(words)
+    builder.work(json.loads(stream.readline()), stream)
+    return 0, b""
+
+
 @contextlib.contextmanager
 def installed(cudart: Path, version: str = "10.3.0") -> Iterator[Script]:
-    """This process has this TensorRT, this CUDA runtime alone, and no pycuda."""
-    from edgekd_device.runtime import cuda_ctypes, cuda_pycuda
+    """This process has this TensorRT, in which it builds too, this CUDA runtime alone, and no pycuda."""
+    from edgekd_device.runtime import builder, cuda_ctypes, cuda_pycuda
 
     module, script = make(version, ctypes.CDLL(str(cudart)))
     with (
         mock.patch.dict(sys.modules, {"tensorrt": module}),
+        mock.patch.object(builder, "_run", builds_here),
         mock.patch.object(cuda_ctypes, "LIBRARIES", (str(cudart),)),
         mock.patch.object(cuda_ctypes, "WHEELS", ()),
         mock.patch.object(cuda_pycuda, "available", return_value=False),

@@ -104,3 +104,14 @@ def test_records_become_tables() -> None:
     table = robustness_table.kills([{**about, "config": {}, "result": result}])
     assert "| export | onnx.begin:1 | 9 | – | same bytes |" in table
     assert "| train-kd | 40% of the run | 3 | after epoch 2 | NOT MET: model.onnx |" in table
+
+
+def test_engines_are_built_and_judged_in_this_process(tmp_path: Path) -> None:
+    tests = str(Path(__file__).resolve().parents[2] / "device")
+    sys.path.append(tests)
+    try:
+        cases = bad_inputs.engines(tmp_path)
+        assert bad_inputs.judged(next(cases))["met"] is True
+        cases.close()
+    finally:
+        sys.path.remove(tests)
