@@ -152,6 +152,7 @@ def test_every_teacher_was_made_with_todays_defaults() -> None:
         if options is not None:
             kind = attack_class(config["attack"]).Config
             own = {key: options[key] for key in ("rate", "shadow", "surrogate") if key in options}
+            own |= config.get("options", {})
             assert {"name": config["attack"], **kind(**own).model_dump(mode="json")} == options, config
 
 
