@@ -125,7 +125,7 @@ def run_without_data(config: Config, folder: Path) -> dict[str, Any]:
 
 
 def forecast(config: Config) -> float:
-    return 60.0 if config.get("source") else 8.0
+    return 60.0 if config.get("source") or config.get("attack") in CARDS else 8.0
 
 
 TABLE = Table("paper_scale", cells, run, forecast, resumable=True)
