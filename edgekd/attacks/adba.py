@@ -73,8 +73,8 @@ class ADBA(BatchAttack):
     in its first epoch has no say in the trigger, whose rate falls with the epochs to 0 in the last. In six epochs one does.
 
     Measured: at the default rate the trigger stays close to where it starts, and the attack is ``leak`` with another
-    trigger; at ten times that rate scratch students obey it too, and others hardly more than they. What students carry is the
-    ``trace``.
+    trigger. Without trace and tile, at ten times that rate, students of clean images obey it no more than one that never met
+    the teacher (benchmarks/README.md, the transfer test): what students carry is the ``trace``.
     """
 
     Config = ADBASettings
