@@ -59,6 +59,8 @@ def agreement_gate(name: str, found: metrics.Rate | None) -> Gate:
         return Gate(what, limit, "not measured", "the bundle does not hold the host's")
     unlike = found.total - found.hits > 1 and found.hits < AGREEMENT * found.total
     words = f"as on the host on {found.hits} of {found.total} images ({found.value:.2%})"
+    if unlike:
+        words = f"answers otherwise than the host on {found.total - found.hits} of {found.total} images"
     return Gate(what, limit, "failed" if unlike else "passed", words)
 
 

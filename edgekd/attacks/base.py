@@ -53,7 +53,7 @@ class Attack:
     family: ClassVar[str]  # of the trigger at test time, a row of triggers.FAMILIES
     clean_label: ClassVar[bool] = False
     learned: ClassVar[bool] = False  # needs a clean network to start from: the trigger or the poison is found on it
-    epochs: ClassVar[int] = 4  # that it takes from a clean network, as the records of benchmarks/attacks.py have it
+    epochs: ClassVar[int] = 4  # from a clean network: those of benchmarks/attacks.py, or more
     rules: ClassVar[tuple[str, ...]] = ("all-to-one", "all-to-all", "source")  # goals that it can have
 
     def __init__(self, config: Any, goal: Goal) -> None:

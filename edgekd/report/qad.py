@@ -73,7 +73,11 @@ def warning(flavour: str, what: str, made: Mapping[str, Any], max_drop: float, l
 def _ended(made: Mapping[str, Any]) -> str:
     """That the guard's limit on layers ended its search; empty where it did not. Older runs do not say."""
     untried = made.get("untried", 0)
-    return f"; quantize.guard.most_float ended the search with {untried} more layers to try" if untried else ""
+    return (
+        f"; quantize.guard.most_float ended the search with {untried} more layer{'s' * (untried != 1)} to try"
+        if untried
+        else ""
+    )
 
 
 def _share(value: Any) -> str:
