@@ -9,8 +9,6 @@ most 2 %, or by no more than LoadGen's own blocks differ among themselves; p99 i
 
 from __future__ import annotations
 
-import contextlib
-import gc
 import re
 import statistics
 import sys
@@ -94,25 +92,12 @@ def theirs(loadgen: Any, runner: base.Runner, inputs: list[np.ndarray], seconds:
     system = loadgen.ConstructSUT(issue, lambda: None)
     library = loadgen.ConstructQSL(len(inputs), len(inputs), lambda _: None, lambda _: None)
     try:
-        with uncollected():
+        with latency.uncollected():  # as in a block of ours: else it would be in one side's p90 alone
             loadgen.StartTestWithLogSettings(system, library, settings, logs)
     finally:
         loadgen.DestroyQSL(library)
         loadgen.DestroySUT(system)
     return summary((folder / SUMMARY).read_text("utf-8"))
-
-
-@contextlib.contextmanager
-def uncollected() -> Iterator[None]:
-    """No garbage collection in the block, as in a block of ours (latency.timed_block): it would be in one side's p90 alone."""
-    gc.collect()
-    collecting = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if collecting:
-            gc.enable()
 
 
 def summary(text: str) -> Block:
