@@ -84,7 +84,8 @@ def wanted() -> list[Config]:
     reached = [
         config
         for config in (*screen, *aimed)
-        if config["kind"] != "scratch" and _asr(config) >= REACHED
+        if config["kind"] != "scratch"
+        and _asr(config) >= REACHED
         # A variant asks what survives on clean images; for the rest its screen says enough.
         and not (config["rate"] and config["teacher"] in ours.VARIANTS)
     ]

@@ -52,6 +52,8 @@ def export(
     """
     from ..config import resolve
     from ..pipeline.one_stage import export_only
+    from ..report import commands
+    from ..types import StageRow
 
     flags = {
         "teacher": student, "data": data, "test": test, "target": target, "arch": arch, "normalize": normalize,
@@ -72,6 +74,9 @@ def export(
             f"{file['path']:<22} {file['bytes']:>12,} bytes  opset {file['opset']}  "
             f"same label as torch on {agreement['hits']}/{agreement['total']} images"
         )
+    for row in map(StageRow.from_json, result["measured"]):
+        asr = "".join(f", ASR of {found.trigger} {commands.rate(found.asr)}" for found in row.triggers)
+        typer.echo(f"{row.stage:<22} ACC {commands.rate(row.acc)}, label flips {commands.rate(row.flips)}{asr}")
     for warning in result["warnings"]:
         typer.echo(f"warning: {warning}")
     typer.echo(

@@ -20,14 +20,14 @@ from ..runners.torch import TorchRunner
 from ..training import Progress
 from ..training.device import resolve_device
 from ..types import AuditReport, Model
-from . import intake, vetting
+from . import intake, ledger, vetting
 from .adversarial import attack_network, onnx_model
 from .audited import Judged, judge
 from .beside import Beside, load_beside
 from .calibration import trusted
 from .folder import RunFolder
 from .quantised import Material, Passing, Twins
-from .shipment import export
+from .shipment import about, export, host_runner
 from .stages import Stages, padded
 
 
@@ -171,6 +171,13 @@ def export_only(config: RunConfig, out: Path, progress: Progress | None = None) 
         device = str(resolve_device(config.device))
         twin = Twins(student, images, config, Passing(Path(place)), device=device, progress=progress)
         files = export(student, twin, target, parts["validation"].images, Path(place), progress)
+        exact = audit.scan(TorchRunner(student), probes)
+        reports = {file.sha256: audit.scan(host_runner(file), probes) for file in files}
+        rows = []
+        for file in files:
+            report = reports[file.sha256]
+            rows.append(ledger.row(Path(file.path).name, report, **about(file, report, exact)))
+        answers = {row.stage: reports[row.sha256].predictions for row in rows}
         remove_leftovers(out, deep=False)
         path, manifest = bundle_writer.write(
             out,
@@ -182,12 +189,14 @@ def export_only(config: RunConfig, out: Path, progress: Progress | None = None) 
             floors={},
             teacher_sha256=checkpoints.digest(config.teacher),
             student_sha256=student.sha256,
-            references={},
+            references={row.stage: row for row in rows},
+            answers={name: said for name, said in answers.items() if said is not None},
         )
     return {
         "bundle": str(path.parent),
         "manifest_sha256": manifest,
         "onnx": [{**file.to_json(), "path": Path(file.path).name} for file in files],
+        "measured": [row.to_json() for row in rows],
         "training": twin.logs(),
         "warnings": [*twin.doubts(), *onnx_writer.doubts(files)],
     }

@@ -21,7 +21,7 @@ from ..files import canonical_json, sha256_bytes
 from ..report import qad
 from ..runners.onnx import OnnxRunner
 from ..training import Progress
-from ..types import DeviceReport, Model, OnnxFile, Rate, StageRow, Target
+from ..types import AuditReport, DeviceReport, Model, OnnxFile, Rate, StageRow, Target
 from . import ledger
 from .measures import Measures
 from .quantised import Material, Twins
@@ -99,19 +99,8 @@ class Shipment:
         rows: list[StageRow] = []
         for file in self.files:
             stage = Path(file.path).name
-            runner = OnnxRunner(Path(file.path).read_bytes(), threads=torch.get_num_threads())
-            report = self.measures.audit(stage, file.sha256, runner)
-            rows.append(
-                self.measures.row(
-                    stage,
-                    report,
-                    runtime="onnxruntime",
-                    precision=onnx_writer.FLAVOURS[file.flavour].precision,
-                    sha256=file.sha256,
-                    flips=audit.flips(self.measures.reports["student fp32"], report),
-                    size_bytes=file.bytes,
-                )
-            )
+            report = self.measures.audit(stage, file.sha256, host_runner(file))
+            rows.append(self.measures.row(stage, report, **about(file, report, self.measures.reports["student fp32"])))
         return rows
 
     def bundle(self) -> str:
@@ -207,3 +196,19 @@ def export(
     if progress:
         progress("export", len(flavours), len(flavours), {})
     return made
+
+
+def host_runner(file: OnnxFile) -> OnnxRunner:
+    """The host's onnxruntime on an exported file."""
+    return OnnxRunner(Path(file.path).read_bytes(), threads=torch.get_num_threads())
+
+
+def about(file: OnnxFile, report: AuditReport, exact: AuditReport) -> dict[str, Any]:
+    """What a ledger row of an exported file says beside ``report``; label flips are counted against ``exact``, FP32's."""
+    return {
+        "runtime": "onnxruntime",
+        "precision": onnx_writer.FLAVOURS[file.flavour].precision,
+        "sha256": file.sha256,
+        "flips": audit.flips(exact, report),
+        "size_bytes": file.bytes,
+    }

@@ -38,6 +38,7 @@ def test_distill_then_export_then_bench(world: World, tmp_path: Path) -> None:
     assert re.search(r"model\.u8s8\.onnx +\d+,\d+ bytes  opset 18  same label as torch on \d+/48 images", exported.out)
     manifest = json.loads((tmp_path / "bundle" / "manifest.json").read_text())
     assert manifest["model"] == "model.u8s8.onnx"
+    assert re.search(r"model\.u8s8\.onnx +ACC \d.*, label flips \d", exported.out)
     assert f"manifest  sha256 {files.sha256_file(tmp_path / 'bundle' / 'manifest.json')}" in exported.out
     assert f"package   sha256 {files.sha256_file(tmp_path / 'bundle' / 'edgekd-device.pyz')}" in exported.out
     assert "is not empty" in call(*words).message()
@@ -46,6 +47,8 @@ def test_distill_then_export_then_bench(world: World, tmp_path: Path) -> None:
     benched = call("bench", tmp_path / "bundle", "--out", tmp_path / "report.json", "--json")
     assert benched.code == 0, benched.err
     assert benched.json == json.loads((tmp_path / "report.json").read_text())
+    shipped = next(row for row in benched.json["rows"] if row["stage"] == "model.u8s8.onnx")
+    assert shipped["agreement"]["hits"] == shipped["agreement"]["total"] > 0  # the host's own answers, image by image
     shown = call("bench", tmp_path / "bundle", "--runtime", "null")
     assert "model.u8s8.onnx" in shown.out
     assert "not measured" in shown.out
