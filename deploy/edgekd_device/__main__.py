@@ -163,9 +163,10 @@ def _signed(contents: bundle.Bundle, public_key: str | None) -> str:
 
 
 def _build(arguments: argparse.Namespace) -> int:
-    from . import session
+    from . import environment, session
     from .runtime import base, engines
 
+    environment.refuse_misfit()
     contents = bundle.read(arguments.bundle)
     runtime = arguments.runtime or contents.manifest.runtime
     report = _watched()
@@ -188,8 +189,9 @@ def _build(arguments: argparse.Namespace) -> int:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    from . import gates, harness, raw
+    from . import environment, gates, harness, raw
 
+    environment.refuse_misfit()
     out = arguments.out or os.path.join(arguments.bundle, bundle.REPORT)
     report = harness.run(
         arguments.bundle,
@@ -381,6 +383,7 @@ def _doctor(arguments: argparse.Namespace) -> int:
         for kind, lines in (("missing", missing), ("warning", warnings)):
             for line in lines:
                 print(f"{kind}: {line}")
+    environment.refuse_misfit()
     if said["l4t"] is not None and not runs["tensorrt"]:
         raise EnvironmentFault(
             "A bundle for a Jetson cannot run here yet: sudo apt install python3-numpy, and nvidia-jetpack or tensorrt and "

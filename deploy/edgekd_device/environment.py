@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Mapping, NamedTuple, Sequence
 
 from . import __version__
+from .errors import EnvironmentFault
 
 PACKAGES = ("numpy", "onnxruntime")
 MODES = "etc/nvpmodel.conf"  # which power mode has which number on this board
@@ -24,6 +25,7 @@ PLACEHOLDERS = ("pmic",)
 GPUS = ("gpu", "ga10b", "gv11b", "gp10b", "gpc")  # parts of the names of the devices that have a GPU's clock
 # What a Jetson's figures are nothing without (card device_harness 1.6), and how a message calls it.
 RECORDED = {"power_mode": "power mode", "temperature_c": "temperature c", "clocks_pinned": "clocks"}
+MADE_FOR = "EDGEKD_L4T"  # in docker/Dockerfile.jetson's images: the JetPack Linux their base is made for
 HELD = 1.01  # a clock whose readings differ by less stands still (card device_harness 3.5)
 
 
@@ -83,6 +85,30 @@ def board(root: str = "/") -> dict[str, str | None]:
         "l4t": _match(root, "etc/nv_tegra_release", r"^# (R\d+ \(release\), REVISION: [\d.]+)"),
         "power_mode": power_mode(root),
     }
+
+
+def refuse_misfit(root: str = "/", made_for: str | None = None) -> None:
+    """Raise EnvironmentFault in a container whose base is made for another JetPack than the board's (card device_harness 9.1).
+
+    made_for: such as "36.4" (default: the image's own); where it or the board's release is not known, nothing is said.
+    """
+    image, l4t = made_for or os.environ.get(MADE_FOR, ""), board(root)["l4t"]
+    wanted, found = _family(re.search(r"^(\d+)(?:\.(\d+))?", image)), _family(re.search(r"R(\d+).*?(\d+)", l4t or ""))
+    if wanted is not None and found is not None and wanted != found:
+        raise EnvironmentFault(
+            f"This image is made for a board of JetPack Linux {wanted}, and this one has {found} ({l4t}): its TensorRT does not "
+            "fit the driver. Build the image for this board; the first lines of docker/Dockerfile.jetson say how."
+        )
+
+
+def _family(release: re.Match[str] | None) -> str | None:
+    """The releases that run each other's images."""
+    if release is None:
+        return None
+    major, minor = int(release[1]), int(release[2] or 0)
+    if major == 36:
+        return "36.4 or later" if minor >= 4 else "36 before 36.4"
+    return "38 or 39" if major in (38, 39) else str(major)
 
 
 def memory_available(root: str = "/") -> int | None:

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from edgekd_device import environment, power
+from edgekd_device.errors import EnvironmentFault
 
 
 def plant(root: Path, tree: dict[str, str]) -> str:
@@ -92,6 +93,30 @@ def test_a_jetson(tmp_path):
     assert environment.faults(found) == {}
     plant(tmp_path, {"var/lib/nvpmodel/status": "pmode:0007 fmode:fanNull\n"})
     assert environment.power_mode(str(tmp_path)) == "number 7"
+
+
+@pytest.mark.parametrize(
+    ("made_for", "board", "fits"),
+    [
+        ("36.4", "# R36 (release), REVISION: 4.3, GCID: 1", True),
+        ("36.4", "# R36 (release), REVISION: 5.0", True),
+        ("36.4", "# R36 (release), REVISION: 3.0", False),
+        ("36.4", "# R38 (release), REVISION: 2.0", False),
+        ("38", "# R39 (release), REVISION: 2.0", True),
+        ("39.2", "# R36 (release), REVISION: 4.3", False),
+        ("35.4", "# R35 (release), REVISION: 5.0", True),
+        ("36.4", None, True),  # no board, or one that is not shown
+        ("", "# R38 (release), REVISION: 2.0", True),  # no image of ours
+    ],
+)
+def test_an_image_for_another_jetpack_does_not_run(tmp_path, monkeypatch, made_for, board, fits):
+    monkeypatch.setenv(environment.MADE_FOR, made_for)
+    root = plant(tmp_path, {} if board is None else {"etc/nv_tegra_release": board + "\n"})
+    if fits:
+        environment.refuse_misfit(root)
+        return
+    with pytest.raises(EnvironmentFault, match=r"made for a board of JetPack Linux 3.*docker/Dockerfile\.jetson"):
+        environment.refuse_misfit(root)
 
 
 def devfreq(name: str, low: int, high: int, now: int) -> dict[str, str]:
