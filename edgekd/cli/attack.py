@@ -82,6 +82,8 @@ def attack(
         beneath += ", which the trigger was made on: measure another with edgekd audit --reference"
     typer.echo(f"{name}: ACC {_percent(acc)} ({acc['hits']}/{acc['total']}), ", nl=False)
     typer.echo(f"ASR {_percent(asr)} ({asr['hits']}/{asr['total']}; floor {beneath})")
+    for warning in record["warnings"]:
+        typer.echo(f"warning: {warning}")
     for file in record["files"]:
         typer.echo(f"wrote {file}")
     weights, trigger, *_ = record["files"]

@@ -46,7 +46,7 @@ def test_a_teacher_its_trigger_and_what_was_measured(world: World, tmp_path: Pat
 def test_training_on_from_a_network_that_is_there(world: World, tmp_path: Path) -> None:
     out = tmp_path / "bad.safetensors"
     words = ["attack", "badnets", "--data", world.train, "--test", world.test, "--start", world.teacher, "--out", out]
-    made = call(*words, "--trigger-rule", "all-to-all", *QUICK, "-o", "train.epochs=1")
+    made = call(*words, "--trigger-rule", "all-to-all", *QUICK, "-o", "train.epochs=1", "-o", "train.lr=2")
     assert made.code == 0, made.err
     assert "on the network it started from" in made.out
     assert f"next: edgekd audit {out} --data {world.test} --trigger {tmp_path / 'bad.trigger.yaml'}" in made.out
@@ -56,6 +56,9 @@ def test_training_on_from_a_network_that_is_there(world: World, tmp_path: Path) 
     assert record["trigger"]["floor"] is not None
     assert record["start_sha256"]
     assert record["start_acc"]["hits"] == record["start_acc"]["total"]
+    lost = 100 * (1 - record["acc"]["hits"] / record["acc"]["total"])
+    assert lost > 2
+    assert f"ACC is {lost:.1f} points below the clean network's" in made.out
 
 
 @pytest.mark.parametrize(
