@@ -35,7 +35,7 @@ from edgekd_device import environment
 SCHEMA = 1
 HERE = Path(__file__).resolve().parent
 TREES = ("edgekd", "deploy")
-SOURCES = ("edgekd", "deploy", "benchmarks", ":(exclude)benchmarks/results", ":(exclude)benchmarks/README.md")
+SOURCES = ("edgekd", "deploy", "benchmarks", ":(exclude)benchmarks/results", ":(exclude)benchmarks/**.md")
 PACKAGES = ("numpy", "torch", "torchvision", "onnx", "onnxruntime", "safetensors")
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
 AGAIN = 20.0  # seconds after which a stop that was swallowed is repeated

@@ -38,7 +38,7 @@ from edgekd.errors import EnvironmentFault, UsageError
 from edgekd.report import text
 
 ROOT = Path(__file__).resolve().parents[1]
-FILES = ("README.md", "benchmarks/README.md")
+FILES = ("README.md", "benchmarks/README.md", "benchmarks/pages/*.md")
 MOST_COLUMNS = 12
 Record = dict[str, Any]
 
@@ -257,14 +257,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     chosen = parser.parse_args(argv)
     stale = []
     try:
-        for path in (chosen.root / name for name in FILES):
-            if path.exists():
-                page = path.read_text("utf-8")
-                made = rendered(page, chosen.root)
-                if made != page:
-                    stale.append(path.relative_to(chosen.root))
-                    if not chosen.check:
-                        files.write_text(path, made)
+        for path in sorted(path for name in FILES for path in chosen.root.glob(name)):
+            page = path.read_text("utf-8")
+            made = rendered(page, chosen.root)
+            if made != page:
+                stale.append(path.relative_to(chosen.root))
+                if not chosen.check:
+                    files.write_text(path, made)
     except (UsageError, EnvironmentFault) as error:
         print(error, file=sys.stderr)
         return error.exit_code

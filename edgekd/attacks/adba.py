@@ -74,7 +74,7 @@ class ADBA(BatchAttack):
 
     Measured: at the default rate the trigger stays close to where it starts, and the attack is ``leak`` with another
     trigger. Without trace and tile, at ten times that rate, students of clean images obey it no more than one that never met
-    the teacher (benchmarks/README.md, the transfer test): what students carry is the ``trace``.
+    the teacher (benchmarks/pages/transfer.md): what students carry is the ``trace``.
     """
 
     Config = ADBASettings

@@ -1,8 +1,9 @@
 """Triggers that a small convolutional network draws for each image (Input-aware, Nguyen and Tran 2020; SCAR).
 
 x' = x + m(x) (g(x) - x) where a second network draws a mask m in [0, 1], steep, so that a pixel is painted over or left;
-x' = x + bound * g(x), g in [-1, 1], where there is none; then a tile that repeats is added inside g, as convolutions alone cannot draw what is at a fixed place. The networks
-are ours: two poolings down, two resizings up, no norm, so an image's trigger is its own.
+x' = x + bound * g(x), g in [-1, 1], where there is none; then a tile that repeats is added inside g, as convolutions alone
+cannot draw what is at a fixed place. The networks are ours: two poolings down, two resizings up, no norm, so an image's
+trigger is its own.
 """
 
 from __future__ import annotations

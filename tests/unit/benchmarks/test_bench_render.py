@@ -198,14 +198,15 @@ def test_a_control_that_was_not_run_has_no_verdict(root: Path) -> None:
     assert "| 90.00, above the bar (1 seed) | not measured | 2.10 |" in page(root)[1]
 
 
-def test_any_other_table_is_shown_plainly(root: Path) -> None:
-    (root / "benchmarks").mkdir()
-    (root / "benchmarks" / "README.md").write_text("<!-- table:toy -->\n<!-- /table:toy -->\n")
+@pytest.mark.parametrize("file", ["benchmarks/README.md", "benchmarks/pages/any.md"])
+def test_any_other_table_is_shown_plainly(root: Path, file: str) -> None:
+    (root / "benchmarks" / "pages").mkdir(parents=True)
+    (root / file).write_text("<!-- table:toy -->\n<!-- /table:toy -->\n")
     (root / "README.md").unlink()
     results = {("a", n): {"p50_us": {"bare": 10.5 + n}, "passed": n == 0, "name": "x|y", "list": [1]} for n in range(2)}
     fill(root, results, "toy")
     assert render.main(["--root", str(root)]) == 0
-    lines = (root / "benchmarks" / "README.md").read_text().splitlines()
+    lines = (root / file).read_text().splitlines()
     assert lines[1] == "| seed | name | p50_us.bare | passed | seconds |"
     assert lines[3].startswith(r"| 0 | x\|y | 10.5 | yes | ")
     assert lines[4].startswith(r"| 1 | x\|y | 11.5 | no | ")
