@@ -4,13 +4,15 @@
 
 A cell is a teacher and its trigger, a scenario, a kind of distillation and a seed; scratch students, of the same images
 with true labels and without a teacher, give the floor. Scenarios: share of the transfer images that carry the trigger;
-labels, the true ones or the teacher's outputs; start, fresh weights or the teacher's first layers, frozen or not. What
+labels, the true ones or the teacher's outputs; start, fresh weights or layers of the teacher's, frozen or not. What
 counts is the excess over scratch; TRANSFERABLE as in the design: mean ASR of at least 50 % and 30 points above scratch,
 three seeds. Our own teachers are those of benchmarks/attacks.py, which has to run first; the others came from elsewhere.
-The user's images are among the attacker's, nine in ten of which it trained on; what carries over on clean images is confirmed on
-those that the attack kept for validation, which the makers of its start network had. The attacker's shadow and surrogate are of
-the student's own architecture, so what carries over on clean images is run on another one too. At most 400 students, the most
-valuable first; what a record asks for (seeds, the smaller share) is wanted at the next call: call it until nothing is left. A line says how many more were wanted. (250 were planned; they ended before the copied layers and other shares.)
+The user's images are among the attacker's, nine in ten of which it trained on; what carries over on clean images is
+confirmed on those that the attack kept for validation, which the makers of its start network had. The attacker's shadow
+and surrogate are of the student's own architecture, so what carries over on clean images is run on another one too.
+At most 400 students, the most valuable first; what a record asks for (seeds, the smaller share) is wanted at the next
+call: call it until nothing is left. A line says how many more were wanted. (250 were planned; they ended before the
+copied layers and other shares.)
 """
 
 from __future__ import annotations
@@ -58,11 +60,19 @@ EASY = ("leak", "noise-blend")  # which the others' kinds of distillation carry 
 FIRST = ("leak", "noise-blend", "badnets", "latent", "adba", "scar", "cheatkd", "blended")
 ALL = 50_000
 # Whose first layers a student starts from; a latent backdoor is made for users who freeze them.
-COPIED = {"first layers": ("latent", "noise-blend", "badnets", "leak"), "frozen first layers": ("latent",)}
+COPIED = {
+    "first layers": ("latent", "noise-blend", "badnets", "leak"),
+    "frozen first layers": ("latent",),
+    "frozen body": ("latent", "noise-blend", "badnets", "leak"),
+}
 IMAGES, UNSEEN, EPOCHS, STUDENT = 10_000, 5_000, 10, "resnet8"
 FOREIGN = "wrn-10-1"
 # Of a WRN: what is copied from the teacher before the student learns; frozen, it does not learn.
-FIRST_LAYERS = {"first layers": ("conv1.", "block1."), "frozen first layers": ("conv1.", "block1.", "block2.")}
+FIRST_LAYERS = {
+    "first layers": ("conv1.", "block1."),
+    "frozen first layers": ("conv1.", "block1.", "block2."),
+    "frozen body": ("conv1.", "block1.", "block2.", "block3.", "bn1."),
+}
 
 
 def cells() -> Iterator[Config]:
@@ -151,7 +161,7 @@ def _copied() -> Iterator[Config]:
     """The teacher's first layers copied: the student has the teacher's architecture."""
     for start, names in COPIED.items():
         for name in names:
-            for kind in SCREENED:
+            for kind in SCREENED[:2] if start == "frozen body" else SCREENED:  # whose features are the teacher's anyway
                 config = cell(name, {**CLEAN, "start": "fresh" if kind == "scratch" else start}, kind)
                 yield {**config, "student": "wrn-16-1"}
 

@@ -12,6 +12,7 @@ Record = dict[str, Any]
 COPIED = {
     "first layers": "the teacher’s stem and first group copied",
     "frozen first layers": "the teacher’s stem and first two groups copied and frozen",
+    "frozen body": "all but the teacher’s last layer copied and frozen",
 }
 KINDS = {"kd": "Hinton KD", "overhaul": "overhaul KD", "at": "attention transfer"}
 
