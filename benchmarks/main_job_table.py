@@ -18,7 +18,16 @@ Record = dict[str, Any]
 Pick = Callable[[RunRecord], StageRow | None]
 
 BARS = "ACC ≥ teacher − 2, ACC ≥ scratch − 0.5, excess ASR ≤ 2, drop from FP32 to INT8 ≤ 0.5 (points)"
-_SUMMARY = ("ACC %", "INT8 ACC %", "ASR %", "plain KD ASR %", "plain overhaul ASR %", "INT8 ASR %", "floor %")
+_SUMMARY = (
+    "teacher ACC %",
+    "scratch ACC %",
+    "INT8 ACC %",
+    "teacher ASR %",
+    "plain KD ASR %",
+    "plain overhaul ASR %",
+    "INT8 ASR %",
+    "floor %",
+)
 _TRANSFER = (
     f"The bar of a transfer: plain distillation of that kind ({'; '.join(f'{k}: {what}' for k, what in transferability.PLAIN.items())}) "
     "carries the backdoor over, at a mean ASR of at least 50 % and 30 points above scratch. Below it, it loses the "
@@ -275,6 +284,7 @@ def summary(records: Sequence[Record]) -> str:
         cells = [
             text.markdown(entry.name),
             spread(map(acc, before)),
+            spread(map(acc, entry.rows(control("scratch")))),
             spread(map(acc, after)),
             spread(asr(row, trigger) for row in before),
             *plain,
@@ -287,7 +297,15 @@ def summary(records: Sequence[Record]) -> str:
         ]
         lines.append(line(cells))
     about = f"Bars: {BARS}. {_TRANSFER} Training: of the student and all controls, one thread."
+    mixed = [text.markdown(one.name) for one in entries(records) if any(map(of_several_versions, one.runs))]
+    if mixed:
+        about += f" Made by more than one version of edgekd, to be run anew before they are quoted: {', '.join(mixed)}."
     return "\n".join([*lines, "", about, "", provenance(records)])
+
+
+def of_several_versions(run: RunRecord) -> bool:
+    """Whether the run says so itself."""
+    return any("different sources of edgekd" in warning for warning in run.warnings)
 
 
 def _plain(entry: Entry, kind: str) -> str:

@@ -198,10 +198,10 @@ def records(folder: Path) -> list[Record]:
 
 
 def table(name: str, root: Path = ROOT) -> str:
-    """The Markdown of one block; empty without records."""
+    """The Markdown of one block."""
     folder, render = RENDERERS.get(name, (name, plain))
     found = records(root / "benchmarks" / "results" / folder)
-    return render(found) + "\n" if found else ""
+    return (render(found) if found else "_No record yet._") + "\n"
 
 
 def plain(found: Sequence[Record]) -> str:

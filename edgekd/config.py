@@ -83,7 +83,9 @@ class GateSection(Section):
 class BenchSection(Section):
     """How the bundle is measured on this machine."""
 
-    level: Literal["smoke", "standard", "official", "none"] = Field("smoke", description="seconds, minutes, hours")
+    level: Literal["smoke", "standard", "official", "none"] = Field(
+        "smoke", description="seconds, minutes, half an hour a file"
+    )
     threads: int | None = Field(None, ge=1, le=256, description="threads of the runtime; default: the target's")
 
 

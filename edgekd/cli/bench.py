@@ -22,11 +22,20 @@ def register(app: typer.Typer) -> None:
 def bench(
     bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="A bundle, or a run folder that holds one.")],
     level: Annotated[
-        str, typer.Option("--level", metavar="LEVEL", help="smoke (seconds), standard (minutes), official (an hour).")
+        str,
+        typer.Option(
+            "--level",
+            metavar="LEVEL",
+            help="smoke (seconds), standard (minutes), official (half an hour a file, or more).",
+        ),
     ] = "smoke",
     runtime: Annotated[
         str | None,
-        typer.Option("--runtime", metavar="NAME", help="onnxruntime, tensorrt or null; default: what it is made for."),
+        typer.Option(
+            "--runtime",
+            metavar="NAME",
+            help="onnxruntime, tensorrt or null; default: the one that the bundle is made for.",
+        ),
     ] = None,
     threads: Annotated[
         int | None, typer.Option("--threads", metavar="N", help="Threads of the runtime; default: the target's.")

@@ -68,9 +68,12 @@ def listing(
             style="dim",
         )
     if kind is Kind.settings:
+        out.print("\n" + _profiles(), style="dim")
+    if kind is Kind.triggers:
+        from ..triggers import BATTERY
+
         out.print(
-            "\n--profile sets some of train.* and distill.*; `edgekd compress … --dry-run` shows what holds.",
-            style="dim",
+            f"\nThe canary battery tries {len(BATTERY)} attacks made of these: {', '.join(BATTERY)}.", style="dim"
         )
 
 
@@ -179,7 +182,7 @@ def _triggers() -> list[dict[str, Any]]:
 def _settings() -> list[dict[str, Any]]:
     from ..attacks import ATTACKS, SABOTAGE
     from ..attacks.run import settings_of
-    from ..config import RunConfig, method_config, settings
+    from ..config import GoalSection, RunConfig, method_config, settings
     from ..datafree import SOURCES
     from ..datafree.run import source_class
     from ..distill import METHODS, AbdSettings
@@ -196,9 +199,24 @@ def _settings() -> list[dict[str, Any]]:
     found += settings(AbdSettings, "abd.")
     found.append(("repair.method", None, "see `edgekd list repairs`"))
     found += _shared("repair", {name: settings(repair_class(name).Config) for name in REPAIRS})
+    found += [
+        (key, default, f"{about} (`edgekd attack` alone)") for key, default, about in settings(GoalSection, "goal.")
+    ]
     found.append(("attack.name", None, "see `edgekd list attacks`; `edgekd attack` alone"))
     found += _shared("attack", {name: settings(settings_of(name)) for name in (*ATTACKS, *SABOTAGE)})
     return [{"setting": key, "default": "" if v is None else str(v), "what it is": about} for key, v, about in found]
+
+
+def _profiles() -> str:
+    """What a profile sets: the table's defaults are those without it."""
+    from ..config import PROFILES
+
+    lines = []
+    for name, preset in PROFILES.items():
+        said = [f"train.{key}={value}" for key, value in preset["train"].items()]
+        said += [f"distill.{key}={value} (robustkd)" for key, value in preset["robustkd"].items()]
+        lines.append(f"--profile {name} sets {', '.join(said)}")
+    return ".\n".join([*lines, "`edgekd compress … --dry-run` shows what holds."])
 
 
 def _shared(section: str, tables: dict[str, list[tuple[str, Any, str]]]) -> list[tuple[str, Any, str]]:

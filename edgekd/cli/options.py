@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-KNOWN_TRIGGER, TEACHER, SETTINGS, OUTPUT = "A trigger that you know", "The teacher", "Settings", "Output"
+KNOWN_TRIGGER, TEACHER, SETTINGS, OUTPUT = "A trigger that you know", "The network in the file", "Settings", "Output"
 GATES = "Gates: exit code 1 where one fails"
 ATTACKED = "Small changes of every pixel"
 
@@ -113,7 +113,10 @@ ImageSize = Annotated[
 NumClasses = Annotated[
     int | None,
     typer.Option(
-        "--num-classes", metavar="N", rich_help_panel=TEACHER, help="Its classes, where the file does not tell them."
+        "--num-classes",
+        metavar="N",
+        rich_help_panel=TEACHER,
+        help="Number of its classes, where the file does not tell.",
     ),
 ]
 Channels = Annotated[
@@ -131,7 +134,8 @@ TriggerFile = Annotated[
         "--trigger",
         metavar="FILE",
         rich_help_panel=KNOWN_TRIGGER,
-        help="An .npz with a and b for clip(a*x+b), a PNG patch, a picture to blend, or a YAML list of several. "
+        help="What `edgekd attack` wrote, or your own: an .npz with a and b [H,W,C] for clip(a*x+b), x in 0..1, a PNG patch, "
+        "a picture to blend, or a YAML list of several. "
         "Without one the canary battery runs: 12 families of public triggers against every label.",
     ),
 ]
@@ -141,7 +145,8 @@ ExportedTrigger = Annotated[
         "--trigger",
         metavar="FILE",
         rich_help_panel=KNOWN_TRIGGER,
-        help="An .npz with a and b for clip(a*x+b), a PNG patch, a picture to blend, or a YAML list of several. "
+        help="What `edgekd attack` wrote, or your own: an .npz with a and b [H,W,C] for clip(a*x+b), x in 0..1, a PNG patch, "
+        "a picture to blend, or a YAML list of several. "
         "Its triggered images go into the bundle, so that the board measures ASR; without one it measures ACC alone.",
     ),
 ]
@@ -204,7 +209,9 @@ Device = Annotated[
 ]
 Seed = Annotated[
     int | None,
-    typer.Option("--seed", metavar="N", rich_help_panel=SETTINGS, help="Every random choice derives from it."),
+    typer.Option(
+        "--seed", metavar="N", rich_help_panel=SETTINGS, help="Every random choice derives from it; default 0."
+    ),
 ]
 Config = Annotated[
     Path | None,
@@ -272,7 +279,7 @@ Bench = Annotated[
         "--bench",
         metavar="LEVEL",
         rich_help_panel=SETTINGS,
-        help="How long to measure: smoke (default, seconds), standard (minutes), official (an hour), none.",
+        help="How long to measure: smoke (default, seconds), standard (minutes), official (half an hour a file, or more), none.",
     ),
 ]
 DryRun = Annotated[

@@ -30,7 +30,7 @@ def sign(
 ) -> None:
     """Sign a bundle's manifest, and with it every file, with a key of your own: OpenSSF model-signing, without a network.
 
-    The board holds it against the public half: edgekd-device check BUNDLE --public-key pub.pem. Needs the extra edgekd[sign].
+    The board holds it against the public half: edgekd-device check BUNDLE --public-key pub.pem. Needs the extra edgekd\\[sign].
     """
     from edgekd_device.bundle import SIGNATURE
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from .. import targets
 from ..config import RunConfig
 from .vetting import runs_battery
 
@@ -9,6 +10,13 @@ from .vetting import runs_battery
 def unmeetable(config: RunConfig) -> list[str]:
     """A sentence for each gate whose value this run will not measure; it fails at the end."""
     found, known = [], config.trigger.file is not None
+    target = targets.get(config.target)
+    if config.gates.max_latency_ms is not None:
+        if config.bench.level == "none":
+            found.append(_said("--max-latency-ms", "nothing is timed with --bench none"))
+        elif target.runtime == "tensorrt":
+            why = f"{target.ships} is timed on the board; read its report in with `edgekd report RUN --device-report FILE`"
+            found.append(_said("--max-latency-ms", why))
     unlabelled = config.data_free and config.test is None
     if config.gates.max_acc_drop is not None and unlabelled:
         found.append(_said("--max-acc-drop", "ACC is measured on labelled images; give some with --test"))

@@ -1,4 +1,4 @@
-"""The channel gate (method card robustkd 6.3): channels are scaled down and shifted until perturbations fool no more."""
+"""The channel gate, our own: channels are scaled down and shifted until perturbations fool no more."""
 
 from __future__ import annotations
 

@@ -174,8 +174,19 @@ def test_the_summary_has_a_line_per_teacher(root: Path) -> None:
     fill(root, {("a.pth", 0): run(), ("b.pth", 0): run(kd_asr=20.0)})
     made = page(root)[1]
     plain = "90.00, above the bar (1 seed) | 95.00, above the bar (1 seed)"
-    assert f"| a | 83.36 | 82.00 | 99.99 | {plain} | 2.10 | 2.00 | 137 KiB | 0.200 ms | 0 s | all 4 met |" in made
+    assert (
+        f"| a | 83.36 | 80.00 | 82.00 | 99.99 | {plain} | 2.10 | 2.00 | 137 KiB | 0.200 ms | 0 s | all 4 met |" in made
+    )
     assert "| 20.00, below the bar (1 seed) | 95.00, above the bar (1 seed) |" in made
+    assert "to be run anew" not in made
+
+
+def test_a_run_of_several_versions_is_named_under_the_summary(root: Path) -> None:
+    mixed = run()
+    mixed["record"]["warnings"] = ["Stages of this run were made by different sources of edgekd (a: intake)."]
+    (root / "README.md").write_text(EMPTY.replace("main_job", "main_job_summary"))
+    fill(root, {("a.pth", 0): run(), ("b.pth", 0): mixed})
+    assert "to be run anew before they are quoted: b." in page(root)[1]
 
 
 def test_what_has_to_be_known_before_quoting_stands_under_the_table(root: Path) -> None:
@@ -212,8 +223,8 @@ def test_any_other_table_is_shown_plainly(root: Path, file: str) -> None:
     assert lines[4].startswith(r"| 1 | x\|y | 11.5 | no | ")
 
 
-def test_a_table_without_records_is_empty(root: Path) -> None:
-    assert "<!-- table:main_job -->\n<!-- /table:main_job -->" in page(root)[1]
+def test_a_table_without_records_says_so(root: Path) -> None:
+    assert "<!-- table:main_job -->\n_No record yet._\n<!-- /table:main_job -->" in page(root)[1]
 
 
 @pytest.mark.parametrize(

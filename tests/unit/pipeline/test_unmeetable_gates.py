@@ -25,6 +25,14 @@ TRIGGER = {"trigger.file": "patch.npz", "trigger.target_label": 0}
         ({"data": "d.npz", "audit.canaries": False, **BOTH}, ["--max-asr cannot be met: no trigger is measured"]),
         ({"data": "d.npz", "audit.canaries": False, **TRIGGER, **BOTH}, []),
         ({"data": "none", "gates.max_latency_ms": 1.0}, []),
+        (
+            {"data": "d.npz", "target": "jetson", "gates.max_latency_ms": 1.0},
+            ["--max-latency-ms cannot be met: model.qdq.onnx is timed on the board; read its report in"],
+        ),
+        (
+            {"data": "d.npz", "bench.level": "none", "gates.max_latency_ms": 1.0},
+            ["--max-latency-ms cannot be met: nothing is timed with --bench none"],
+        ),
     ],
 )
 def test_what_cannot_be_met_is_said_with_its_reason(flags: dict[str, Any], said: list[str]) -> None:
