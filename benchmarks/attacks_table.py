@@ -27,9 +27,7 @@ WHY = {
     "badnets": "one of 9,000 images short of the bar; ASR rises with the epochs. A patch of 3 x 3 pixels is cropped and mirrored.",
     "input-aware": "ASR rises with the epochs; where an image's mask covers few pixels or none, its trigger can say little.",
     "label-consistent": "at 10 % no clean image of the target class is left, which costs ACC; at 5 % both bars are met.",
-    "latent": "ACC: likely the term that pulls features to the target's, as more epochs do not help much. The rows of 5 and 1 % are of a "
-    "term that weighed the same at every rate, which one image or two of a batch then bore and which ruined the network at 1 %; it goes with "
-    "the rate since, and they are to be made anew.",
+    "latent": "ACC: likely the term that pulls features to the target's, as more epochs do not help much.",
     "scar": "ACC: the teacher learns by one epoch of bilevel rounds from 28,500 images, its losses under the lead of the implicit "
     "gradient at a weight of 1: the 200 rounds of its card, for a smaller pair. Its ASR bar is met.",
     "sig": "ASR rises with the epochs, and six are not enough; the published figure is of 100 from fresh weights. At "
