@@ -77,6 +77,7 @@ RENDERERS: dict[str, tuple[str, Callable[[Sequence[Record]], str]]] = {
     ),
     "attacks": ("attacks", attacks_table.tables),
     "transfer": ("transfer", transfer_table.tables),
+    "transfer_overview": ("transfer", transfer_table.overview),
     "paper_scale": ("paper_scale", paper_scale_table.tables),
     "paper_scale_transfer": ("paper_scale_transfer", transfer_table.tables),
     "paper_scale_datafree": ("paper_scale_datafree", paper_scale_table.without_data),

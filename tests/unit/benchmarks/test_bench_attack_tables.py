@@ -66,6 +66,21 @@ def test_the_excess_is_over_the_same_seeds_scratch_student() -> None:
     assert lines(transfer_table.tables(records), "leak")[0][4] == "70.0 / 90.0 / 50.0, +80.0"
 
 
+def test_the_overview_has_a_row_per_teacher_and_marks_what_carries_over() -> None:
+    records = [student("scratch", seed, 1.0) for seed in range(3)] + [student("kd", seed, 90.0) for seed in range(3)]
+    shared = {"rate": 0.02, "labels": "teacher"}
+    records += [
+        student("scratch", 0, 1.0, **shared),
+        student("overhaul", 0, 80.0, **shared),
+        student("kd", 0, 20.0, **shared),
+    ]
+    records += [student("overhaul", 0, 0.6), student("kd", 0, 99.0, student="wrn-10-1")]  # another student: not here
+    records += [student("scratch", 0, 1.0, teacher="adba")]
+    made = transfer_table.overview(records)
+    assert lines(made, "leak") == [["leak", "**+89**", "+0", "+19", "_+79_", "–", "–"]]
+    assert lines(made, "adba") == []
+
+
 def test_every_kind_that_was_run_has_its_word() -> None:
     records = [student(kind, 0, asr) for kind, asr in (("kd", 90.0), ("overhaul", 1.0), ("scratch", 0.5))]
     row = lines(transfer_table.tables(records), "leak")[0]
