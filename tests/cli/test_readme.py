@@ -15,7 +15,13 @@ from world import World
 
 from edgekd import config
 
-README = (Path(__file__).resolve().parents[2] / "README.md").read_text("utf-8")
+ROOT = Path(__file__).resolve().parents[2]
+README = (ROOT / "README.md").read_text("utf-8")
+PAGES = sorted(
+    page
+    for pattern in ("*.md", "docs/*.md", "deploy/*.md", "benchmarks/*.md", "benchmarks/pages/*.md")
+    for page in ROOT.glob(pattern)
+)
 BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 
 
@@ -31,6 +37,17 @@ def test_every_command_line_is_one() -> None:
     for name, rest in [*lines, *re.findall(r"`edgekd ([a-z]+)([^`]*)`", README)]:
         assert name in COMMANDS, name
         assert set(re.findall(r"--[a-z][a-z0-9-]+", rest)) <= options(COMMANDS[name])
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_somewhere(page: Path) -> None:
+    for place, anchor in re.findall(r"\]\(([^)#\s]*)#?([^)\s]*)\)", page.read_text("utf-8")):
+        if place.startswith("http"):
+            continue
+        target = page.parent / place if place else page
+        assert target.exists(), place
+        headings = re.findall(r"^#+ (.*)$", target.read_text("utf-8"), re.MULTILINE) if anchor else []
+        assert not anchor or anchor in {re.sub(r"[^\w -]", "", h.lower()).replace(" ", "-") for h in headings}, anchor
 
 
 def test_the_commands_and_exit_codes_are_all_there() -> None:
