@@ -68,6 +68,13 @@ class Terminated(BaseException):
     """SIGTERM arrived; what is atomic is finished, the rest is resumed by the next call."""
 
 
+def _plain_help(command: Any) -> None:
+    """--help without the word <bool>, as our own flags are shown."""
+    option = command.get_help_option(command.context_class(command))
+    if option is not None:
+        option.metavar = ""
+
+
 def _terminated(number: int, frame: Any) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     raise Terminated
@@ -78,6 +85,8 @@ def run(arguments: list[str]) -> int:
     try:
         # not app(...), which has ideas of its own about interrupts and broken pipes
         command = typer.main.get_command(app)
+        for one in (command, *getattr(command, "commands", {}).values()):
+            _plain_help(one)
         with command.make_context("edgekd", list(arguments), obj=arguments) as context:
             code = command.invoke(context)
         sys.stdout.flush()

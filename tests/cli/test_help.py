@@ -70,6 +70,7 @@ def test_every_page_says_what_it_does_and_how(name: str, monkeypatch: pytest.Mon
     page = call(name, "--help")
     assert page.code == 0
     assert f"Usage: edgekd {name}" in page.out
+    assert "<bool>" not in page.out
     if name not in WITHOUT_EXAMPLE:
         examples = re.findall(rf"^ +edgekd {name} (.*)$", page.out.partition("Examples")[2], re.MULTILINE)
         assert examples
