@@ -82,12 +82,16 @@ def _parser() -> argparse.ArgumentParser:
     info.add_argument("--json", action="store_true", help="print the manifest for machines")
     check = command("check", _check, "Hold every file of a bundle against its manifest. Needs numpy.")
     check.add_argument("--manifest-sha256", metavar="HASH", help="what `edgekd compress` printed")
-    check.add_argument("--public-key", metavar="FILE", help="PEM file: the public half of the key that `edgekd sign` used")
+    check.add_argument(
+        "--public-key", metavar="FILE", help="PEM file: the public half of the key that `edgekd sign` used"
+    )
     build = command("build", _build, "Build what the bundle's runtime needs on this machine.")
     build.add_argument("--runtime", help="default: the one that the bundle is made for")
     build.add_argument("--file", action="append", metavar="NAME", help="build of this model file only; may be repeated")
     run = command("run", _run, "Measure latency, ACC and ASR, and write a report; exit 1 where it is not valid.")
-    run.add_argument("--level", default="smoke", help="smoke: seconds; standard: minutes; official: half an hour a file, or more")
+    run.add_argument(
+        "--level", default="smoke", help="smoke: seconds; standard: minutes; official: half an hour a file, or more"
+    )
     runtime(run)
     run.add_argument("--file", action="append", metavar="NAME", help="measure this model file only; may be repeated")
     run.add_argument("--cuda-graph", action="store_true", help="tensorrt: launch an inference as one recorded graph")
