@@ -55,8 +55,8 @@ def attack(
     """Train a backdoored teacher on your images, to try a defence on an attack that you know.
 
     Writes the weights and, beside them, the trigger for --trigger, a record with ACC and ASR on test images, and a
-    picture of the trigger. A run that was killed goes on with the same command. -c and -o take goal.*, train.* and
-    attack.* of `edgekd list settings`; the attacker's label is 0 unless --target-label says otherwise.
+    picture of the trigger. A run that was killed goes on with the same command. -c and -o take train.* and
+    attack.* of `edgekd list settings`, and goal.*; the attacker's label is 0 unless --target-label says otherwise.
     """
     from ..attacks.run import attack_class
     from ..config import resolve_attack

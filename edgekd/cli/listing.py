@@ -182,7 +182,7 @@ def _triggers() -> list[dict[str, Any]]:
 def _settings() -> list[dict[str, Any]]:
     from ..attacks import ATTACKS, SABOTAGE
     from ..attacks.run import settings_of
-    from ..config import GoalSection, RunConfig, method_config, settings
+    from ..config import RunConfig, method_config, settings
     from ..datafree import SOURCES
     from ..datafree.run import source_class
     from ..distill import METHODS, AbdSettings
@@ -199,9 +199,6 @@ def _settings() -> list[dict[str, Any]]:
     found += settings(AbdSettings, "abd.")
     found.append(("repair.method", None, "see `edgekd list repairs`"))
     found += _shared("repair", {name: settings(repair_class(name).Config) for name in REPAIRS})
-    found += [
-        (key, default, f"{about} (`edgekd attack` alone)") for key, default, about in settings(GoalSection, "goal.")
-    ]
     found.append(("attack.name", None, "see `edgekd list attacks`; `edgekd attack` alone"))
     found += _shared("attack", {name: settings(settings_of(name)) for name in (*ATTACKS, *SABOTAGE)})
     return [{"setting": key, "default": "" if v is None else str(v), "what it is": about} for key, v, about in found]
