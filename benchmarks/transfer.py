@@ -161,7 +161,8 @@ def _copied() -> Iterator[Config]:
     """The teacher's first layers copied: the student has the teacher's architecture."""
     for start, names in COPIED.items():
         for name in names:
-            for kind in SCREENED[:2] if start == "frozen body" else SCREENED:  # whose features are the teacher's anyway
+            # A frozen body's features are the teacher's anyway: overhaul has nothing to teach it.
+            for kind in ("scratch", "kd") if start == "frozen body" else SCREENED:
                 config = cell(name, {**CLEAN, "start": "fresh" if kind == "scratch" else start}, kind)
                 yield {**config, "student": "wrn-16-1"}
 

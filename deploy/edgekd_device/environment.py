@@ -87,12 +87,12 @@ def board(root: str = "/") -> dict[str, str | None]:
     }
 
 
-def refuse_misfit(root: str = "/", made_for: str | None = None) -> None:
+def refuse_misfit(root: str = "/") -> None:
     """Raise EnvironmentFault in a container whose base is made for another JetPack than the board's (card device_harness 9.1).
 
-    made_for: such as "36.4" (default: the image's own); where it or the board's release is not known, nothing is said.
+    Where the image's release (such as 36.4) or the board's is not known, nothing is said.
     """
-    image, l4t = made_for or os.environ.get(MADE_FOR, ""), board(root)["l4t"]
+    image, l4t = os.environ.get(MADE_FOR, ""), board(root)["l4t"]
     wanted, found = _family(re.search(r"^(\d+)(?:\.(\d+))?", image)), _family(re.search(r"R(\d+).*?(\d+)", l4t or ""))
     if wanted is not None and found is not None and wanted != found:
         raise EnvironmentFault(

@@ -172,12 +172,12 @@ def export_only(config: RunConfig, out: Path, progress: Progress | None = None) 
         twin = Twins(student, images, config, Passing(Path(place)), device=device, progress=progress)
         files = export(student, twin, target, parts["validation"].images, Path(place), progress)
         exact = audit.scan(TorchRunner(student), probes)
-        reports = {file.sha256: audit.scan(host_runner(file), probes) for file in files}
-        rows = []
+        rows, answers = [], {}
         for file in files:
-            report = reports[file.sha256]
+            report = audit.scan(host_runner(file), probes)
             rows.append(ledger.row(Path(file.path).name, report, **about(file, report, exact)))
-        answers = {row.stage: reports[row.sha256].predictions for row in rows}
+            if report.predictions is not None:
+                answers[rows[-1].stage] = report.predictions
         remove_leftovers(out, deep=False)
         path, manifest = bundle_writer.write(
             out,
@@ -190,7 +190,7 @@ def export_only(config: RunConfig, out: Path, progress: Progress | None = None) 
             teacher_sha256=checkpoints.digest(config.teacher),
             student_sha256=student.sha256,
             references={row.stage: row for row in rows},
-            answers={name: said for name, said in answers.items() if said is not None},
+            answers=answers,
         )
     return {
         "bundle": str(path.parent),

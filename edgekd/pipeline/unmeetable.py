@@ -10,8 +10,8 @@ from .vetting import runs_battery
 def unmeetable(config: RunConfig) -> list[str]:
     """A sentence for each gate whose value this run will not measure; it fails at the end."""
     found, known = [], config.trigger.file is not None
-    target = targets.get(config.target)
     if config.gates.max_latency_ms is not None:
+        target = targets.get(config.target)
         if config.bench.level == "none":
             found.append(_said("--max-latency-ms", "nothing is timed with --bench none"))
         elif target.runtime == "tensorrt":
