@@ -4,6 +4,7 @@
 of an addition; nothing between convolution, batch norm and activation, nothing on the main branch, nothing on biases
 (NVIDIA, "Working with quantized types"). "u8s8" is what onnxruntime's CPU kernels fuse: a convolution, linear layer,
 addition or pooling needs its output quantised as well, behind the ReLU that the integers' lower end replaces.
+In "s8" what computes in float, a norm or a layer kept float, reads a tensor as it was before it became integers for others.
 """
 
 from __future__ import annotations
@@ -60,10 +61,14 @@ class Group:
 
 @dataclass(frozen=True)
 class Plan:
-    """What to quantise: layers by their weights, groups by their values; and what stays float, with the reason."""
+    """What to quantise: layers by their weights, groups by their values; and what stays float, with the reason.
+
+    readers: the nodes that read a quantised value as integers; any other reads it as it was.
+    """
 
     layers: tuple[fx.Node, ...]
     groups: tuple[Group, ...]
+    readers: frozenset[fx.Node]
     float_layers: tuple[str, ...]
 
 
@@ -82,9 +87,15 @@ def place(
     """
     layers, left = _layers(captured, keep_float, last)
     reasons = [f"{name}: batch norm without a layer in front of it to be folded into" for name in norms]
-    wanted = _wanted_s8(captured, layers) if flavour == "s8" else _wanted_u8s8(captured, layers)
+    symmetric = flavour == "s8"
+    wanted = _wanted_s8(captured, layers) if symmetric else _wanted_u8s8(captured, layers)
     _widen(captured, wanted)
-    return Plan(tuple(layers), tuple(_groups(captured, wanted, flavour == "s8")), (*left, *reasons))
+    readers = {node for node in captured.graph.nodes if node.op != "output"}
+    if symmetric:
+        readers = {n for n in readers if n in layers or _adds_features(n) or _pools(n) or _moves_values(n)}
+    return Plan(
+        tuple(layers), tuple(_groups(captured, wanted, symmetric)), frozenset(readers), (*left, *reasons)
+    )
 
 
 def _layers(captured: fx.GraphModule, keep_float: Mapping[str, str], last: bool) -> tuple[list[fx.Node], list[str]]:

@@ -80,7 +80,7 @@ def quantize(model: Model, calibration: ImageSet, config: PtqConfig, keep_float:
 
 
 def _insert_activations(captured: fx.GraphModule, plan: Plan, limits: list[tuple[float, float]]) -> None:
-    """Put a quantiser behind every planned value, one for all values of a group."""
+    """Put a quantiser between every planned value and its readers, one for all values of a group."""
     device = next((p.device for p in captured.parameters()), torch.device("cpu"))
     for group, limit in zip(plan.groups, limits, strict=True):
         name = f"quantize_{group.nodes[0].name}"
@@ -89,7 +89,7 @@ def _insert_activations(captured: fx.GraphModule, plan: Plan, limits: list[tuple
             with captured.graph.inserting_after(node):
                 inserted = captured.graph.call_module(name, (node,))
             for user in tuple(node.users):
-                if user is not inserted and user.op != "output":
+                if user in plan.readers:
                     user.replace_input_with(node, inserted)
 
 

@@ -89,8 +89,12 @@ def test_a_norm_in_front_of_a_layer_stays_for_tensorrt_and_becomes_a_layer_for_o
     assert len(s8.float_layers) == 1
     assert s8.float_layers[0].startswith("norm: batch norm")
     assert not u8s8.float_layers
-    # the identity branch is the stem's output: quantised for the sum, and so for the norm too
+    # the identity branch is the stem's output: quantised for the sum alone
     assert {"conv2d", "relu"} <= set.union(*groups(s8))
+    kinds = {re.sub(r"_\d+$", "", node.name) for node in s8.readers}
+    assert {"conv2d", "add", "linear"} <= kinds
+    assert not kinds & {"batch_norm", "relu"}
+    assert "relu" in {node.name for node in u8s8.readers}
 
 
 class Moves(nn.Module):
