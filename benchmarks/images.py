@@ -74,7 +74,7 @@ def run(config: Config, folder: Path) -> dict[str, Any]:
     return {
         **found,
         "build_seconds": round(seconds, 1),
-        "passed": figures and found["user"] != "" and not found["written"] and found["codes"] == [0, 0],
+        "passed": figures and found["user"] == "10001" and not found["written"] and found["codes"] == [0, 0],
     }
 
 

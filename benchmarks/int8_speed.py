@@ -28,6 +28,7 @@ from edgekd.export.onnx import export
 from edgekd.quantize import PtqConfig, ptq
 from edgekd.types import InputSpec, ModelSpec
 from edgekd_device.metrics import percentile
+from edgekd_device.runtime.ort import DISABLED
 
 SPEED_UP, SLOWER = 3.0, 1.05
 CALIBRATION = 256
@@ -54,13 +55,16 @@ def run(config: Config, folder: Path) -> dict[str, Any]:
 
 
 def session(path: Path, threads: int, optimised: Path | None = None) -> onnxruntime.InferenceSession:
+    """As the product opens it."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
     if optimised is not None:
         options.optimized_model_filepath = str(optimised)
-    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    return onnxruntime.InferenceSession(
+        str(path), options, providers=["CPUExecutionProvider"], disabled_optimizers=DISABLED
+    )
 
 
 def kernels(path: Path, folder: Path) -> dict[str, int]:

@@ -101,7 +101,7 @@ def theirs(loadgen: Any, runner: base.Runner, inputs: list[np.ndarray], seconds:
 
 
 def summary(text: str) -> Block:
-    """Percentiles in milliseconds and the number of queries of a LoadGen summary; raises ValueError for an invalid run."""
+    """Percentiles in milliseconds of a LoadGen summary, which does not say how many queries there were; raises ValueError for an invalid run."""
     if "Result is : VALID" not in text:
         raise ValueError(f"LoadGen calls its run invalid:\n{text[:800]}")
     found = dict(re.findall(r"^([\d.]+) percentile latency \(ns\)\s*: (\d+)", text, re.MULTILINE))

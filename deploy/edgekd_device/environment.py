@@ -24,7 +24,7 @@ BOARD_IN_A_CONTAINER = "tmp/nv_jetson_model"
 PLACEHOLDERS = ("pmic",)
 GPUS = ("gpu", "ga10b", "gv11b", "gp10b", "gpc")  # parts of the names of the devices that have a GPU's clock
 # What a Jetson's figures are nothing without (card device_harness 1.6), and how a message calls it.
-RECORDED = {"power_mode": "power mode", "temperature_c": "temperature c", "clocks_pinned": "clocks"}
+RECORDED = {"power_mode": "power mode", "temperature_c": "temperature"}
 MADE_FOR = "EDGEKD_L4T"  # in docker/Dockerfile.jetson's images: the JetPack Linux their base is made for
 HELD = 1.01  # a clock whose readings differ by less stands still (card device_harness 3.5)
 
@@ -203,9 +203,9 @@ def faults(found: dict[str, Any]) -> dict[str, str]:
     if found["clocks_pinned"] is False:
         reasons["the clocks were not pinned (Jetson: sudo jetson_clocks)"] = "warning"
     if found["l4t"] is not None:
-        for name, words in RECORDED.items():
-            if found[name] is None:
-                reasons[f"this Jetson does not say its {words}"] = "invalid"
+        missing = [words for name, words in RECORDED.items() if found[name] is None]
+        missing += [f"{kind} clocks" for kind in ("GPU", "CPU") if found["clocks"][kind] is None]
+        reasons.update(dict.fromkeys((f"this Jetson does not say its {words}" for words in missing), "invalid"))
         if str(found["power_mode"]).startswith(BY_NUMBER):
             reasons[f"the power mode is not known by name: /{MODES} cannot be read"] = "warning"
     return reasons

@@ -42,7 +42,8 @@ def refuse_invalid(report: DeviceReport) -> None:
 class Watch:
     """Looks at the machine between timed stretches; a reader in between would disturb what is timed.
 
-    The GPU's clock alone is read while the GPU works too, in the pass that its own events time: idle, it says little.
+    A GPU's clock alone is read while the GPU works too, as idle it says little: of a board, one small file, in every stretch;
+    of a PC, whose driver is asked, only in the pass that the GPU's own events time.
     """
 
     def __init__(self, root: str, gpu: nvml.Watched | None = None) -> None:
@@ -82,15 +83,16 @@ class Watch:
         return hottest
 
     @contextlib.contextmanager
-    def block(self, what: str) -> Iterator[None]:
-        """A timed stretch: the temperatures before and after it go into ``blocks``."""
+    def block(self, what: str, gpu: bool = False) -> Iterator[None]:
+        """A timed stretch: the temperatures before and after it go into ``blocks``. gpu: what is timed computes on one."""
         before = self.look()
-        yield
+        with self.working(driver=False) if gpu else contextlib.nullcontext():
+            yield
         self.blocks.append({"what": what, "start_c": before, "end_c": self.look()})
 
     @contextlib.contextmanager
-    def working(self) -> Iterator[None]:
-        """A stretch in which the GPU works and times itself: its clock is read ten times a second (card 3.5).
+    def working(self, driver: bool = True) -> Iterator[None]:
+        """A stretch in which the GPU works: its clock is read ten times a second (card 3.5). driver: a PC's is asked too.
 
         Of a board one file that stays open, so that little of Python runs beside the thread that gives the GPU its work.
         """
@@ -105,7 +107,7 @@ class Watch:
             def sample() -> None:
                 pinning.unpin()
                 while not done.wait(SAMPLE):
-                    if self._gpu is not None:
+                    if self._gpu is not None and driver:
                         self._gpu.look()
                     for name, file in files.items():
                         self._worked.setdefault(name, []).append(_megahertz(file))
@@ -174,13 +176,17 @@ class Watch:
         readings = [found[kind] for found in self._speeds]
         if not readings[0]:
             return Gate(name, limit, "not measured", "no clock can be read")
+        worked = {what: values for what, values in self._worked.items() if what in readings[0]}
+        known = {what: [value for value in values if value is not None] for what, values in worked.items()}
+        moved = {what: values for what, values in known.items() if values and not environment.steady(values)}
+        if moved:  # pinned or not: these are the times that would be quoted
+            return Gate(name, limit, "failed", _moving(moved) + " while it worked; pin it (Jetson: sudo jetson_clocks)")
         free = {what: clock.readings for what, clock in readings[0].items() if not environment.steady(clock.readings)}
         if free:  # the card runs on with clocks that are not pinned, and says so
             return Gate(name, limit, "warning", _moving(free))
         seen = {what: [v for found in readings if what in found for v in found[what].readings] for what in readings[0]}
-        worked = {what: values for what, values in self._worked.items() if what in seen}
-        for what, values in worked.items():
-            seen[what] += [value for value in values if value is not None]
+        for what, values in known.items():
+            seen[what] += values
         moved = {what: values for what, values in seen.items() if not environment.steady(values)}
         if moved:
             return Gate(name, limit, "failed", _moving(moved))

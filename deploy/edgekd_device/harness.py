@@ -127,15 +127,16 @@ def _scenarios(
         watched = plan.publishable and timed
         watch = gates.Watch(root, nvml.watched(timed[0].runner.engine, around)) if watched else None
         _time(timed, inputs, plan, clock, report, watch)
-        found = {
+        found: dict[str, Any] = {
             "multistream": _multistream(shipped, inputs, plan, threads, clock, report, watch),
-            "throughput": _throughput(shipped, probes, plan, clock, report),
-            "gates": () if watch is None else (*watch.gates(soak, around), *_gpu_gates(timed)),
-            "thermal": None if watch is None else watch.thermal(soak),
+            "throughput": _throughput(shipped, probes, plan, clock, report, watch),
         }
     if core is not None:
         around["pinning"] = core
-    return {**found, "power": _energy(shipped, inputs, plan, threads, clock, root, report)}
+    found["power"] = _energy(shipped, inputs, plan, threads, clock, root, report, watch)
+    if watch is None:
+        return {**found, "gates": (), "thermal": None}
+    return {**found, "gates": (*watch.gates(soak, around), *_gpu_gates(timed)), "thermal": watch.thermal(soak)}
 
 
 def _pinned(plan: Level, threads: int, root: str) -> ContextManager[str | None]:
@@ -157,8 +158,8 @@ def _gpu_gates(sessions: Sequence[Session]) -> tuple[Gate, ...]:
     return tuple(gpu.gate(s.row.stage, s.gpu_blocks) for s in sessions if s.gpu_blocks)
 
 
-def _watched(watch: gates.Watch | None, what: str) -> ContextManager[None]:
-    return contextlib.nullcontext() if watch is None else watch.block(what)
+def _watched(watch: gates.Watch | None, what: str, session: Session) -> ContextManager[None]:
+    return contextlib.nullcontext() if watch is None else watch.block(what, session.runner.engine is not None)
 
 
 def _time(
@@ -177,7 +178,7 @@ def _time(
             what = session.row.stage + " latency"
             report(what, done, total, {})
             session.steady &= latency.warm_up(session.runner.infer, inputs, plan, clock)
-            with _watched(watch, f"{session.row.stage} block {block + 1}"):
+            with _watched(watch, f"{session.row.stage} block {block + 1}", session):
                 times = latency.timed_block(session.runner.infer, inputs, plan.seconds, samples, clock)
             session.blocks.append(times)
             with contextlib.nullcontext() if watch is None or session.runner.engine is None else watch.working():
@@ -205,7 +206,7 @@ def _multistream(
     count = -(-len(inputs) // size)
     queries = [np.concatenate([inputs[(size * k + j) % len(inputs)] for j in range(size)]) for k in range(count)]
     steady = latency.warm_up(infer, queries, plan, clock)
-    with _watched(watch, what):
+    with _watched(watch, what, session):
         # enough of them that the bound of the 99th percentile can be given
         session.queries = latency.timed_block(infer, queries, plan.multistream, latency.min_queries(1, 0.99), clock)
     found = latency.summarise([session.queries], plan, threads, steady, size)
@@ -215,18 +216,25 @@ def _multistream(
 
 
 def _throughput(
-    session: Session | None, probes: bundle.Probes, plan: Level, clock: Clock, report: Progress
+    session: Session | None,
+    probes: bundle.Probes,
+    plan: Level,
+    clock: Clock,
+    report: Progress,
+    watch: gates.Watch | None,
 ) -> tuple[dict[str, float], ...]:
     """Samples per second of the file that ships, per batch size; nothing where the level asks for none."""
     rates: list[dict[str, float]] = []
     if session is None or not plan.sweep:
         return ()
     for batch in plan.batches:
-        report(f"{session.row.stage} batch {batch}", len(rates), len(plan.batches), {})
+        what = f"{session.row.stage} batch {batch}"
+        report(what, len(rates), len(plan.batches), {})
         images = as_float(np.resize(probes.images, (batch, *probes.images.shape[1:])))
-        speed = session.runner.throughput(images, plan.sweep, clock)
-        if speed is None:
-            speed = latency.throughput(session.runner.infer, images, plan.sweep, clock)
+        with _watched(watch, what, session):
+            speed = session.runner.throughput(images, plan.sweep, clock)
+            if speed is None:
+                speed = latency.throughput(session.runner.infer, images, plan.sweep, clock)
         rates.append({"batch": float(batch), "samples_per_s": speed})
     if session.runner.engine is not None:
         session.notes.append(
@@ -243,6 +251,7 @@ def _energy(
     clock: Clock,
     root: str,
     report: Progress,
+    watch: gates.Watch | None,
 ) -> dict[str, Any] | None:
     """Energy of the file that ships, apart from the timed blocks, which a sampling thread would disturb."""
     if session is None or not plan.power:
@@ -255,8 +264,8 @@ def _energy(
     report("energy", 0, 1, {})
 
     def work() -> int:
-        # pinned in here only, so that the sampling thread, which runs by now, is not on the same core
-        with _pinned(plan, threads, root):
+        # pinned in here only, so that the sampling threads, which run by now, are not on the same core
+        with _watched(watch, "energy", session), _pinned(plan, threads, root):
             return len(latency.timed_block(infer, inputs, plan.power, 1, clock))
 
     return power.measure(source, work, idle_seconds=plan.power)

@@ -1,4 +1,4 @@
-"""Energy, where the machine says it: a Jetson's INA3221 rails, on a PC RAPL counters or NVML. Elsewhere: not measured.
+"""Energy, where the machine says it: a Jetson's INA rails, on a PC RAPL counters or NVML. Elsewhere: not measured.
 
 Rails are module power: carrier board, fan and losses of the supply are not in it (card device_harness 10). RAPL is of the
 processor alone, NVML of the GPU's board alone: each is asked only for a runtime that computes there.
@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 from typing import Any, Callable, Iterator, NamedTuple, Protocol
 
-from . import nvml
+from . import environment, nvml
 from .environment import read
 
 HERTZ = 20
@@ -33,9 +33,9 @@ class Source(Protocol):
 
 
 class Rails:
-    """INA3221 rails: power readings, added up by the trapezoid rule."""
+    """INA rails: power readings, added up by the trapezoid rule."""
 
-    name = "ina3221"
+    name = "ina"
 
     def __init__(self, channels: dict[str, tuple[str, str]], root: str) -> None:
         chosen = next(names for names in WHOLE if all(name in channels for name in names))
@@ -109,6 +109,8 @@ def find(root: str = "/", gpu: str | None = None) -> Source | None:
     channels = _ina_channels(root)
     if any(all(name in channels for name in names) for names in WHOLE):
         return Rails(channels, root)
+    if environment.board(root)["l4t"] is not None:  # a part of a module's energy would pass for the whole
+        return None
     if gpu is not None:
         board = nvml.find(gpu)
         return None if board is None or (board.joules(), board.watts()) == (None, None) else Board(board)
@@ -123,11 +125,14 @@ def find(root: str = "/", gpu: str | None = None) -> Source | None:
 
 
 def _ina_channels(root: str) -> dict[str, tuple[str, str]]:
-    """Label -> files with millivolts and milliamperes, of every INA3221."""
+    """Label -> files with millivolts and milliamperes, of every INA3221, and of Thor's INA238, whose one channel is VIN."""
     channels = {}
     for chip in sorted((Path(root) / "sys/class/hwmon").glob("hwmon*")):
         base = str(chip.relative_to(root))
-        if (read(root, base + "/name") or "").lower() != "ina3221":
+        kind = (read(root, base + "/name") or "").lower()
+        if kind == "ina238":  # in0 is its shunt
+            channels[read(root, base + "/in1_label") or "VIN"] = (base + "/in1_input", base + "/curr1_input")
+        if kind != "ina3221":
             continue
         for k in (1, 2, 3):  # channel 7 is a sum
             label = read(root, f"{base}/in{k}_label")

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from edgekd_device.latency import LEVELS
+
 from ..audit import FLAG_EXCESS
 from ..config import GateSection
 from ..types import AuditReport, Rate, StageRow, Target, TriggerScore
@@ -101,7 +103,7 @@ def gates(
         drop = asr = latency = Found(None, why)
     else:
         asr = _excess(limits.max_asr or 0.0, shipped, teacher, canaries, unattacked_row(rows))
-        drop, latency = _acc_drop(shipped, teacher), _p50(shipped)
+        drop, latency = _acc_drop(shipped, teacher), _p50(shipped, target)
     if doubted.answers:
         drop = asr = Found(None, not_valid(doubted.answers))
     if doubted.times:
@@ -133,9 +135,14 @@ def _acc_drop(shipped: StageRow, teacher: StageRow | None) -> Found:
     return Found(100 * (teacher.acc.value - shipped.acc.value))
 
 
-def _p50(shipped: StageRow) -> Found:
+def _p50(shipped: StageRow, target: Target) -> Found:
+    """On a board a first look proves nothing: no gate watched its clocks and its heat."""
     if shipped.latency is None:
         return Found(None, f"the latency of {shipped.stage} was not measured by {shipped.runtime}")
+    level = LEVELS.get(shipped.latency.level)
+    if target.jetpacks and not (level and level.publishable):
+        why = f"the board measured {shipped.stage} at level {shipped.latency.level}, a first look; run it with --level standard"
+        return Found(None, why)
     return Found(shipped.latency.p50_ms)
 
 

@@ -68,5 +68,7 @@ def _holds(report: DeviceReport, row: StageRow) -> bool:
 def _of_the_machine(report: DeviceReport) -> set[str]:
     """Reasons that speak of the machine while it was timed, as the harness words them."""
     around = {key: report.environment.get(key) for key in ("l4t", "power_mode", "temperature_c")}
-    faults = environment.faults({"load": None, "clocks_pinned": None, **around})
+    faults = environment.faults(
+        {"load": None, "clocks_pinned": None, "clocks": dict.fromkeys(("GPU", "CPU")), **around}
+    )
     return {*faults, *(f"{gate.name}: {gate.found}" for gate in report.gates)}

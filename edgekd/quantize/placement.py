@@ -93,9 +93,7 @@ def place(
     readers = {node for node in captured.graph.nodes if node.op != "output"}
     if symmetric:
         readers = {n for n in readers if n in layers or _adds_features(n) or _pools(n) or _moves_values(n)}
-    return Plan(
-        tuple(layers), tuple(_groups(captured, wanted, symmetric)), frozenset(readers), (*left, *reasons)
-    )
+    return Plan(tuple(layers), tuple(_groups(captured, wanted, symmetric)), frozenset(readers), (*left, *reasons))
 
 
 def _layers(captured: fx.GraphModule, keep_float: Mapping[str, str], last: bool) -> tuple[list[fx.Node], list[str]]:

@@ -53,13 +53,20 @@ def _board(name: str, description: str, power_modes: tuple[str, ...], dla: int =
 _BOARDS = (
     _ORIN_NANO,
     _board("jetson-orin-nano-4gb", "Jetson Orin Nano 4 GB", ("7W_AI", "7W_CPU", "10W")),
+    _board("jetson-orin-nano-4gb-super", "Jetson Orin Nano 4 GB in its Super modes", ("10W", "25W", "MAXN_SUPER")),
     # 25W gives more inferences per joule than MAXN_SUPER (card 8.3)
     _board("jetson-orin-nano-super", "Jetson Orin Nano 8 GB in its Super modes", ("7W", "15W", "25W", "MAXN_SUPER")),
     _board(
         "jetson-orin-nx",
-        "Jetson Orin NX 16 or 8 GB (one DLA core less)",
-        ("10W", "15W", "20W", "25W", "MAXN", "40W", "MAXN_SUPER"),
+        "Jetson Orin NX 16 GB, also in its Super modes",
+        ("10W", "15W", "25W", "MAXN", "40W", "MAXN_SUPER"),
         dla=2,
+    ),
+    _board(
+        "jetson-orin-nx-8gb",
+        "Jetson Orin NX 8 GB, also in its Super modes",
+        ("10W", "15W", "20W", "MAXN", "40W", "MAXN_SUPER"),
+        dla=1,
     ),
     _board(
         "jetson-agx-orin",

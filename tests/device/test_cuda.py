@@ -129,6 +129,18 @@ def _round(gpu: cuda.Cuda) -> None:
     gpu.forget(graph)
 
 
+def test_device_files_that_this_user_may_not_open(tmp_path, monkeypatch):
+    assert cuda.closed(str(tmp_path)) == ""
+    (tmp_path / "dev").mkdir()
+    for name in ("nvme0n1", "nvhost-gpu", "nvmap"):
+        (tmp_path / "dev" / name).touch()
+    assert cuda.closed(str(tmp_path)) == ""
+    monkeypatch.setattr(os, "access", lambda path, mode: not path.endswith(("nvme0n1", "nvhost-gpu")))
+    assert cuda.closed(str(tmp_path)).startswith(
+        "This user may not open /dev/nvhost-gpu: sudo usermod -aG video,render"
+    )
+
+
 def test_no_library_no_gpu_an_old_one(fake_cuda, tmp_path, monkeypatch):
     with pytest.raises(CudaError, match="nvidia-jetpack"):
         cuda_ctypes.Cudart(["libnothing.so"])
@@ -137,6 +149,10 @@ def test_no_library_no_gpu_an_old_one(fake_cuda, tmp_path, monkeypatch):
     fake_cuda.devices(0)
     with pytest.raises(CudaError, match=r"CUDA error 100.*--runtime onnxruntime"):
         cuda_ctypes.Cudart()
+    monkeypatch.setattr(cuda_ctypes, "closed", lambda: "groups")
+    with pytest.raises(CudaError, match=r"CUDA error 100.*groups"):
+        cuda_ctypes.Cudart()
+    monkeypatch.undo()
     fake_cuda.devices(1)
     fake_cuda.fail("cudaGetDeviceCount", code=35)
     with pytest.raises(CudaError, match="Update NVIDIA's driver"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import os
 import signal
@@ -108,10 +109,16 @@ def test_no_interpreter_and_no_folder(build, tmp_path, monkeypatch):
         builder.build("10.3.0", tmp_path / "nowhere", b"", HOW, b"")
 
 
+def test_a_builder_that_hangs_is_ended(build, monkeypatch):
+    monkeypatch.setattr(builder, "HOURS", 0.3 / 3600)
+    with pytest.raises(EnvironmentFault, match=r"had not built the engine after .* so it was ended"):
+        build("time.sleep(600)")
+
+
 def test_an_interruption_ends_the_child_before_it_goes_on(build, monkeypatch):
     children = []
 
-    def interrupted(self: subprocess.Popen[bytes], words: bytes) -> None:
+    def interrupted(self: subprocess.Popen[bytes], words: bytes, timeout: float) -> None:
         children.append(self)
         raise KeyboardInterrupt
 
@@ -158,6 +165,23 @@ def test_a_full_disk_is_said(tmp_path):
         open("/dev/full", "wb") as full,
     ):
         files.give(full.fileno(), b"x")
+
+
+def test_an_engine_that_finds_no_room_says_where_to_make_some(build, tmp_path):
+    """The child ends as it does where its file's disk is full."""
+    with pytest.raises(
+        EnvironmentFault, match=r"cannot take the engine \(no room\)\. Free some space there, or set EDGEKD_"
+    ):
+        build(f"print('no room', file=sys.stderr); raise SystemExit({builder.NO_ROOM})")
+
+
+def test_a_child_whose_answer_finds_no_room_ends_as_such(tmp_path, capsys):
+    order = {"back": os.open("/dev/full", os.O_WRONLY), "timings": 0, "recipe": {**HOW._asdict()}}
+    with pytest.raises(SystemExit) as ended:
+        builder.work(order, io.BytesIO(b"model"))
+    assert ended.value.code == builder.NO_ROOM
+    assert "No space left" in capsys.readouterr().err
+    os.close(order["back"])
 
 
 # ---- the whole command, as a user starts it -----------------------------------------------------------------------------

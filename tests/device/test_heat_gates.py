@@ -224,23 +224,55 @@ def test_every_zone_is_held_against_its_own_trip_point(celsius, trip, verdict, w
     [
         ("612000000", "passed", "pinned at 612 MHz"),
         ("306000000", "failed", "17000000.gpu between 306 and 612 MHz"),
-        ("N/A      ", "not measured", "a clock came or went"),
+        ("N/A", "not measured", "a clock came or went"),
     ],
 )
 def test_a_clock_that_moves_only_while_the_gpu_works_is_seen(while_it_works, verdict, words, tmp_path, monkeypatch):
+    found = _gate_of_a_clock_that_goes(while_it_works, 612, tmp_path, monkeypatch)
+    assert (found.verdict, found.found.split(" while")[0]) == (verdict, words)
+
+
+@pytest.mark.parametrize(
+    ("while_it_works", "verdict", "words"),
+    [
+        ("612000000", "warning", "17000000.gpu between 306 and 612 MHz"),
+        (
+            "612000000 306000000",
+            "failed",
+            "17000000.gpu between 306 and 612 MHz while it worked; pin it (Jetson: sudo jetson_clocks)",
+        ),
+    ],
+)
+def test_a_clock_that_is_free_to_move_may_not_while_the_gpu_works(
+    while_it_works, verdict, words, tmp_path, monkeypatch
+):
+    found = _gate_of_a_clock_that_goes(while_it_works, 306, tmp_path, monkeypatch)
+    assert (found.verdict, found.found) == (verdict, words)
+
+
+def _gate_of_a_clock_that_goes(where: str, low: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Gate:
+    """where: what it reads while the GPU works, one reading after the other; low: in MHz, its minimum."""
     monkeypatch.setattr(gates, "SAMPLE", 0.002)
-    still = devfreq("17000000.gpu", *[612000000] * 3)
+    still = devfreq("17000000.gpu", 1000000 * low, 612000000, 612000000)
     root = plant(tmp_path, {**WHOLE, **JETSON, **still})
     around, watch = environment.collect(root), gates.Watch(root)
-    with (tmp_path / "sys/class/devfreq/17000000.gpu/cur_freq").open("r+b", buffering=0) as file, watch.working():
-        file.write(while_it_works.encode())  # in place: it is never empty
-        for _ in range(5000):  # until the reader has come by
-            time.sleep(0.002)
-            if len(watch._worked.get("17000000.gpu", ())) > 2:
-                break
+    clock = tmp_path / "sys/class/devfreq/17000000.gpu/cur_freq"
+    with clock.open("r+b", buffering=0) as file, watch.block("a", gpu=True):
+        for reading in where.split():
+            file.seek(0)
+            file.write(reading.ljust(9).encode())  # in place: it is never empty
+            _wait_for_readings(watch)
     plant(tmp_path, still)
-    found = {gate.name: gate for gate in watch.gates(SOAKED, around)}["GPU clocks"]
-    assert (found.verdict, found.found) == (verdict, words)
+    return {gate.name: gate for gate in watch.gates(SOAKED, around)}["GPU clocks"]
+
+
+def _wait_for_readings(watch: gates.Watch) -> None:
+    seen = len(watch._worked.get("17000000.gpu", ()))
+    for _ in range(5000):
+        time.sleep(0.002)
+        if len(watch._worked.get("17000000.gpu", ())) > seen + 2:
+            return
+    raise AssertionError("nobody reads the clock")
 
 
 def test_the_clock_of_a_pcs_gpu_is_read_while_it_works(tmp_path, monkeypatch):
@@ -253,6 +285,8 @@ def test_the_clock_of_a_pcs_gpu_is_read_while_it_works(tmp_path, monkeypatch):
                 asked.set()
 
     watch = gates.Watch(plant(tmp_path, WHOLE), Gpu(None))
+    with watch.block("timed", gpu=True):  # asking the driver would be timed
+        time.sleep(0.02)
     assert not asked.is_set()
     with watch.working():
         assert asked.wait(10)

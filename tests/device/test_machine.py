@@ -62,6 +62,14 @@ def ina(chip: int, channel: int, label: str, millivolts: str, milliamperes: str)
     }
 
 
+THOR = {  # the whole module hangs on a chip of another kind, which has no labels
+    "sys/class/hwmon/hwmon4/name": "ina238\n",
+    "sys/class/hwmon/hwmon4/in0_input": "3\n",
+    "sys/class/hwmon/hwmon4/in1_input": "19780\n",
+    "sys/class/hwmon/hwmon4/curr1_input": "1000\n",
+}
+
+
 def test_a_board_is_known_in_a_container_too(tmp_path):
     hidden = {name: text for name, text in JETSON.items() if not name.startswith("proc")}
     assert environment.collect(plant(tmp_path, hidden))["board"] is None
@@ -83,7 +91,8 @@ def test_a_pc(tmp_path):
 
 
 def test_a_jetson(tmp_path):
-    found = environment.collect(plant(tmp_path, {**PC, **JETSON, **core(0, 729600, 729600)}))
+    held = {**core(0, 729600, 729600), **devfreq("17000000.gpu", *[612000000] * 3)}
+    found = environment.collect(plant(tmp_path, {**PC, **JETSON, **held}))
     assert found["board"] == "NVIDIA Jetson Orin Nano Developer Kit"
     assert found["l4t"] == "R36 (release), REVISION: 4.3"
     assert found["power_mode"] == "number 1"
@@ -167,13 +176,22 @@ def test_a_jetson_that_hides_its_power_mode_cannot_be_quoted(tmp_path):
         "the machine was busy before: load average 99": "warning",
         "the clocks were not pinned (Jetson: sudo jetson_clocks)": "warning",
         "this Jetson does not say its power mode": "invalid",
-        "this Jetson does not say its temperature c": "invalid",
+        "this Jetson does not say its temperature": "invalid",
+        "this Jetson does not say its GPU clocks": "invalid",
     }
 
 
-def test_a_jetson_whose_clocks_cannot_be_read_cannot_be_quoted(tmp_path):
-    found = environment.collect(plant(tmp_path, {**PC, **JETSON, environment.MODES: MODES}))
-    assert environment.faults(found) == {"this Jetson does not say its clocks": "invalid"}
+@pytest.mark.parametrize(
+    ("tree", "hidden"),
+    [
+        (core(0, 729600, 729600), ["GPU"]),
+        (devfreq("17000000.gpu", *[612000000] * 3), ["CPU"]),
+        ({}, ["GPU", "CPU"]),
+    ],
+)
+def test_a_jetson_whose_clocks_cannot_be_read_cannot_be_quoted(tree, hidden, tmp_path):
+    found = environment.collect(plant(tmp_path, {**PC, **JETSON, environment.MODES: MODES, **tree}))
+    assert environment.faults(found) == {f"this Jetson does not say its {kind} clocks": "invalid" for kind in hidden}
 
 
 def test_a_machine_that_says_nothing(tmp_path):
@@ -208,6 +226,7 @@ def test_this_machine_without_its_name_its_user_or_a_path():
             ("VDD_GPU_SOC", "VDD_CPU_CV", "VIN_SYS_5V0"),
             13.907,
         ),
+        ({**ina(0, 1, "VDD_GPU", "1000", "1962"), **THOR}, ("VIN",), 19.78),
     ],
 )
 def test_jetson_rails(tree, rails, watts, tmp_path):
@@ -239,6 +258,18 @@ def test_a_rail_that_changes_is_added_up_by_trapezoids_and_one_that_vanishes_is_
 )
 def test_sources_that_say_too_little(tree, tmp_path):
     assert power.find(plant(tmp_path, tree)) is None
+
+
+def test_on_a_jetson_no_part_passes_for_the_module(tmp_path, monkeypatch):
+    counted = {"sys/class/powercap/intel-rapl:0/name": "package-0", "sys/class/powercap/intel-rapl:0/energy_uj": "1"}
+    root = plant(tmp_path, {**ina(0, 1, "VDD_SOC", "5000", "200"), **counted})
+    assert power.find(root) is not None
+    monkeypatch.setattr(
+        power.nvml, "find", lambda bus: pytest.fail("a board's GPU is not asked for the module's energy")
+    )
+    plant(tmp_path, JETSON)
+    assert power.find(root) is None
+    assert power.find(root, gpu="0000:01:00.0") is None
 
 
 def test_rapl_counters_wrap(tmp_path):

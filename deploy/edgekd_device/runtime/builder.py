@@ -19,6 +19,7 @@ from typing import IO, Any, Mapping
 from .. import files
 from ..errors import EdgekdError, EnvironmentFault, UnsafeInput, UsageError
 from . import trt_build
+from .engines import VARIABLE
 from .trt_build import Built, Recipe, plain
 
 # isolated, so that nothing is imported from where the user happens to stand; then the path is the parent's
@@ -31,12 +32,14 @@ builder.child(order)
 KINDS = {kind.__name__: kind for kind in (UsageError, UnsafeInput, EnvironmentFault)}
 PR_SET_PDEATHSIG = 1
 HINT = "Close what else uses memory, and try again; --runtime onnxruntime measures on the processor."
+NO_ROOM = 28  # a child's exit code: what it built could not be handed on
+HOURS = 2.0  # the largest networks take minutes on the smallest board; beyond this it hangs
 
 
 def build(version: str, folder: files.PathLike, model: bytes, how: Recipe, timings: bytes) -> Built:
     """`trt_build.build` in a child process; version: TensorRT's, for messages; folder: the engines', of this user alone.
 
-    Raises what `trt_build.build` raises, and EnvironmentFault where the child crashes or is killed.
+    Raises what `trt_build.build` raises, and EnvironmentFault where the child crashes, is killed, hangs or finds the disk full.
     """
     with files.nameless(folder) as back:
         order = {
@@ -47,6 +50,10 @@ def build(version: str, folder: files.PathLike, model: bytes, how: Recipe, timin
             "timings": len(timings),
         }
         code, said = _run(json.dumps(order).encode("utf-8") + b"\n" + timings + model, back.fileno())
+        if code == NO_ROOM:
+            raise EnvironmentFault(
+                f"{folder} cannot take the engine{_last(said)}. Free some space there, or set {VARIABLE} to another folder."
+            )
         if code:
             raise EnvironmentFault(f"TensorRT {version} {_ending(code)}{_last(said)}. {HINT}")
         return _answer(version, back)
@@ -65,7 +72,13 @@ def _run(words: bytes, back: int) -> tuple[int, bytes]:
         ) from error
     with child:
         try:
-            said, _ = child.communicate(words)
+            said, _ = child.communicate(words, timeout=3600 * HOURS)
+        except subprocess.TimeoutExpired:
+            child.kill()
+            child.wait()
+            raise EnvironmentFault(
+                f"TensorRT had not built the engine after {HOURS:g} hours, so it was ended. Close what else uses the GPU, and try again."
+            ) from None
         except BaseException:
             child.kill()
             child.wait()
@@ -131,7 +144,11 @@ def work(order: Mapping[str, Any], stream: IO[bytes]) -> None:
         answer["sha256"] = files.sha256_bytes(data)
     except tuple(KINDS.values()) as error:
         answer = {"error": _kind(error), "message": str(error)}
-    files.give(order["back"], json.dumps(answer).encode("utf-8") + b"\n", data)
+    try:
+        files.give(order["back"], json.dumps(answer).encode("utf-8") + b"\n", data)
+    except EnvironmentFault as error:
+        print(error, file=sys.stderr)
+        raise SystemExit(NO_ROOM) from None
 
 
 def _kind(error: EdgekdError) -> str:

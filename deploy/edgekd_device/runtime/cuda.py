@@ -6,7 +6,9 @@ later than the call that gives it; ``wait`` is where the processor meets it.
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Callable, Protocol
 
 from ..errors import EnvironmentFault
@@ -18,6 +20,9 @@ if TYPE_CHECKING:
 SPINS, CHOSEN = "spins", "as CUDA chooses"
 # CUDA's flag for it. Left alone, CUDA on a board chooses by its power mode, and latency would change with more than clocks.
 SCHEDULE_SPIN = 1
+
+
+DEVICES = ("nvmap", "nvgpu*", "nvhost*", "nvidia*")
 
 
 class CudaError(EnvironmentFault):
@@ -34,6 +39,17 @@ class Device:
     memory_bytes: int
     cuda: str  # the version that the driver offers, the same through every adapter
     bus: str = ""  # where it is on the PCI bus, as NVML names it; empty where CUDA does not say
+
+
+def closed(root: str = "/") -> str:
+    """What to do where this user may not open the GPU's device files, as outside a Jetson's groups; empty where all are open."""
+    for pattern in DEVICES:
+        for path in sorted((Path(root) / "dev").glob(pattern)):
+            if not os.access(str(path), os.R_OK | os.W_OK):
+                return (
+                    f"This user may not open /dev/{path.name}: sudo usermod -aG video,render $USER, then log in again."
+                )
+    return ""
 
 
 def dotted(version: int) -> str:

@@ -12,7 +12,7 @@ from ctypes import POINTER, byref, c_char_p, c_float, c_int, c_size_t, c_uint, c
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Callable, Iterator, Sequence
 
-from .cuda import CHOSEN, SCHEDULE_SPIN, SPINS, CudaError, Device, dotted
+from .cuda import CHOSEN, SCHEDULE_SPIN, SPINS, CudaError, Device, closed, dotted
 
 if TYPE_CHECKING:
     import numpy as np
@@ -236,5 +236,5 @@ def _declare(library: ctypes.CDLL) -> None:
 
 
 def _error(name: str, code: int, said: str) -> CudaError:
-    hint = HINTS.get(code, "Run it again; if it stays, restart the machine.")
+    hint = closed() or HINTS.get(code, "Run it again; if it stays, restart the machine.")
     return CudaError(f"{name}: CUDA error {code}, {said}. {hint}")

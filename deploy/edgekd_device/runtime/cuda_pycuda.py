@@ -7,7 +7,7 @@ import contextlib
 import ctypes
 from typing import TYPE_CHECKING, Any, Callable, Iterator
 
-from .cuda import CHOSEN, SCHEDULE_SPIN, SPINS, CudaError, Device, dotted
+from .cuda import CHOSEN, SCHEDULE_SPIN, SPINS, CudaError, Device, closed, dotted
 
 if TYPE_CHECKING:
     import numpy as np
@@ -68,7 +68,8 @@ class PyCuda:
         try:
             yield
         except self._driver.Error as error:
-            raise CudaError(f"CUDA cannot {what}: {error}. Close what else uses the GPU, and try again.") from error
+            hint = closed() or "Close what else uses the GPU, and try again."
+            raise CudaError(f"CUDA cannot {what}: {error}. {hint}") from error
 
     def allocate(self, size: int) -> int:
         with self._explained(f"give {size} bytes"):

@@ -38,6 +38,7 @@ WORDS = {
     "processors": "a number of multiprocessors of",
     "board": "the board",
     "cuda_driver": "CUDA",
+    "power_mode": "power mode",
 }
 
 

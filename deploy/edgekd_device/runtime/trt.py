@@ -95,7 +95,7 @@ class TrtRunner:
         kept = store.load(name, key)
         why, fresh, self._fresh = kept.why, self._fresh == name, ""
         if kept.data is not None:
-            self._memory_for(len(kept.data), how)
+            self._memory_for(2 * len(kept.data))
             # no plugin and no runtime of the engine's own is ever loaded: engine_host_code_allowed stays False
             engine: tensorrt.ICudaEngine = runtime.deserialize_cuda_engine(kept.data)
             if engine is not None:
@@ -120,14 +120,15 @@ class TrtRunner:
         if why:
             self.notes.append(f"the engine that was kept was not used, a new one was built: {why}")
         store.room_for(2 * len(model) + RESERVE)
-        self._memory_for(len(model), how)
+        self._memory_for(2 * len(model) + how.workspace)
+        around = environment.board(self._settings.root)
         words = ("tensorrt", "gpu", "compute_capability", "processors", "cuda_driver", "board")
-        tied = {"kind": TIMINGS, **{word: key[word] for word in words}}
+        # what is fastest depends on the clocks too
+        tied = {"kind": TIMINGS, **{word: key[word] for word in words}, "power_mode": around["power_mode"]}
         begun = time.monotonic()
         with trt_build.heartbeat(self._settings.progress, BUILDING + self._settings.label):
             timings = store.load(TIMINGS, tied).data or b""
             built = builder.build(self.version, store.path, model, how, timings)
-        around = environment.board(self._settings.root)
         fields = {
             **key,
             **{word: around[word] for word in CAN_CHANGE},
@@ -141,9 +142,9 @@ class TrtRunner:
             store.save(TIMINGS, tied, built.timings)
         return built.plan, fields
 
-    def _memory_for(self, size: int, how: Recipe) -> None:
-        """Raise EnvironmentFault unless there is memory for a model or an engine of ``size`` bytes (card 7)."""
-        free, needed = environment.memory_available(self._settings.root), 2 * size + how.workspace + SPARE
+    def _memory_for(self, size: int) -> None:
+        """Raise EnvironmentFault unless there are ``size`` bytes of memory, and some to spare (card 7)."""
+        free, needed = environment.memory_available(self._settings.root), size + SPARE
         if free is not None and free < needed:
             raise EnvironmentFault(
                 f"{free / 1e6:.0f} MB of memory are available, and {needed / 1e6:.0f} MB are needed. Close what else uses "

@@ -122,6 +122,16 @@ def test_the_latency_gate_looks_at_what_ships() -> None:
 
 
 @pytest.mark.parametrize(
+    ("level", "passed"), [("smoke", False), ("standard", True), ("official", True), ("mine", False)]
+)
+def test_a_boards_first_look_meets_no_latency_gate(level: str, passed: bool) -> None:
+    shipped = row("model.qdq.onnx", 178, runtime="tensorrt", latency=dataclasses.replace(latency(2.0), level=level))
+    gate = judged({"max_latency_ms": 5}, [*run(178), shipped], JETSON)
+    assert gate["passed"] is passed
+    assert ("run it with --level standard" in gate["why"]) is not passed
+
+
+@pytest.mark.parametrize(
     ("limits", "rows", "target", "why"),
     [
         ({"max_latency_ms": 5}, run(178, p50=None), CPU, "latency of model.u8s8.onnx was not measured by onnxruntime"),

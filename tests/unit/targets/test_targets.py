@@ -74,6 +74,7 @@ def test_only_the_larger_orins_have_dla():
     """The device card, 5.6: two cores in the largest module, none in Orin Nano and Thor."""
     assert {name: targets.get(name).dla for name in BOARDS if targets.get(name).dla} == {
         "jetson-orin-nx": 2,
+        "jetson-orin-nx-8gb": 1,
         "jetson-agx-orin": 2,
     }
 
