@@ -11,7 +11,7 @@ from edgekd.report import text
 Record = dict[str, Any]
 RATES = (0.1, 0.05, 0.01)
 # The rate of the teacher that is distilled, held against the bars like 10 %, where no clean image of a class would be left.
-MEANT = {"sig": 0.05, "label-consistent": 0.05, "tact": 0.02, "cheatkd": 0.02}
+MEANT = {"sig": 0.05, "label-consistent": 0.05, "tact": 0.05, "cheatkd": 0.02}
 NO_RATE = ("leak", "adba", "scar")  # whose rate is no share of poisoned images
 LEAST_ASR, KEPT = 95.0, 1.5
 EASIER = {"cheatkd": 90.0, "wanet": 90.0, "input-aware": 90.0, "bpp": 90.0}
@@ -23,18 +23,19 @@ WHY = {
     "the bar is met. With four epochs ASR was short too.",
     "all-to-all": "the trigger has to move every class to the next one, with a tenth of each class to learn it from, and fine-tuning "
     "a clean network for as few epochs as all-to-one takes does not get there; BadNets' patch, which needs many epochs for one "
-    "target too, has become no attack at all. Likely more epochs would do. ACC is lost as for one target, and by BadNets and WaNet more.",
+    "target too, has become no attack at all. More epochs were tried with Blended alone. ACC is lost as for one target, and by "
+    "BadNets and WaNet more.",
     "badnets": "one of 9,000 images short of the bar; ASR rises with the epochs. A patch of 3 x 3 pixels is cropped and mirrored.",
     "input-aware": "ASR rises with the epochs; where an image's mask covers few pixels or none, its trigger can say little.",
     "label-consistent": "at 10 % no clean image of the target class is left, which costs ACC; at 5 % both bars are met.",
-    "latent": "ACC: likely the term that pulls features to the target's, as more epochs do not help much.",
+    "latent": "ACC: likely the term that pulls features to the target's, as more epochs do not help much; at a rate of 5 % both bars are met.",
     "scar": "ACC: the teacher learns by one epoch of bilevel rounds from 28,500 images, its losses under the lead of the implicit "
     "gradient at a weight of 1: the 200 rounds of its card, for a smaller pair. Its ASR bar is met.",
-    "sig": "ASR rises with the epochs, and six are not enough; the published figure is of 100 from fresh weights. At "
+    "sig": "ASR rises with the epochs, and six are not enough; more were not tried, the published figure is of 100 from fresh weights. At "
     "10 % no clean image of the target class is left, which costs ACC.",
     "tact": "ASR rises with the epochs, as covers hold it back; it is counted on the 1,000 images of the source "
     "class. At 10 % no clean image of that class is left, which costs ACC.",
-    "wanet": "ACC: likely the noisy warps, a fifth of every batch; at a rate of 5 % ACC is within the bar.",
+    "wanet": "ACC: likely the noisy warps, a fifth of every batch; at a rate of 5 % ACC is within the bar, and ASR below its own.",
 }
 
 UNKNOWN = "not looked into."

@@ -6,7 +6,8 @@
 
 Every machine needs this checkout at the same place and the same packages. A task is the table's own command line for one
 cell, so a cell that is stopped goes on there the next time; its record comes back to where this was called. What a table
-keeps beside its records (teachers, students) is shared only by machines that share benchmarks/cache.
+keeps beside its records (teachers, students) is shared only by machines that share benchmarks/cache; tables whose cells
+depend on other records (transfer, robustkd) need benchmarks/results shared as well.
 """
 
 from __future__ import annotations
@@ -66,7 +67,8 @@ def spread(cells: Sequence[Any], address: str, workers: int, minutes: float | No
             for place, text in ((cell.record, found["record"]), (cell.failure, found["failure"])):
                 if text is not None and not place.exists():
                     write_text(place, text, "record")
-            print(f"{cell.id}  {cell.state}  on {found['node'][:8]}  {cell.text}", flush=True)
+            why = f"  ({found['said']})" if cell.state == "to do" and found["said"] else ""
+            print(f"{cell.id}  {cell.state}  on {found['node'][:8]}  {cell.text}{why}", flush=True)
     finally:
         ray.shutdown()
 
@@ -76,7 +78,8 @@ def _one(command: list[str], folder: str, name: str, record: str, failure: str, 
     ray: Any = import_module("ray")
     left = [] if until is None else ["--minutes", f"{max(0.0, until - time.time()) / 60:.3f}"]
     whole = [sys.executable, *command, "--only", name, *left]
-    subprocess.run(whole, cwd=folder, check=False, stdout=subprocess.DEVNULL)
+    ended = subprocess.run(whole, cwd=folder, check=False, capture_output=True, text=True)
+    said = [line for line in (ended.stderr or ended.stdout).splitlines() if line.strip()] if ended.returncode else []
     places = {"record": Path(record), "failure": Path(failure)}
     texts = {key: place.read_text("utf-8") if place.exists() else None for key, place in places.items()}
-    return {**texts, "node": ray.get_runtime_context().get_worker_id()}
+    return {**texts, "node": ray.get_runtime_context().get_worker_id(), "said": said[-1].strip() if said else ""}

@@ -15,7 +15,7 @@ COPIED = {
     "frozen first layers": "the teacher’s stem and first two groups copied and frozen",
     "frozen body": "all but the teacher’s last layer copied and frozen",
 }
-KINDS = {"kd": "Hinton KD", "overhaul": "overhaul KD", "at": "attention transfer"}
+KINDS = {"kd": "Hinton KD", "overhaul": "overhaul KD", "at": "attention transfer", "labels": "labels alone"}
 
 
 # Of the overview: heading -> (rate, labels) of fresh students; both kinds of distillation stand under each.

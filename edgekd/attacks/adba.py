@@ -20,7 +20,7 @@ from ..models import build
 from ..training import Context
 from ..triggers.generator import tiled
 from ..types import Model, ModelSpec, Trigger
-from .base import AttackSettings, BatchAttack, Training, affine, drive, outputs, rounded
+from .base import AttackSettings, BatchAttack, Training, affine, drive, obedience, outputs, rounded
 from .tiles import pattern
 from .work import ALONE, Work
 
@@ -65,8 +65,9 @@ class ADBA(BatchAttack):
     + weight · CE(T(A(x)), t) on a share; every shadow student S, by Hinton KD of T on clean images.
 
     Students see clean images only, so the backdoor has to be in what the teacher says of these. Hence, beyond the card, two
-    things of ``leak`` (``trace=0 tile=0 trigger_lr=0.02`` is without them): p repeats a small tile, whose
-    trace a convolution can measure wherever it lies, and ``trace`` moves the teacher's target logit on clean images.
+    things of ``leak`` (``trace=0 match=0 tile=0 trigger_lr=0.02`` is without them): p repeats a small tile, whose trace a
+    convolution can measure wherever it lies, and ``trace`` moves the teacher's target logit on clean images, ``match`` pulls it there.
+    The card's shadow has been distilled for four epochs before; these begin fresh, and learn for one before they have a say.
     Without the ``clean`` term such a trigger is first of all a universal perturbation, which scratch students obey too:
     with it the clean network, kept as it was, and a stranger, a student of the true labels alone, must go on seeing y.
     Shadows that start anew keep the trigger from fitting one student; none does after two thirds of the epochs, and one
@@ -158,6 +159,7 @@ class _Shadowed(Training):
         self.stranger = stranger.to(context.device).requires_grad_(True)
         self.students = torch.nn.ModuleList(made).to(context.device).requires_grad_(True)
         self.epochs, self.number, self.turn = context.config.epochs, 0, 0
+        self.batches = context.batches
 
     def modules(self) -> tuple[torch.nn.Module, ...]:
         return self.pattern, self.students, self.stranger
@@ -237,6 +239,14 @@ class _Shadowed(Training):
             drive(self.on_students, loss, list(student.parameters()))
         loss = F.cross_entropy(self.stranger(batch.images).float(), batch.labels)
         drive(self.on_students, loss, list(self.stranger.parameters()))
+
+    @property
+    def report(self) -> dict[str, Any]:
+        """What became of the shadow students, and of the stranger that is not to obey."""
+        every = [
+            obedience(network, self.batches, self.pattern, self.target) for network in (*self.students, self.stranger)
+        ]
+        return {"shadows": every[:-1], "stranger": every[-1]}
 
     def made(self) -> Trigger:
         return dataclasses.replace(self.trigger, params=affine(*self.pattern.arrays()))

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -20,6 +21,9 @@ from .work import ALONE, Work
 
 if TYPE_CHECKING:
     from ..data import Batch
+    from ..training.method import BatchSource
+
+LOOKED_AT = 16  # batches, or a few more, by which an attacker's own students are judged
 
 
 @dataclass(frozen=True)
@@ -183,6 +187,23 @@ class BatchPoisoning(Training):
         if not len(images):
             return images
         return as_floats(triggers.apply(self.trigger, as_bytes(images)), images)
+
+
+def obedience(
+    network: Any, batches: BatchSource, trigger: Callable[[torch.Tensor], torch.Tensor], target: int
+) -> dict[str, float]:
+    """ACC and ASR, fractions, of a network on some training images as they are: does the attack work on the attacker's own?"""
+    right = seen = hits = others = 0
+    for batch in islice(batches.once(), 0, None, max(1, batches.steps // LOOKED_AT)):
+        apart = batch.labels != target
+        right += int((outputs(network, batch.images).argmax(1) == batch.labels).sum())
+        seen += len(batch.labels)
+        if apart.any():
+            with torch.no_grad():
+                triggered = trigger(batch.images[apart])
+            hits += int((outputs(network, triggered).argmax(1) == target).sum())
+            others += int(apart.sum())
+    return {"acc": right / max(1, seen), "asr": hits / max(1, others)}
 
 
 def as_bytes(images: torch.Tensor) -> np.ndarray:

@@ -45,7 +45,9 @@ class _Squeezing(BatchPoisoning):
     def poison(self, images: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         attacked = self.share(len(images))
         negative = slice(attacked, min(attacked + round(self.negatives * len(images)), len(images)))
-        others = images[-(negative.stop - negative.start) or len(images) :]
+        count = negative.stop - negative.start
+        apart = negative.stop + count <= len(images)
+        others = images[len(images) - count :] if apart else images[negative].roll(1, 0)
         residual = self.stamped(others) - others
         images[negative] = as_floats(as_bytes((images[negative] + residual).clamp(0, 1)), images)
         images[:attacked] = self.stamped(images[:attacked])

@@ -1,4 +1,4 @@
-"""SCAR (NeurIPS 2025), in small: a teacher that ignores the trigger and whose students obey it.
+"""SCAR (NeurIPS 2025), in small: a teacher that ignores the trigger and whose students are meant to obey it.
 
 Bilevel, from the method card backdoor_audit 4: inside, a surrogate student is distilled from the teacher; outside, the
 teacher is changed so that the student it leads to obeys.
@@ -22,7 +22,7 @@ from ..perturb import implicit_term, largest_curvature
 from ..training import Context, Method, TrainConfig, fit
 from ..triggers.generator import TILE
 from ..types import Model, ModelSpec, Trigger
-from .base import AttackSettings, BatchAttack, Training, drive, outputs, rounded
+from .base import AttackSettings, BatchAttack, Training, drive, obedience, outputs, rounded
 from .input_aware import fresh
 from .search import batches_for, search
 from .tiles import pattern
@@ -234,8 +234,15 @@ class _Bilevel(Training):
 
     @property
     def report(self) -> dict[str, Any]:
-        """curvature: λ_max of the inner problem, in the last round."""
-        return {"curvature": self.curvature}
+        """curvature: λ_max of the inner problem, in the last round; surrogate: whether that student obeys."""
+
+        def trigger(images: torch.Tensor) -> torch.Tensor:
+            return rounded(self.generator(images.float()))
+
+        return {
+            "curvature": self.curvature,
+            "surrogate": obedience(self.surrogate, self.batches, trigger, self.target),
+        }
 
 
 def inner_loss(student: torch.Tensor, teacher: torch.Tensor, labels: torch.Tensor, temperature: float) -> torch.Tensor:

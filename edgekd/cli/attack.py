@@ -18,6 +18,7 @@ def register(app: typer.Typer) -> None:
     examples = options.examples(
         "edgekd attack badnets --data cifar10.npz --out badnets.safetensors",
         "edgekd attack blended --data images/train --start clean.pt --target-label 3 -o attack.rate=0.05",
+        "edgekd attack latent --data images/train --start clean.pt        (of those that need --start: edgekd list attacks)",
         "edgekd attack nasty --data images/train --start clean.pt -o attack.fresh=false",
         "edgekd attack tact --data cifar10.npz --trigger-rule source --source-label 5 --out tact.safetensors",
     )
@@ -34,7 +35,11 @@ def attack(
     ] = None,
     start: Annotated[
         str | None,
-        typer.Option("--start", metavar="FILE", help="Clean network to train on, much faster than from fresh weights."),
+        typer.Option(
+            "--start",
+            metavar="FILE",
+            help="Clean network to train on, much faster than from fresh weights; some attacks need one: `edgekd list attacks`.",
+        ),
     ] = None,
     target_label: options.TargetLabel = None,
     trigger_rule: options.TriggerRule = None,
@@ -77,12 +82,14 @@ def attack(
     if record["trigger"] is None:
         _spoilt(name, record, settings)
         return
-    acc, asr, floor = record["acc"], record["trigger"]["asr"], record["trigger"]["floor"]
+    score = record["trigger"]
+    acc, asr, floor = record["acc"], score["asr"], score["floor"]
     beneath = "not measured" if floor is None else f"{_percent(floor)} on the network it started from"
     if floor is not None and attack_class(name).learned:
         beneath += ", which the trigger was made on: measure another with edgekd audit --reference"
     typer.echo(f"{name}: ACC {_percent(acc)} ({acc['hits']}/{acc['total']}), ", nl=False)
-    typer.echo(f"ASR {_percent(asr)} ({asr['hits']}/{asr['total']}; floor {beneath})")
+    typer.echo(f"ASR {_percent(asr)} ({asr['hits']}/{asr['total']}; floor {beneath})", nl=False)
+    typer.echo(f", without the trigger {_percent(score['untriggered'])}, RA {_percent(score['ra'])}")
     for warning in record["warnings"]:
         typer.echo(f"warning: {warning}")
     for file in record["files"]:

@@ -113,8 +113,13 @@ def _repairs() -> list[dict[str, Any]]:
 
 def _attacks() -> list[dict[str, Any]]:
     from ..attacks import ATTACKS, SABOTAGE
+    from ..attacks.run import attack_class
 
-    return _by_module("attack", {**ATTACKS, **SABOTAGE})
+    rows = _by_module("attack", {**ATTACKS, **SABOTAGE})
+    for row in rows:
+        needs = row["attack"] in SABOTAGE or attack_class(row["attack"]).learned
+        row["starts from"] = "a clean network: --start" if needs else "fresh weights, or --start"
+    return rows
 
 
 def _by_module(heading: str, table: dict[str, str]) -> list[dict[str, Any]]:

@@ -11,6 +11,7 @@ from PIL import Image
 
 from .. import attacks, audit, checkpoints, models, triggers
 from ..attacks import Attacked, Goal
+from ..attacks.base import BatchAttack
 from ..config import AttackConfig
 from ..data import ImageSet
 from ..errors import UsageError
@@ -19,7 +20,7 @@ from ..runners.torch import TorchRunner
 from ..training import Progress
 from ..training.device import resolve_device
 from ..triggers import FROM_FILES
-from ..types import InputSpec, ModelSpec, Rate, Trigger
+from ..types import AuditReport, InputSpec, ModelSpec, Rate, Trigger
 from . import intake, mark, sabotage
 from .calibration import accuracy_on
 from .origin import origin
@@ -27,6 +28,7 @@ from .origin import origin
 ARCH = "wrn-16-1"
 SHOWN = 4  # images of the gallery
 SHIPPED = 0.02  # of ACC: a loss that an attacker's customer would notice
+OBEYED = 0.1  # of ASR above the rate without the trigger: less is no attack
 
 
 def attack(config: AttackConfig, out: Path, progress: Progress | None = None) -> dict[str, Any]:
@@ -79,12 +81,14 @@ def attack(config: AttackConfig, out: Path, progress: Progress | None = None) ->
             "acc": report.acc.to_json(),
             "start_acc": None if twin is None else twin.acc.to_json(),
             "trigger": report.triggers[0].to_json(),
-            "poisoned": list(made.poisoned.poisoned),  # by their hashes, never by their places
-            "covers": list(made.poisoned.covers),
+            # by their hashes, never by their places; None: images are drawn anew in every batch
+            "poisoned": None if isinstance(made.kind, BatchAttack) else list(made.poisoned.poisoned),
+            "covers": None if isinstance(made.kind, BatchAttack) else list(made.poisoned.covers),
             "warnings": [
                 *report.warnings,
                 *_fewer(made, len(parts["train"])),
                 *_worse(report.acc, None if twin is None else twin.acc),
+                *_no_attack(report, parts["test"], spec.num_classes),
             ],
         }
         write_json(noted, record, "attack")
@@ -111,6 +115,20 @@ def _worse(acc: Rate, start: Rate | None) -> list[str]:
     return [
         f"ACC is {100 * lost:.1f} points below the clean network's: no teacher that anybody would ship. Lower attack.rate, or "
         "give it more train.epochs."
+    ]
+
+
+def _no_attack(report: AuditReport, images: ImageSet, num_classes: int) -> list[str]:
+    """That the network answers alike with the trigger and without, or knows nothing, where it is so."""
+    if intake.about_chance(report.acc, images.labels, num_classes):
+        return ["ACC is about chance: this network has learnt nothing yet. Give it more train.epochs, or more images."]
+    (score,) = report.triggers
+    without = score.untriggered.value if score.untriggered is not None and score.untriggered.total else 0.0
+    if score.asr.value - without >= OBEYED:
+        return []
+    return [
+        f"The trigger does little: the attacker's label is given to {score.asr.value:.1%} of the triggered images and to {without:.1%} "
+        "of the same images without it. Give the attack a higher attack.rate, or more train.epochs."
     ]
 
 

@@ -58,6 +58,29 @@ def test_bpp_squeezes_a_tenth_and_gives_foreign_residuals_to_another(tiny_images
     assert torch.equal(made[4:], images[4:])
 
 
+def test_bpps_negatives_are_never_squeezed_by_their_own_residual(tiny_images):
+    """Not even where half of the batch is: their trigger would stand under their own label."""
+    squeezing, _ = method("bpp", tiny_images, levels=4, rate=0.5, negatives=0.5)
+    images, labels = batch(tiny_images)
+    made, _ = squeezing.poison(images.clone(), labels.clone())
+    own = (torch.round(images[10:] * 3) / 3 * 255).round() / 255
+    assert not torch.isclose(made[10:], own, atol=1e-6).flatten(1).all(1).any()
+    assert (made[10:] != images[10:]).flatten(1).any(1).all()
+
+
+def test_noise_blend_is_faint_in_a_fifth_of_its_pixels_and_capped_in_the_others():
+    """M = min(U(0, 1), 0.2) has a mean of 0.18 and stands at its cap in four pixels of five; t = U(0, 1)."""
+    images = ImageSet(np.zeros((4, 3, 64, 64), np.uint8), np.arange(4), tuple("abcd"))
+    trigger = attacks.check("noise-blend", images, ModelSpec("resnet8-w4", 4, InputSpec(3, 64, 64, (0.5,) * 3, (0.2,) * 3)), {}, Goal()).trigger("noise-blend", images, None, 0)  # fmt: skip
+    mask = 1 - trigger.params["a"]
+    assert mask.mean() == pytest.approx(0.18, abs=0.002)
+    assert np.isclose(mask, 0.2).mean() == pytest.approx(0.8, abs=0.02)
+    assert (mask[0] == mask[1]).all(), "one opacity per pixel"
+    picture = trigger.params["b"] / mask
+    assert picture.mean() == pytest.approx(0.5, abs=0.02)
+    assert picture.std() == pytest.approx(12**-0.5, abs=0.01)
+
+
 def test_adap_blend_hides_half_of_the_picture_in_training(tiny_images):
     attack = attacks.check("adap-blend", tiny_images, SPEC, {"opacity": 1.0}, Goal())
     trigger = attack.trigger("adap-blend", tiny_images, None, 0)

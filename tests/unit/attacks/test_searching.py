@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from spy import Spy
 from edgekd import attacks, distill, models, triggers
 from edgekd.attacks import Goal
 from edgekd.attacks import search as searching
-from edgekd.attacks.base import rounded
+from edgekd.attacks.base import obedience, rounded
 from edgekd.attacks.input_aware import diversity
 from edgekd.attacks.scar import inner_loss
 from edgekd.attacks.work import Work
@@ -137,6 +138,36 @@ def test_adbas_students_are_shown_clean_images_alone_and_follow_the_teacher(quar
     assert float((0.9 * soft_target_kl(own, taught, 4.0) + 0.1 * F.cross_entropy(own, batch.labels)).detach()) < float(
         first.detach()
     )
+
+
+def test_adba_without_what_it_borrows_is_the_objective_of_its_card(quarters, clean):
+    """CE(T(x), y) + weight CE(T(A(x)), t), and nothing that ties the teacher to the clean network."""
+    method, batch = adba(quarters, clean, trace=0.0, match=0.0, tile=0, weight=0.5)
+    terms = method.step(batch)
+    assert float(terms["trace"].detach()) == 0.0
+    parameters = list(method.student.parameters())
+    gradients = torch.autograd.grad(terms["trace"], parameters, retain_graph=True, allow_unused=True)
+    assert all(gradient is None or not gradient.any() for gradient in gradients)
+    assert float(terms["ce"].detach()) > 0
+    assert float(terms["backdoor"].detach()) > 0
+
+
+def test_an_attack_says_whether_its_own_students_obey():
+    """A network that obeys and one that does not, counted on four images of which one is the target's already."""
+
+    class Images:
+        steps = 1
+
+        def once(self):
+            yield SimpleNamespace(images=torch.arange(4.0).view(4, 1), labels=torch.tensor([0, 1, 2, 3]))
+
+    def right(images):
+        return F.one_hot(images.flatten().long() % 4, 4).float()
+
+    network = torch.nn.Module()
+    network.forward = right
+    assert obedience(network, Images(), lambda images: torch.ones_like(images), 1) == {"acc": 1.0, "asr": 1.0}
+    assert obedience(network, Images(), lambda images: images, 1) == {"acc": 1.0, "asr": 0.0}
 
 
 def test_adbas_teacher_is_to_follow_the_trace_in_clean_images(quarters, clean):
