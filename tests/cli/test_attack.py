@@ -65,13 +65,13 @@ def test_training_on_from_a_network_that_is_there(world: World, tmp_path: Path) 
 
 def test_a_network_that_has_learnt_nothing_is_no_attack(world: World, tmp_path: Path) -> None:
     """Its ASR may be anything: it gives one label to every image, with the trigger and without."""
-    words = ["attack", "badnets", "--data", world.train, "--test", world.test, "--arch", "resnet8-w8"]
-    made = call(*words, "--out", tmp_path / "a.safetensors", *QUICK, "-o", "train.epochs=1", "-o", "train.lr=0.000001")
+    words = ["attack", "badnets", "--data", world.train, "--test", world.test, *QUICK, "-o", "train.lr=0.000001"]
+    made = call(*words, "--arch", "resnet8-w8", "--out", tmp_path / "a.safetensors")
     assert made.code == 0, made.err
     assert "warning: ACC is about chance" in made.out
-    learnt = call(*words, "--out", tmp_path / "b.safetensors", *QUICK, "-o", "attack.rate=0.0001")
-    assert learnt.code == 0, learnt.err
-    assert "warning: The trigger does little" in learnt.out or "about chance" in learnt.out
+    clean = call(*words, "--start", world.teacher, "--out", tmp_path / "b.safetensors")
+    assert clean.code == 0, clean.err
+    assert "warning: The trigger does little" in clean.out
 
 
 @pytest.mark.parametrize(

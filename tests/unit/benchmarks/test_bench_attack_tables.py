@@ -114,7 +114,7 @@ def test_a_variant_is_a_row_of_its_own() -> None:
     cell = attacks.cell("adba without trace")
     assert (cell["attack"], cell["options"]["trace"]) == ("adba", 0.0)
     assert Cell(attacks.TABLE, cell, HERE).id != Cell(attacks.TABLE, attacks.cell("adba"), HERE).id
-    assert attacks_table.name_of(cell) == "adba, trace 0, tile 0, trigger_lr 0.02"
+    assert attacks_table.name_of(cell) == "adba, trace 0, tile 0, trigger_lr 0.02, match 0"
     resolved = resolve_attack(
         None, {"attack.name": "adba", "data": "-", **{f"attack.{k}": v for k, v in cell["options"].items()}}
     )
