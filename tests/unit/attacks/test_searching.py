@@ -43,6 +43,29 @@ def said(model, pixels):
         return model.module(torch.from_numpy(pixels).float() / 255).argmax(1).numpy()
 
 
+def test_lfs_trigger_is_smooth_and_within_its_amplitude(quarters, clean):
+    """Almost nothing of its power lies above half of the highest frequency; white noise has three quarters there."""
+    attack = attacks.check("lf", quarters, SPEC, {"steps": 20, "amplitude": 0.07}, Goal(1), clean)
+    change = attack.trigger("lf", quarters, clean, 0).params["b"]
+    assert np.abs(change).max() == pytest.approx(0.07)
+    power = np.abs(np.fft.fft2(change)) ** 2
+    down, across = np.meshgrid(*(np.abs(np.fft.fftfreq(size)) for size in change.shape[1:]), indexing="ij")
+    high = np.maximum(down, across) >= 0.25
+    assert high.mean() > 0.7
+    assert power[:, high].sum() < 0.01 * power.sum()
+
+
+def test_adbas_shadows_start_anew_in_turn_and_each_lives_four_epochs(quarters, clean):
+    method, _ = adba(quarters, clean)
+    method.epochs, births = 18, {}
+    for number in range(method.epochs):
+        method.number = number
+        for index in (0, 1):
+            if method._born(index) == number:
+                births.setdefault(index, []).append(number)
+    assert births == {0: [0, 4, 8, 12], 1: [0, 6, 10]}, "none after two thirds of the epochs"
+
+
 def test_trojannn_drives_its_neurons_beyond_what_clean_images_do(quarters, clean):
     attack = attacks.check("trojannn", quarters, SPEC, {"steps": 60, "neurons": 1}, Goal(), clean)
     trigger = attack.trigger("t", quarters, clean, 0)
