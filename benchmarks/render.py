@@ -26,6 +26,7 @@ from benchmarks import (
     loadgen_table,
     main_job_table,
     nasty_table,
+    nvidia,
     paper_baselines_table,
     paper_scale_table,
     robustkd_table,
@@ -88,6 +89,7 @@ RENDERERS: dict[str, tuple[str, Callable[[Sequence[Record]], str]]] = {
     "nasty": ("nasty", nasty_table.tables),
     "datafree": ("datafree", datafree_table.tables),
     "vaccine": ("vaccine", vaccine_table.tables),
+    "nvidia": ("nvidia", nvidia.tables),
     "demo": (
         "demo",
         columns(
