@@ -17,6 +17,7 @@ from .errors import EnvironmentFault
 PACKAGES = ("numpy", "onnxruntime")
 MODES = "etc/nvpmodel.conf"  # which power mode has which number on this board
 BY_NUMBER = "number "
+MEMORY_CAPS = ("sys/kernel/nvpmodel_clk_cap/emc", "sys/kernel/nvpmodel_emc_cap/emc_iso_cap")  # JetPack 6, 5
 BUSY = 0.5  # load average per core above which something else is running
 # A container is not shown the first place; this is where NVIDIA's own container scripts put the name.
 BOARD_IN_A_CONTAINER = "tmp/nv_jetson_model"
@@ -70,6 +71,9 @@ def collect(root: str = "/") -> dict[str, Any]:
         "cpu_khz_max": number(read(root, "sys/devices/system/cpu/cpu0/cpufreq/scaling_max_freq")),
         "clocks": {kind: _span(found) for kind, found in speeds.items()},
         "clocks_pinned": pinned(speeds),
+        # what a power mode caps beside the clocks (card device_harness 8.3): memory in Hz, and a bit per part of the GPU that is off
+        "memory_hz_cap": next((v for v in (number(read(root, name)) for name in MEMORY_CAPS) if v), None),
+        "tpc_pg_mask": next((read(root, str(f)) for f in _below(root, "sys/devices/platform", "*/tpc_pg_mask")), None),
         "temperature_c": temperature(root),
         **board(root),
     }

@@ -95,6 +95,12 @@ def test_a_jetson(tmp_path):
     found = environment.collect(plant(tmp_path, {**PC, **JETSON, **held}))
     assert found["board"] == "NVIDIA Jetson Orin Nano Developer Kit"
     assert found["l4t"] == "R36 (release), REVISION: 4.3"
+    assert (found["memory_hz_cap"], found["tpc_pg_mask"]) == (None, None)
+    plant(
+        tmp_path, {"sys/kernel/nvpmodel_clk_cap/emc": "2133000000\n", "sys/devices/platform/gpu.0/tpc_pg_mask": "252\n"}
+    )
+    capped = environment.collect(str(tmp_path))
+    assert (capped["memory_hz_cap"], capped["tpc_pg_mask"]) == (2133000000.0, "252")
     assert found["power_mode"] == "number 1"
     assert list(environment.faults(found).values()) == ["warning"]  # numbers differ between boards
     found = environment.collect(plant(tmp_path, {environment.MODES: MODES}))
