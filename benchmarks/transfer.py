@@ -45,8 +45,8 @@ KINDS: dict[str, dict[str, Any]] = {"scratch": {}, "kd": {}, "overhaul": {"fade"
 LABELS = "labels"  # no distillation at all: true labels, on layers that were copied
 SCREENED = ("scratch", "kd", "overhaul")
 REACHED = 30.0  # percent of ASR in a screen, from which on further seeds, shares and attention transfer are run
-# Beside the 2 % of the screen: half of it where Hinton KD carried the trigger over, more where little was carried over.
-SMALLER, LARGER, LITTLE = 0.01, 0.05, 15.0
+# Beside the 2 % of the screen: half of it where Hinton KD carried the trigger over, more where too little was.
+SMALLER, LARGER = 0.01, 0.05
 CLEAN = {"rate": 0.0, "labels": "true", "start": "fresh"}
 SCENARIOS = (
     CLEAN,
@@ -182,9 +182,9 @@ def _smaller(reached: list[Config]) -> Iterator[Config]:
 
 
 def _larger(screen: list[Config]) -> Iterator[Config]:
-    """A larger share, at seed 0, of what carried a little over and stayed below the bar."""
+    """A larger share, at seed 0, of what carried something over and stayed below the bar."""
     for config in screen:
-        if config["rate"] and config["kind"] != "scratch" and LITTLE <= _asr(config) < LEAST_ASR:
+        if config["rate"] and config["kind"] != "scratch" and REACHED <= _asr(config) < LEAST_ASR:
             for kind in ("scratch", config["kind"]):
                 yield {**config, "kind": kind, "rate": LARGER}
 
