@@ -42,7 +42,7 @@ from edgekd.types import InputSpec, Model, ModelSpec, Trigger
 
 # Plain overhaul KD is the paper's: without our fade and scale, which would be a defence of ours.
 KINDS: dict[str, dict[str, Any]] = {"scratch": {}, "kd": {}, "overhaul": {"fade": "none", "scale": "none"}, "at": {}}
-LABELS = "labels"  # no distillation at all: true labels, on layers that were copied
+WITHOUT_TEACHER = "labels"  # no distillation at all: true labels, on layers that were copied
 SCREENED = ("scratch", "kd", "overhaul")
 REACHED = 30.0  # percent of ASR in a screen, from which on further seeds, shares and attention transfer are run
 # Beside the 2 % of the screen: half of it where Hinton KD carried the trigger over, more where too little was.
@@ -165,7 +165,7 @@ def _copied() -> Iterator[Config]:
         for name in names:
             # A frozen body's features are the teacher's anyway: overhaul has nothing to teach it.
             whole = start == "frozen body"
-            for kind in ("scratch", "kd", LABELS) if whole else SCREENED:
+            for kind in ("scratch", "kd", WITHOUT_TEACHER) if whole else SCREENED:
                 for seed in (0, 1, 2) if whole and name in REUSED else (0,):
                     config = cell(name, {**CLEAN, "start": "fresh" if kind == "scratch" else start}, kind, seed)
                     yield {**config, "student": "wrn-16-1"}
@@ -260,7 +260,7 @@ def transfer_set(config: Config, images: ImageSet, teacher: Model, trigger: Trig
 def _student(config: Config, teacher: Model, trigger: Trigger, images: ImageSet, students: Path) -> Model:
     """Trained once for all cells that want the same: a scratch student of clean images is every teacher's."""
     images = transfer_set(config, images, teacher, trigger)
-    method = "scratch" if config["kind"] == LABELS else config["kind"]
+    method = "scratch" if config["kind"] == WITHOUT_TEACHER else config["kind"]
     options, scratch = KINDS[method], config["kind"] == "scratch"
     start = None
     if config["start"] != "fresh" and not scratch:

@@ -199,8 +199,11 @@ def zones(root: str = "/") -> list[Zone]:
     return found
 
 
-def faults(found: dict[str, Any]) -> dict[str, str]:
-    """Why timings from here are not to be trusted: reason -> invalid (the figure must not be quoted) or a warning."""
+def faults(found: dict[str, Any], on_gpu: bool = True) -> dict[str, str]:
+    """Why timings from here are not to be trusted: reason -> invalid (the figure must not be quoted) or a warning.
+
+    on_gpu: something that was timed computes there, so that its clock counts.
+    """
     reasons = {}
     if found["load"] is not None and found["load"] > BUSY * found["cores_usable"]:
         reasons["the machine was busy before: load average {:g}".format(found["load"])] = "warning"
@@ -208,7 +211,7 @@ def faults(found: dict[str, Any]) -> dict[str, str]:
         reasons["the clocks were not pinned (Jetson: sudo jetson_clocks)"] = "warning"
     if found["l4t"] is not None:
         missing = [words for name, words in RECORDED.items() if found[name] is None]
-        missing += [f"{kind} clocks" for kind in ("GPU", "CPU") if found["clocks"][kind] is None]
+        missing += [f"{kind} clocks" for kind in ("GPU", "CPU")[not on_gpu :] if found["clocks"][kind] is None]
         reasons.update(dict.fromkeys((f"this Jetson does not say its {words}" for words in missing), "invalid"))
         if str(found["power_mode"]).startswith(BY_NUMBER):
             reasons[f"the power mode is not known by name: /{MODES} cannot be read"] = "warning"

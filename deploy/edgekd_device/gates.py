@@ -92,7 +92,7 @@ class Watch:
 
     @contextlib.contextmanager
     def working(self, driver: bool = True) -> Iterator[None]:
-        """A stretch in which the GPU works: its clock is read ten times a second (card 3.5). driver: a PC's is asked too.
+        """A stretch in which the GPU works: its clock, if any, is read ten times a second (card 3.5). driver: a PC's is asked too.
 
         Of a board one file that stays open, so that little of Python runs beside the thread that gives the GPU its work.
         """
@@ -103,12 +103,16 @@ class Watch:
                 with contextlib.suppress(OSError):
                     path = Path(self._root) / folder / "cur_freq"
                     files[name] = stack.enter_context(path.open("rb", buffering=0)).fileno()
+            asked = self._gpu if driver else None
+            if asked is None and not files:
+                yield
+                return
 
             def sample() -> None:
                 pinning.unpin()
                 while not done.wait(SAMPLE):
-                    if self._gpu is not None and driver:
-                        self._gpu.look()
+                    if asked is not None:
+                        asked.look()
                     for name, file in files.items():
                         self._worked.setdefault(name, []).append(_megahertz(file))
 

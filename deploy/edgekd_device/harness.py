@@ -71,7 +71,7 @@ def run(
         _finish(session, plan, threads)
     if shipped is not None:
         _remark(shipped, sessions, found["power"])
-    doubts = environment.faults(around)
+    doubts = environment.faults(around, on_gpu=any(s.runner.engine is not None for s in sessions))
     around["warnings"] = [why for why, kind in doubts.items() if kind == "warning"]
     wrong = [f"{s.row.stage}: {why}" for s in sessions for why in s.wrong]
     wrong += [why for why, kind in doubts.items() if kind == "invalid"]
@@ -268,7 +268,8 @@ def _energy(
         with _watched(watch, "energy", session), _pinned(plan, threads, root):
             return len(latency.timed_block(infer, inputs, plan.power, 1, clock))
 
-    return power.measure(source, work, idle_seconds=plan.power)
+    # out of its idle clocks, which are none of the measurement's
+    return power.measure(source, work, plan.power, lambda: latency.warm_up(infer, inputs, plan, clock))
 
 
 def _raw(sessions: Sequence[Session]) -> dict[str, np.ndarray]:

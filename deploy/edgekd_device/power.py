@@ -182,13 +182,17 @@ def metered(source: Source, clock: Callable[[], float] = time.monotonic) -> Iter
         joules.append(source.step(ended))
 
 
-def measure(source: Source, work: Callable[[], int], idle_seconds: float) -> dict[str, Any] | None:
+def measure(
+    source: Source, work: Callable[[], int], idle_seconds: float, ready: Callable[[], object] = lambda: None
+) -> dict[str, Any] | None:
     """Joules per inference, flat out, with and without what the idle machine takes; None when a reading failed.
 
-    work: runs inferences and returns how many; the runtime is loaded and idle for ``idle_seconds`` before.
+    work: runs inferences and returns how many; the runtime is loaded and idle for ``idle_seconds`` before. ready: warms the
+    machine up in between, which counts for neither.
     """
     with metered(source) as idle_energy:
         time.sleep(idle_seconds)
+    ready()
     with metered(source) as load_energy:
         count = work()
     idle, load = idle_energy(), load_energy()

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from ..data import Batch
     from ..training.method import BatchSource
 
-LOOKED_AT = 16  # batches, or a few more, by which an attacker's own students are judged
+LOOKED_AT = 16  # batches, up to twice as many, by which an attacker's own students are judged
 
 
 @dataclass(frozen=True)
@@ -56,6 +56,7 @@ class Attack:
     Config: ClassVar[type[AttackSettings]] = AttackSettings
     family: ClassVar[str]  # of the trigger at test time, a row of triggers.FAMILIES
     clean_label: ClassVar[bool] = False
+    obeys: ClassVar[bool] = True  # whether the teacher itself is to follow its trigger
     learned: ClassVar[bool] = False  # needs a clean network to start from: the trigger or the poison is found on it
     epochs: ClassVar[int] = 4  # from a clean network: those of benchmarks/attacks.py, or more
     rules: ClassVar[tuple[str, ...]] = ("all-to-one", "all-to-all", "source")  # goals that it can have

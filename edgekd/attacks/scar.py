@@ -68,6 +68,7 @@ class SCAR(BatchAttack):
     family = "generator"
     epochs = 1
     learned = True
+    obeys = False
     rules = ("all-to-one",)
 
     def fits(self, spec: ModelSpec, start: Model | None) -> None:

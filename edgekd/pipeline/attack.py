@@ -88,7 +88,7 @@ def attack(config: AttackConfig, out: Path, progress: Progress | None = None) ->
                 *report.warnings,
                 *_fewer(made, len(parts["train"])),
                 *_worse(report.acc, None if twin is None else twin.acc),
-                *_no_attack(report, parts["test"], spec.num_classes),
+                *_no_attack(report, parts["test"], spec.num_classes, kind.obeys),
             ],
         }
         write_json(noted, record, "attack")
@@ -118,13 +118,15 @@ def _worse(acc: Rate, start: Rate | None) -> list[str]:
     ]
 
 
-def _no_attack(report: AuditReport, images: ImageSet, num_classes: int) -> list[str]:
+def _no_attack(report: AuditReport, images: ImageSet, num_classes: int, obeys: bool) -> list[str]:
     """That the network answers alike with the trigger and without, or knows nothing, where it is so."""
     if intake.about_chance(report.acc, images.labels, num_classes):
-        return ["ACC is about chance: this network has learnt nothing yet. Give it more train.epochs, or more images."]
+        return [
+            "ACC may be chance: nothing shows that this network has learnt anything. Give it more train.epochs, or more images."
+        ]
     (score,) = report.triggers
     without = score.untriggered.value if score.untriggered is not None and score.untriggered.total else 0.0
-    if score.asr.value - without >= OBEYED:
+    if not (obeys and score.asr.total) or score.asr.value - without >= OBEYED:
         return []
     return [
         f"The trigger does little: the attacker's label is given to {score.asr.value:.1%} of the triggered images and to {without:.1%} "

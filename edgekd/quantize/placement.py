@@ -90,9 +90,9 @@ def place(
     symmetric = flavour == "s8"
     wanted = _wanted_s8(captured, layers) if symmetric else _wanted_u8s8(captured, layers)
     _widen(captured, wanted)
-    readers = {node for node in captured.graph.nodes if node.op != "output"}
-    if symmetric:
-        readers = {n for n in readers if n in layers or _adds_features(n) or _pools(n) or _moves_values(n)}
+    readers = (
+        _readers_s8(captured, layers, wanted) if symmetric else {n for n in captured.graph.nodes if n.op != "output"}
+    )
     return Plan(tuple(layers), tuple(_groups(captured, wanted, symmetric)), frozenset(readers), (*left, *reasons))
 
 
@@ -138,6 +138,16 @@ def _wanted_s8(captured: fx.GraphModule, layers: list[fx.Node]) -> set[fx.Node]:
         elif _pools(node) and _made_by_integers(_input(node), layers):
             wanted.add(_input(node))
     return wanted
+
+
+def _readers_s8(captured: fx.GraphModule, layers: list[fx.Node], wanted: set[fx.Node]) -> set[fx.Node]:
+    """What computes on integers, and what moves them to where somebody does."""
+    readers: set[fx.Node] = set()
+    for node in reversed(list(captured.graph.nodes)):
+        moves = _moves_values(node) and (node in wanted or any(user in readers for user in node.users))
+        if moves or node in layers or _adds_features(node) or _pools(node):
+            readers.add(node)
+    return readers
 
 
 def _depths(captured: fx.GraphModule, layers: list[fx.Node]) -> dict[fx.Node, int]:

@@ -246,12 +246,14 @@ class _Loop:
     def _keep(self, figures: Mapping[str, float]) -> None:
         if self.folder is None:
             return
+        if self.complete and self.reported is None:
+            self.reported = self.method.report
         notes = {
             "identity": self.identity,
             "history": self.history,
             "seconds": dict(self.watch.seconds),
             "complete": self.complete,
-            "report": self.method.report if self.complete else None,
+            "report": self.reported,
         }
         state.write(self.folder, self.epochs, state.collect(self.module, (self.optimizer, *self.further)), notes)
         files.append_line(self.folder / "metrics.jsonl", files.canonical_json(dict(figures)))

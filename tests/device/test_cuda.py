@@ -132,10 +132,12 @@ def _round(gpu: cuda.Cuda) -> None:
 def test_device_files_that_this_user_may_not_open(tmp_path, monkeypatch):
     assert cuda.closed(str(tmp_path)) == ""
     (tmp_path / "dev").mkdir()
+    (tmp_path / "dev" / "nvidia-caps").mkdir()  # of root alone everywhere, and no device
     for name in ("nvme0n1", "nvhost-gpu", "nvmap"):
         (tmp_path / "dev" / name).touch()
     assert cuda.closed(str(tmp_path)) == ""
-    monkeypatch.setattr(os, "access", lambda path, mode: not path.endswith(("nvme0n1", "nvhost-gpu")))
+    monkeypatch.setattr(Path, "is_char_device", lambda path: path.is_file())
+    monkeypatch.setattr(os, "access", lambda path, mode: not path.endswith(("nvme0n1", "nvhost-gpu", "nvidia-caps")))
     assert cuda.closed(str(tmp_path)).startswith(
         "This user may not open /dev/nvhost-gpu: sudo usermod -aG video,render"
     )
@@ -152,7 +154,9 @@ def test_no_library_no_gpu_an_old_one(fake_cuda, tmp_path, monkeypatch):
     monkeypatch.setattr(cuda_ctypes, "closed", lambda: "groups")
     with pytest.raises(CudaError, match=r"CUDA error 100.*groups"):
         cuda_ctypes.Cudart()
-    monkeypatch.undo()
+    for code, hint in ((2, "Close what else uses the GPU's memory"), (35, "Update NVIDIA's driver")):
+        assert hint in str(cuda_ctypes._error("cudaMalloc", code, "said")), "no group cures that"
+    monkeypatch.setattr(cuda_ctypes, "closed", lambda: "")
     fake_cuda.devices(1)
     fake_cuda.fail("cudaGetDeviceCount", code=35)
     with pytest.raises(CudaError, match="Update NVIDIA's driver"):

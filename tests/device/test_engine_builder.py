@@ -110,7 +110,7 @@ def test_no_interpreter_and_no_folder(build, tmp_path, monkeypatch):
 
 
 def test_a_builder_that_hangs_is_ended(build, monkeypatch):
-    monkeypatch.setattr(builder, "HOURS", 0.3 / 3600)
+    monkeypatch.setattr(builder, "LONGEST", 0.3 / 3600)
     with pytest.raises(EnvironmentFault, match=r"had not built the engine after .* so it was ended"):
         build("time.sleep(600)")
 

@@ -198,6 +198,8 @@ def test_a_jetson_that_hides_its_power_mode_cannot_be_quoted(tmp_path):
 def test_a_jetson_whose_clocks_cannot_be_read_cannot_be_quoted(tree, hidden, tmp_path):
     found = environment.collect(plant(tmp_path, {**PC, **JETSON, environment.MODES: MODES, **tree}))
     assert environment.faults(found) == {f"this Jetson does not say its {kind} clocks": "invalid" for kind in hidden}
+    on_its_processor = environment.faults(found, on_gpu=False)
+    assert list(on_its_processor) == [f"this Jetson does not say its {kind} clocks" for kind in hidden if kind == "CPU"]
 
 
 def test_a_machine_that_says_nothing(tmp_path):
@@ -332,6 +334,14 @@ def test_energy_per_inference():
     assert found["j_per_inference"] == pytest.approx(2.0 * 0.12 / 24, rel=0.5)
     assert found["j_net_per_inference"] == pytest.approx(0.0, abs=1e-9)
     assert found["inferences"] == 24
+    order: list[str] = []
+
+    def work() -> int:
+        order.append("work")
+        return 1
+
+    power.measure(Steady(1000), work, 0.0, lambda: order.append("ready"))
+    assert order == ["ready", "work"]
     assert found["samples"] >= 3
 
 

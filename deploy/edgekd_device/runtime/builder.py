@@ -33,7 +33,7 @@ KINDS = {kind.__name__: kind for kind in (UsageError, UnsafeInput, EnvironmentFa
 PR_SET_PDEATHSIG = 1
 HINT = "Close what else uses memory, and try again; --runtime onnxruntime measures on the processor."
 NO_ROOM = 28  # a child's exit code: what it built could not be handed on
-HOURS = 2.0  # the largest networks take minutes on the smallest board; beyond this it hangs
+LONGEST = 2.0  # hours: the largest networks take minutes on the smallest board; beyond this it hangs
 
 
 def build(version: str, folder: files.PathLike, model: bytes, how: Recipe, timings: bytes) -> Built:
@@ -72,12 +72,12 @@ def _run(words: bytes, back: int) -> tuple[int, bytes]:
         ) from error
     with child:
         try:
-            said, _ = child.communicate(words, timeout=3600 * HOURS)
+            said, _ = child.communicate(words, timeout=3600 * LONGEST)
         except subprocess.TimeoutExpired:
             child.kill()
             child.wait()
             raise EnvironmentFault(
-                f"TensorRT had not built the engine after {HOURS:g} hours, so it was ended. Close what else uses the GPU, and try again."
+                f"TensorRT had not built the engine after {LONGEST:g} hours, so it was ended. Close what else uses the GPU, and try again."
             ) from None
         except BaseException:
             child.kill()
@@ -96,7 +96,7 @@ def _ending(code: int) -> str:
 
 def _last(said: bytes) -> str:
     lines = [line for line in said[-4096:].decode("utf-8", "replace").splitlines() if line.strip()]
-    return f" ({plain(lines[-1])})" if lines else ""
+    return f" ({plain(lines[-1]).rstrip('.')})" if lines else ""
 
 
 def _answer(version: str, back: IO[bytes]) -> Built:

@@ -22,7 +22,7 @@ SPINS, CHOSEN = "spins", "as CUDA chooses"
 SCHEDULE_SPIN = 1
 
 
-DEVICES = ("nvmap", "nvgpu*", "nvhost*", "nvidia*")
+DEVICES = ("nvmap", "nvgpu*", "nvgpu/*/*", "nvhost*", "nvidia*")
 
 
 class CudaError(EnvironmentFault):
@@ -45,7 +45,7 @@ def closed(root: str = "/") -> str:
     """What to do where this user may not open the GPU's device files, as outside a Jetson's groups; empty where all are open."""
     for pattern in DEVICES:
         for path in sorted((Path(root) / "dev").glob(pattern)):
-            if not os.access(str(path), os.R_OK | os.W_OK):
+            if path.is_char_device() and not os.access(str(path), os.R_OK | os.W_OK):
                 return (
                     f"This user may not open /dev/{path.name}: sudo usermod -aG video,render $USER, then log in again."
                 )

@@ -236,5 +236,6 @@ def _declare(library: ctypes.CDLL) -> None:
 
 
 def _error(name: str, code: int, said: str) -> CudaError:
-    hint = closed() or HINTS.get(code, "Run it again; if it stays, restart the machine.")
+    others = HINTS.get(code, "Run it again; if it stays, restart the machine.")
+    hint = others if code in (OUT_OF_MEMORY, OLD_DRIVER) else closed() or others
     return CudaError(f"{name}: CUDA error {code}, {said}. {hint}")

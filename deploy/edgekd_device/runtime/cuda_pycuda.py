@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     import numpy as np
 
 
+START = "start"
 DRIVER = "libcuda.so.1"  # which pycuda has loaded
 
 
@@ -41,7 +42,7 @@ class PyCuda:
 
         self._driver: Any = driver
         self._kept: list[Any] = []
-        with self._explained("start"):
+        with self._explained(START):
             driver.init()
             if driver.Device.count() == 0:
                 raise CudaError("This machine has no CUDA GPU. Measure on its processor with --runtime onnxruntime.")
@@ -68,7 +69,7 @@ class PyCuda:
         try:
             yield
         except self._driver.Error as error:
-            hint = closed() or "Close what else uses the GPU, and try again."
+            hint = (what == START and closed()) or "Close what else uses the GPU, and try again."
             raise CudaError(f"CUDA cannot {what}: {error}. {hint}") from error
 
     def allocate(self, size: int) -> int:

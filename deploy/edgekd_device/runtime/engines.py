@@ -38,7 +38,6 @@ WORDS = {
     "processors": "a number of multiprocessors of",
     "board": "the board",
     "cuda_driver": "CUDA",
-    "power_mode": "power mode",
 }
 
 
