@@ -170,6 +170,33 @@ def test_a_publishable_level_has_multistream_gates_heat_and_raw_times(pristine, 
     assert DeviceReport.from_json(json.loads(json.dumps(report.to_json()))) == report
 
 
+def test_a_machine_that_gets_hot_while_its_energy_is_measured_is_not_valid(pristine, tmp_path, full, monkeypatch):
+    """Throughput and energy come last, and lie within the gates as all that is timed does."""
+    level = dataclasses.replace(latency.LEVELS["full"], multistream=0.0, sweep=0.05, batches=(1, 4), power=0.05)
+    monkeypatch.setitem(latency.LEVELS, "full", level)
+    root = plant(tmp_path, {**FIT, **ina(0, 1, "VDD_IN", "5000", "1000")})
+    whole = run(pristine, level="full", root=root)
+    assert whole.valid, whole.invalid_reasons
+    assert whole.thermal is not None
+    blocks = [block["what"] for block in whole.thermal["blocks"]]
+    assert blocks[-3:] == ["model.u8s8.onnx batch 1", "model.u8s8.onnx batch 4", "energy"]
+    measure = harness.power.measure
+
+    def heating(source, work, seconds, ready):
+        def hot():
+            count = work()
+            plant(tmp_path, {"sys/class/thermal/thermal_zone0/temp": "94000\n"})
+            return count
+
+        return measure(source, hot, seconds, ready)
+
+    monkeypatch.setattr(harness.power, "measure", heating)
+    report = run(pristine, level="full", root=root)
+    assert report.power is not None
+    assert not report.valid
+    assert "is slowed at 95.0 °C" in report.invalid_reasons[0]
+
+
 def test_figures_can_be_computed_again_from_the_raw_times(pristine, tmp_path, full):
     class Uneven(Ticking):
         def __call__(self) -> int:
