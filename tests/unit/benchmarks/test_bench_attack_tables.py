@@ -123,10 +123,21 @@ def test_a_variant_is_a_row_of_its_own() -> None:
 
 def test_what_stayed_below_the_bar_gets_a_larger_share_and_what_carried_over_a_smaller_one(monkeypatch) -> None:
     found: dict[float, list[float]] = {}
-    for reached in (5.0, 20.0, 90.0):
+    for reached in (20.0, 40.0, 90.0):
         monkeypatch.setattr(transfer, "_asr", lambda config, reached=reached: reached if config["rate"] else 0.0)
         found[reached] = sorted({config["rate"] for config in transfer.wanted()})
-    assert found == {5.0: [0.0, 0.02], 20.0: [0.0, 0.02, 0.05], 90.0: [0.0, 0.01, 0.02]}
+    assert found == {20.0: [0.0, 0.02], 40.0: [0.0, 0.01, 0.02, 0.05], 90.0: [0.0, 0.01, 0.02]}
+
+
+def test_a_frozen_body_gets_its_last_layer_by_labels_alone_too() -> None:
+    """Without a teacher, yet not the scratch student that is its floor; three seeds of what a claim is made of."""
+    bodies = [config for config in transfer._copied() if config["start"] == "frozen body"]
+    assert {config["kind"] for config in bodies} == {"kd", transfer.WITHOUT_TEACHER}
+    for name in transfer.COPIED["frozen body"]:
+        seeds = [c["seed"] for c in bodies if (c["teacher"], c["kind"]) == (name, transfer.WITHOUT_TEACHER)]
+        assert seeds == ([0, 1, 2] if name in transfer.REUSED else [0])
+    floors = {transfer.student_of(c) for c in transfer._copied() if c["kind"] == "scratch"}
+    assert not floors & {transfer.student_of(config) for config in bodies}
 
 
 def test_rows_of_scratch_students_alone_are_no_rows() -> None:
