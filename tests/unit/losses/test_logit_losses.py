@@ -23,7 +23,8 @@ def test_kl_is_the_formula(batch, classes, temperature, seed):
     expected = temperature**2 * (p * (np.log(p) - np.log(q))).sum(1).mean()
     got = soft_target_kl(torch.tensor(student), torch.tensor(teacher), temperature)
     assert got.dtype == torch.float32
-    assert float(got) == pytest.approx(expected, rel=1e-4, abs=1e-5)
+    # float32's rounding of a logarithm near 0 comes out T² times as large
+    assert float(got) == pytest.approx(expected, rel=1e-4, abs=1e-5 + 2e-7 * temperature**2)
 
 
 def test_kl_of_equal_logits_is_zero():
