@@ -25,6 +25,7 @@ from .runtime.base import Progress
 from .session import Session, as_float, chosen, opened
 
 INPUT_BYTES = 64 << 20
+WARMING = 0.1  # of the throughput's own seconds, before them: another batch size has other kernels and other heat
 FASTER = 0.98  # a smaller difference is noise (card 3.4)
 
 
@@ -231,16 +232,21 @@ def _throughput(
         what = f"{session.row.stage} batch {batch}"
         report(what, len(rates), len(plan.batches), {})
         images = as_float(np.resize(probes.images, (batch, *probes.images.shape[1:])))
+        _rate(session.runner, images, plan.sweep * WARMING, clock)
         with _watched(watch, what, session):
-            speed = session.runner.throughput(images, plan.sweep, clock)
-            if speed is None:
-                speed = latency.throughput(session.runner.infer, images, plan.sweep, clock)
+            speed = _rate(session.runner, images, plan.sweep, clock)
         rates.append({"batch": float(batch), "samples_per_s": speed})
     if session.runner.engine is not None:
         session.notes.append(
             "throughput: one engine for batches 1 to {max_batch}, copies not overlapped".format(**session.runner.engine)
         )
     return tuple(rates)
+
+
+def _rate(runner: base.Runner, images: np.ndarray, seconds: float, clock: Clock) -> float:
+    """Samples per second, two batches in flight where the runner can."""
+    speed = runner.throughput(images, seconds, clock)
+    return latency.throughput(runner.infer, images, seconds, clock) if speed is None else speed
 
 
 def _energy(

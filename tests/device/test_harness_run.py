@@ -481,3 +481,12 @@ def test_inputs_are_real_images_within_a_memory_limit(pristine, monkeypatch):
     assert (whole[3][0] * 255).round().astype(np.uint8).tolist() == probes.images[3].tolist()
     monkeypatch.setattr(harness, "INPUT_BYTES", 1)
     assert len(harness._inputs(harness.bundle.Probes(probes.images, probes.labels, (), {}), QUICK)) == 1
+
+
+def test_every_batch_size_is_warm_before_it_is_timed(pristine, quick, monkeypatch):
+    stretches = []
+    rate = harness._rate
+    monkeypatch.setattr(harness, "_rate", lambda *given: stretches.append(given[2]) or rate(*given))
+    report = run(pristine, level="quick", threads=1)
+    sweep = harness.latency.level_named("quick").sweep
+    assert stretches == pytest.approx([sweep / 10, sweep] * len(report.throughput))
