@@ -3,7 +3,7 @@
     python tests/trt/fetch.py builder      NVIDIA's wheels, from the package index
     python -m benchmarks.nvidia            a record per student in results/nvidia/
 
-TensorRT for RTX 1.7.1 behind the bindings of TensorRT 11.4, strongly typed: our own build code and recipe for a small board. A
+TensorRT for RTX 1.7.1 behind the bindings of TensorRT 11.4, strongly typed: our own build code and recipe for the smallest board. A
 file passes that is parsed with a free batch, gives an engine, and of which neither errs nor warns.
 """
 

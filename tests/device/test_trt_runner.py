@@ -79,7 +79,7 @@ def test_typing_follows_what_the_module_offers_and_what_the_file_holds(version, 
     assert runner.engine["tensorrt"] == version
     assert (runner.engine["gpu"], runner.engine["compute_capability"]) == ("Fake Orin", "8.7")
     assert runner.engine["cuda"] == "ctypes, CUDA 12.6"
-    assert runner.engine["workspace"] == 256 << 20  # a board with 8 GB
+    assert runner.engine["workspace"] == 1 << 30  # a board with 8 GB
     assert runner.notes[0].startswith(f"TensorRT {version}, {typing}ly typed")
     assert ("FP16 + INT8" in runner.notes[0]) == bool(flags)
     assert ("1 in int8" in runner.notes[0]) == ("qdq" in name)

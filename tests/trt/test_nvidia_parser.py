@@ -1,6 +1,6 @@
 """NVIDIA's own parser and builder take every TensorRT file of every student, as it is meant, on a machine without a GPU.
 
-Engines are built by the product's own code and recipe for a small board. What this proves: TensorRT 11's parser and its
+Engines are built by the product's own code and recipe for the smallest board. What this proves: TensorRT 11's parser and its
 strongly typed builder (TensorRT for RTX 1.7.1). TensorRT 10.3, 10.13 and 10.16 are not at hand; for them the tests of the
 real bindings stand. One small network is held in the default run; benchmarks/nvidia.py keeps a record of all.
 """
