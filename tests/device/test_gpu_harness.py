@@ -241,13 +241,13 @@ def test_engines_are_built_before_any_is_open(jetson, tensorrt, tmp_path, monkey
 
 
 def test_no_memory_is_found_out_before_the_kernel_kills(jetson, tensorrt, tmp_path, fake_cuda):
-    script, root = tensorrt(), plant(tmp_path, {"proc/meminfo": "MemAvailable: 500000 kB\n"})
+    script, root = tensorrt(), plant(tmp_path, {"proc/meminfo": "MemAvailable: 1300000 kB\n"})
     with pytest.raises(
-        EnvironmentFault, match=r"^model\.onnx: 512 MB of memory are available, and 583 MB are needed\. C"
+        EnvironmentFault, match=r"^model\.onnx: 1331 MB of memory are available, and 1388 MB are needed\. C"
     ):
         run(jetson, root=root)
     assert script.builds == 0
-    plant(tmp_path, {"proc/meminfo": "MemAvailable: 600000 kB\n"})
+    plant(tmp_path, {"proc/meminfo": "MemAvailable: 1400000 kB\n"})
     run(jetson, root=root, files=["model.onnx"])
     plant(tmp_path, {"proc/meminfo": "MemAvailable: 500000 kB\n"})
     run(jetson, root=root, files=["model.onnx"])  # the engine that was kept needs none to be built in
