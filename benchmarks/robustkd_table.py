@@ -14,6 +14,7 @@ Rows = dict[str, dict[int, Record]]  # row -> seed -> result
 BASES = {"kd": "Hinton KD", "overhaul": "overhaul KD", "kd and overhaul": "kd and overhaul"}
 FIRST = (
     "scratch",
+    "the teacher's labels alone",
     "kd",
     "overhaul",
     "kd and overhaul",
@@ -27,23 +28,30 @@ SEEN = {"noise-blend": "the development attack", "leak": "seen in development", 
 OURS, BASE = "robustkd-plus", "kd and overhaul"  # the bars are held against what RobustKD+ is without its parts
 LONGER = ", twice as long"
 MOST_EXCESS, WORST_EXCESS, MOST_LOSS, MOST_LOSS_CLEAN, MOST_SHIFT = 5.0, 15.0, 2.0, 1.0, 2.0  # points
-COLUMNS = ("row", "seeds", "ACC %", "over scratch", "to RobustKD+", "ASR %", "excess", "RA %", "INT8 ACC %", "INT8 ASR %", "INT8 excess", "INT8 RA %", "minutes")  # fmt: skip
+MORE, CLAIMED = 0.5, 3  # points of ACC by which another row is better; seeds from which on anything is claimed
+DEVELOPMENT = "noise-blend"
+COLUMNS = ("row", "seeds", "ACC %", "over scratch", "to RobustKD+", "ASR %", "excess", "RA %", "INT8 ACC %", "over INT8 scratch", "INT8 ASR %", "INT8 excess", "INT8 RA %", "minutes")  # fmt: skip
+TEACHERS = ("row", "seeds", "teacher ACC %", "teacher ASR %", "what was done")
 
 
 def tables(records: Sequence[Record]) -> str:
-    """Mean [lowest to highest] over seeds; differences are between rows of the same seed, excess above its FP32 scratch."""
+    """Mean [lowest to highest] over seeds; differences are between rows of the same seed, excess above its FP32 scratch.
+
+    Scenarios of a few clean or triggered images, then those of the teacher's labels, then all images; what RobustKD+ comes to.
+    """
     found: dict[tuple[int, str, float, str], Rows] = {}
     for record in records:
         config = record["config"]
         key = (config["images"], config["teacher"], config["rate"], config.get("labels", "true"))
         found.setdefault(key, {}).setdefault(config["row"], {})[config["seed"]] = record["result"]
-    parts = [_part(*key, found[key]) for key in sorted(found)]
-    return "\n\n".join([*parts, *_whole([rows for key, rows in found.items() if key[1] != CLEAN]), provenance(records)])
+    order = sorted(found, key=lambda key: (key[0], key[3] == "teacher", *key[1:3]))
+    judged = [found[key] for key in order if key[1] not in (CLEAN, DEVELOPMENT) and key[0] == min(found)[0]]
+    return "\n\n".join([*(_part(*key, found[key]) for key in order), *_whole(judged), provenance(records)])
 
 
 def _part(images: int, teacher: str, rate: float, labels: str, rows: Rows) -> str:
     scenario = f"{images:,} images, {100 * rate:g} % of them triggered" if rate else f"{images:,} clean images"
-    said = ", labels of the teacher at hand (scratch: true ones)" if labels == "teacher" else ""
+    said = ", all under the teacher's labels (scratch: true ones)" if labels == "teacher" else ""
     result = next(iter(next(iter(rows.values())).values()))
     seen = f" ({SEEN[teacher]})" if teacher in SEEN else ""
     lines = [
@@ -58,8 +66,38 @@ def _part(images: int, teacher: str, rate: float, labels: str, rows: Rows) -> st
     if missed is not None:
         bars = "all bars met" if not missed else "**" + ", ".join(missed) + "**"
         lines.append(f"- RobustKD+: {bars}{beside(len(_compared(rows)))}")
-        lines += [f"- More ACC than RobustKD+ at an excess of at most {MOST_EXCESS:g}: {each}" for each in better(rows)]
-    return "\n".join(lines)
+        at = f"ACC than RobustKD+ at an excess of at most {MOST_EXCESS:g}"
+        lines += [f"- More {at}: {each}" for each in better(rows)]
+        lines += [f"- To look at, more {at}: {each}" for each in better(rows, decided=False)]
+    return "\n".join([*lines, *_teachers(rows)])
+
+
+def _teachers(rows: Rows) -> list[str]:
+    """What repairs and RobustKD's first stage made of the teacher; nothing where no row touches it."""
+    lines = []
+    for name in sorted(rows, key=_place):
+        results = list(rows[name].values())
+        repaired = [one["repaired"] for one in results if "repaired" in one]
+        if said := _done(results):
+            figures = [spread(each[key] for each in repaired) if repaired else "–" for key in ("acc", "asr")]
+            lines.append(line([text.markdown(name), str(len(results)), *figures, said]))
+    return ["", *head(TEACHERS), *lines] if lines else []
+
+
+def _done(results: Sequence[Record]) -> str:
+    """In words, of all seeds."""
+    repairs = [one.get("repair", {}).get("method", {}) for one in results]
+    detox = [one["method"]["detox"] for one in results if "detox" in one.get("method", {})]
+    if detox:
+        steps, ratios = ({f"{each:,}" for each in (one["steps"] for one in detox)}, [one["variance_ratio"] for one in detox])  # fmt: skip
+        lost = [100 * (one["acc_raw"] - one["acc_detox"]) for one in detox]
+        back = sum(one["restored"] for one in detox)
+        said = f"{' / '.join(sorted(steps))} steps, {spread(lost)} points of validation ACC lost, variance at the last site × {spread(each[-1] for each in ratios)}"  # fmt: skip
+        return said + (f", taken back to the last good state in {back}" if back else "")
+    pruned = [one for one in repairs if "pruned" in one]
+    if pruned:
+        return f"{' / '.join(str(one['pruned']) for one in pruned)} of {pruned[0]['channels']} channels pruned"
+    return "all weights trained" if any("repaired" in one for one in results) else ""
 
 
 def _place(row: str) -> tuple[int, str]:
@@ -77,8 +115,9 @@ def _line(name: str, every: Rows) -> str:
     for kind in ("fp32", "int8"):
         figures = {key: [row[kind][key] for row in rows.values()] for key in ("acc", "asr", "ra")}
         cells.append(spread(figures["acc"]))
+        cells.append(spread(_above(rows, scratch, kind, "acc", kind), _signed))
         if kind == "fp32":
-            cells += [spread(_above(rows, every.get(of, {}), kind, "acc"), _signed) for of in ("scratch", OURS)]
+            cells.append(spread(_above(rows, every.get(OURS, {}), kind, "acc"), _signed))
         cells += [spread(figures["asr"]), spread(_above(rows, scratch, kind, "asr"), _signed), spread(figures["ra"])]
     cells.append(spread([row["seconds"] / 60 for row in rows.values()], "{:.1f}".format))
     return line(cells)
@@ -88,9 +127,9 @@ def _signed(value: float) -> str:
     return f"{value:+.2f}"
 
 
-def _above(rows: dict[int, Record], others: dict[int, Record], kind: str, key: str) -> list[float]:
-    """Points above the other row of the same seed, in FP32: the floor is one for all."""
-    return [row[kind][key] - others[seed]["fp32"][key] for seed, row in rows.items() if seed in others]
+def _above(rows: dict[int, Record], others: dict[int, Record], kind: str, key: str, like: str = "fp32") -> list[float]:
+    """Points above the other row of the same seed, by default in FP32: the floor of ASR is one for all."""
+    return [row[kind][key] - others[seed][like][key] for seed, row in rows.items() if seed in others]
 
 
 def _carries(rows: Rows, kind: str) -> tuple[bool | None, int]:
@@ -99,6 +138,11 @@ def _carries(rows: Rows, kind: str) -> tuple[bool | None, int]:
     shared = {seed: result for seed, result in rows.get(kind, {}).items() if seed in scratch}
     asr = mean(result["fp32"]["asr"] for result in shared.values())
     return transferable(asr, mean(_above(shared, scratch, "fp32", "asr"))), len(shared)
+
+
+def _asked(rows: Rows) -> bool:
+    """Whether any plain distillation carries the backdoor over: there a defence is judged."""
+    return any(_carries(rows, kind)[0] for kind in BASES)
 
 
 def _verdict(rows: Rows, kind: str) -> str:
@@ -112,8 +156,8 @@ def _compared(rows: Rows) -> list[int]:
 
 
 def misses(rows: Rows, clean: bool = False) -> list[str] | None:
-    """What RobustKD+ falls short of where its base carries the backdoor over, and on a clean teacher; None: nothing is asked."""
-    if OURS not in rows or not (clean or _carries(rows, BASE)[0]):
+    """What RobustKD+ falls short of where a plain distillation carries the backdoor over, and on a clean teacher; None: nothing is asked."""
+    if OURS not in rows or not (clean or _asked(rows)):
         return None
     seeds = _compared(rows)
     if not seeds:
@@ -138,31 +182,49 @@ def misses(rows: Rows, clean: bool = False) -> list[str] | None:
     return [name for name, missed in found.items() if missed]
 
 
-def better(rows: Rows) -> list[str]:
-    """Rows without our parts that are as safe as is asked of ours and have more ACC at its seeds, with how much more."""
+def better(rows: Rows, decided: bool = True) -> list[str]:
+    """Rows without our parts that are as safe as is asked of ours and have more ACC, with how much more.
+
+    decided: at three seeds at least, and by half a point; else those of which that is not known yet.
+    """
     found = []
     for name, others in rows.items():
-        excess = [*_above(others, rows.get("scratch", {}), "fp32", "asr")]
-        more = mean(_above(others, rows.get(OURS, {}), "fp32", "acc"))
-        if name != OURS and not name.startswith(OURS) and name != "scratch" and excess and more is not None:
-            if max(excess) <= WORST_EXCESS and (mean(excess) or 0.0) <= MOST_EXCESS and more > 0:
-                seeds = len([seed for seed in others if seed in rows[OURS]])
-                found.append(f"{text.markdown(name)}, by {more:.2f} points{beside(seeds)}")
+        excess = {kind: _above(others, rows.get("scratch", {}), kind, "asr") for kind in ("fp32", "int8")}
+        safe = all(
+            each and max(each) <= WORST_EXCESS and (mean(each) or 0.0) <= MOST_EXCESS for each in excess.values()
+        )
+        more = _above(others, rows.get(OURS, {}), "fp32", "acc")
+        if name.startswith((OURS, "scratch")) or not safe or not more:
+            continue
+        gained = sum(more) / len(more)
+        if gained > 0 and (len(more) >= CLAIMED and gained >= MORE) is decided:
+            found.append(f"{text.markdown(name)}, by {gained:.2f} points{beside(len(more))}")
     return found
 
 
 def _whole(every: Sequence[Rows]) -> list[str]:
-    """RobustKD+ over all cells in which its base carries the backdoor over; it wins where no other row is better in any."""
-    cells = [rows for rows in every if _carries(rows, BASE)[0] and _compared(rows)]
+    """RobustKD+ over all cells in which a plain distillation carries the backdoor over, but those of its development."""
+    cells = [rows for rows in every if _asked(rows) and _compared(rows)]
     if not cells:
         return []
     excess = [value for rows in cells for value in _above(rows[OURS], rows["scratch"], "fp32", "asr")]
     loss = [-value for rows in cells for value in _above(rows[OURS], rows[BASE], "fp32", "acc")]
-    beaten = sum(bool(better(rows)) for rows in cells)
-    verdict_ = (
-        "**it wins**" if not beaten else f"**it does not win**: in {beaten} another row is as safe and more accurate"
-    )
     return [
-        f"RobustKD+ where its base carries the backdoor over, {len(cells)} cell{'s' * (len(cells) != 1)}: excess ASR "
-        f"{mean(excess):.2f} in the mean, {max(excess):.2f} at worst; ACC {mean(loss):.2f} below its base; {verdict_}."
+        f"RobustKD+ where plain distillation carries the backdoor over, {len(cells)} cell{'s' * (len(cells) != 1)} without that of "
+        f"its development: excess ASR {mean(excess):.2f} in the mean, {max(excess):.2f} at worst; ACC {mean(loss):.2f} below "
+        f"its base; {_wins(cells)}."
     ]
+
+
+def _wins(cells: Sequence[Rows]) -> str:
+    missed, beaten = (sum(bool(found(rows)) for rows in cells) for found in (misses, better))
+    few = sum(len(_compared(rows)) < CLAIMED for rows in cells)
+    against = [
+        *([f"it misses bars in {missed}"] if missed else []),
+        *([f"in {beaten} another row is as safe and more accurate"] if beaten else []),
+    ]
+    if against:
+        return f"**it does not win**: {', and '.join(against)}" + (
+            f" (fewer than {CLAIMED} seeds in {few})" if few else ""
+        )
+    return f"open: fewer than {CLAIMED} seeds in {few}" if few else "**it wins**"

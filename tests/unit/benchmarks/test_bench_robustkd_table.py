@@ -34,7 +34,7 @@ def shown(records: list[dict[str, Any]], row: str) -> list[str]:
 def test_points_are_above_scratch_of_the_same_seed() -> None:
     made = shown([*three("scratch", 60, 1), *three("kd", 65, 90, 80)], "kd")
     assert made[1:7] == ["3", "66.00 [65.00 to 67.00]", "+5.00 [+5.00 to +5.00]", "not measured", "91.00 [90.00 to 92.00]", "+89.00 [+89.00 to +89.00]"]  # fmt: skip
-    assert made[9:11] == ["81.00 [80.00 to 82.00]", "+79.00 [+79.00 to +79.00]"]
+    assert made[9:12] == ["+5.00 [+5.00 to +5.00]", "81.00 [80.00 to 82.00]", "+79.00 [+79.00 to +79.00]"]
     alone = shown([*three("scratch", 60, 1), cell("kd", 7, 65, 90)], "kd")
     assert alone[3] == alone[6] == "not measured"
 
@@ -86,13 +86,64 @@ def test_a_base_that_had_as_long_as_ours_counts_too() -> None:
 def test_it_wins_where_no_other_row_is_as_safe_and_more_accurate() -> None:
     records = [*three("scratch", 60, 1), *three("kd and overhaul", 65, 90), *three("robustkd-plus", 64, 1)]
     made = robustkd_table.tables(records)
-    assert "1 cell: excess ASR 0.00 in the mean, 0.00 at worst; ACC 1.00 below its base; **it wins**." in made
-    assert "More ACC" not in made
+    said = "1 cell without that of its development: excess ASR 0.00 in the mean, 0.00 at worst; ACC 1.00 below its base; **it wins**."
+    assert said in made
+    assert "ore ACC" not in made
     made = robustkd_table.tables([*records, *three("overhaul", 64.5, 3)])
     assert "- More ACC than RobustKD+ at an excess of at most 5: overhaul, by 0.50 points" in made
     assert "**it does not win**: in 1 another row is as safe and more accurate." in made
     unsafe = [*records, *three("overhaul", 64.5, 9), *three("robustkd-plus, no views", 64.5, 1)]
     assert "**it wins**" in robustkd_table.tables(unsafe)
+    assert "**it wins**" in robustkd_table.tables([*records, *three("overhaul", 64.5, 3, int8=9)]), "not safe in INT8"
+
+
+@pytest.mark.parametrize(("more", "seeds"), [(0.4, 3), (2.0, 1)])
+def test_a_lead_that_is_small_or_of_one_seed_is_to_be_looked_at(more: float, seeds: int) -> None:
+    records = [*three("scratch", 60, 1), *three("kd and overhaul", 65, 90), *three("robustkd-plus", 64, 1)]
+    made = robustkd_table.tables([*records, *three("overhaul", 64 + more, 3)[:seeds]])
+    assert "**it wins**" in made
+    assert f"- To look at, more ACC than RobustKD+ at an excess of at most 5: overhaul, by {more:.2f} points" in made
+
+
+def test_it_does_not_win_where_a_bar_is_missed_or_seeds_are_few() -> None:
+    records = [*three("scratch", 60, 1), *three("kd and overhaul", 65, 90)]
+    made = robustkd_table.tables([*records, *three("robustkd-plus", 64, 90)])
+    assert "**it does not win**: it misses bars in 1." in made
+    made = robustkd_table.tables([*records, cell("robustkd-plus", 0, 64, 1)])
+    assert "ACC 1.00 below its base; open: fewer than 3 seeds in 1." in made
+    alone = [*three("scratch", 60, 1), *three("kd", 65, 90), *three("kd and overhaul", 65, 4)]
+    assert "mean excess ASR above 5" in robustkd_table.tables([*alone, *three("robustkd-plus", 64, 20)]), (
+        "kd carries it"
+    )
+
+
+@pytest.mark.parametrize("change", [{"teacher": "noise-blend"}, {"images": 45_000}])
+def test_its_development_and_all_images_are_no_part_of_the_verdict(change: dict[str, Any]) -> None:
+    records = [*three("scratch", 60, 1), *three("kd and overhaul", 65, 90), *three("robustkd-plus", 64, 1)]
+    others = [*three("scratch", 60, 1), *three("kd and overhaul", 65, 90), *three("robustkd-plus", 50, 90)]
+    for record in others:
+        record["config"] = {**record["config"], **change}
+    made = robustkd_table.tables([*records, *others])
+    assert "1 cell without that of its development" in made
+    assert "**it wins**" in made
+
+
+def test_what_was_done_to_the_teacher_is_told() -> None:
+    pruned, tuned, detoxified = (
+        cell("clp, kd", 0, 60, 50),
+        cell("ft, kd", 0, 60, 50),
+        cell("robustkd, logits", 0, 60, 50),
+    )
+    for record in (pruned, tuned):
+        record["result"].update(repaired={"acc": 88.0, "asr": 97.0}, repair={"method": {}})
+    pruned["result"]["repair"]["method"] = {"pruned": 2, "channels": 112}
+    said = {"steps": 250, "acc_raw": 0.97, "acc_detox": 0.96, "restored": True, "variance_ratio": [0.5, 0.9]}
+    detoxified["result"]["method"] = {"detox": said}
+    made = robustkd_table.tables([pruned, tuned, detoxified])
+    assert "| clp, kd | 1 | 88.00 | 97.00 | 2 of 112 channels pruned |" in made
+    assert "| ft, kd | 1 | 88.00 | 97.00 | all weights trained |" in made
+    assert "| robustkd, logits | 1 | – | – | 250 steps, 1.00 points of validation ACC lost, variance at the last site × 0.90, taken back to the last good state in 1 |" in made  # fmt: skip
+    assert "what was done" not in robustkd_table.tables(three("kd", 65, 90))
 
 
 def test_labels_of_the_teacher_are_a_scenario_of_their_own() -> None:
@@ -100,7 +151,7 @@ def test_labels_of_the_teacher_are_a_scenario_of_their_own() -> None:
     for record in three("overhaul", 65, 97):
         records.append({**record, "config": {**record["config"], "labels": "teacher"}})
     made = robustkd_table.tables(records)
-    assert "labels of the teacher at hand" in made
+    assert "all under the teacher's labels (scratch: true ones)" in made
     assert "- overhaul KD: NOT TRANSFERABLE" in made
     assert "- overhaul KD: open, without scratch" in made
 
@@ -148,7 +199,7 @@ def test_further_seeds_only_where_the_first_carries(
 ) -> None:
     monkeypatch.setattr(robustkd, "HERE", tmp_path)
     assert _seeds("cheatkd") == {0, 1, 2}, "nothing is known yet"
-    for row, found in (("scratch", 1.0), (robustkd.BASE, asr)):
+    for row, found in (("scratch", 1.0), ("overhaul", 2.0), (robustkd.BASE, 3.0), ("kd", asr)):
         config = next(c for c in robustkd.cells() if (c["teacher"], c["row"], c["seed"]) == ("cheatkd", row, 0))
         write_json(Cell(robustkd.TABLE, config, tmp_path).record, {"result": {"fp32": {"asr": found}}})
     assert _seeds("cheatkd") == seeds
@@ -156,7 +207,7 @@ def test_further_seeds_only_where_the_first_carries(
 
 
 def _seeds(teacher: str) -> set[int]:
-    return {config["seed"] for config in robustkd.cells() if config["teacher"] == teacher}
+    return {config["seed"] for config in robustkd.cells() if config["teacher"] == teacher and "labels" not in config}
 
 
 def test_no_cell_twice_and_every_row_is_run() -> None:
