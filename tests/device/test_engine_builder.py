@@ -24,7 +24,7 @@ from edgekd_device.runtime import builder, trt_build
 from edgekd_device.runtime.engines import Store
 from edgekd_device.runtime.trt_build import Built, Recipe
 
-HOW = Recipe("weak", ("FP16", "INT8"), 64, 512 << 20)
+HOW = Recipe("weak", ("FP16", "INT8"), 64, 768 << 20)
 # A module tensorrt whose builder does one thing; what comes before it is what `trt_build` asks for first.
 MODULE = """
 import ctypes, os, pathlib, signal, sys, time

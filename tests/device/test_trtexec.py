@@ -94,7 +94,7 @@ def test_a_log_cut_short_is_refused(log):
 def test_flags_are_said_for_each_version(model, version, graph, present, absent):
     words = trtexec.command(model, version, (3, 32, 32), cuda_graph=graph)
     assert words[:3] == [trtexec.PLACE, f"--onnx={model}", "--shapes=input:1x3x32x32"]
-    assert {"--infStreams=1", "--noTF32", "--memPoolSize=workspace:512"} <= set(words)
+    assert {"--infStreams=1", "--noTF32", "--memPoolSize=workspace:768"} <= set(words)
     assert words[3:6] == [f"--{end}Shapes=input:{n}x3x32x32" for end, n in (("min", 1), ("opt", 1), ("max", 64))]
     assert present <= set(words)
     assert not absent & set(words)
@@ -163,10 +163,10 @@ def test_the_command_line_is_printed_for_the_shell(board_bundle, capsys):
     assert words[:2] == [trtexec.PLACE, f"--onnx={board_bundle}{os.sep}model.qdq.onnx"]
     assert {"--shapes=input:1x3x8x8", "--int8", "--memPoolSize=workspace:1024"} <= set(words)  # of the report's engine
     assert main(["trtexec", str(board_bundle), "--tensorrt", "10.3.0", "--file", "model.onnx"]) == 0
-    assert "--memPoolSize=workspace:512" in capsys.readouterr().out
+    assert "--memPoolSize=workspace:768" in capsys.readouterr().out
     (board_bundle / "device-report.json").unlink()
     assert main(["trtexec", str(board_bundle), "--tensorrt", "10.3.0"]) == 0
-    assert "--memPoolSize=workspace:512" in capsys.readouterr().out
+    assert "--memPoolSize=workspace:768" in capsys.readouterr().out
     assert main(["trtexec", str(board_bundle), "--tensorrt", "11.4.0"]) == 2
     assert "give model.qdq.fp16.onnx" in capsys.readouterr().err
 

@@ -1,7 +1,7 @@
 """Parse and build ONNX files with NVIDIA's libraries; one JSON line per file. Run in a process of its own.
 
 The parser is asked as NVIDIA has it, so that what it takes is what TensorRT takes. An engine is then built as on the smallest board:
-by the product's own recipe and code, with batches up to 64, a workspace of 512 MiB and no TF32. Typing is strong, as
+by the product's own recipe and code, with batches up to 64, a workspace of 768 MiB and no TF32. Typing is strong, as
 TensorRT 11 has no other.
 """
 

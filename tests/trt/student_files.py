@@ -21,7 +21,7 @@ from edgekd.quantize import PtqConfig, ptq
 from edgekd.types import Model, ModelSpec
 
 VERSION = "11.4.0.106"  # of the bindings
-RECIPE = {"typing": "strong", "flags": [], "max_batch": 64, "workspace": 512 << 20}  # of a board with 4 GB
+RECIPE = {"typing": "strong", "flags": [], "max_batch": 64, "workspace": 768 << 20}  # of a board with 4 GB
 FOR_TENSORRT = ("fp32", "fp16", "s8", "s8-fp16")
 STUDENTS = sorted(
     {name for name, row in models.ARCHITECTURES.items() if row.family.student}
