@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from benchmarks.main_job_table import head, line, provenance, spread
-from benchmarks.paired import Difference, Spread, acc, crossed, paired, pooled, values
+from benchmarks.paired import Difference, Figures, Spread, acc, crossed, paired, pooled, values
 from edgekd.report import text
 from edgekd.report.transferability import beside
 
@@ -17,15 +17,17 @@ HARMED = ("KD", "KD, tau 20")  # by a nasty teacher, or it is none
 MOST_BELOW = 1.0  # points below scratch up to which a method survives
 MOST_LOST = 2.0  # points of ACC below its twin from which on a nasty teacher is none
 SMALL = 1.0  # points of drop that are none
+WILD = 2.0  # times the spread of its group, above which a row has its own
 COLUMNS = ("row", "ACC %", "drop against the twin", "over scratch", "verdict")
 DETECTOR = ("teacher", "kind", "ACC %", "KL to normal", "correlation", "second class", "entropy", "mass at τ 4", "verdict", "right")  # fmt: skip
 READING = (
-    "Drops and gains in points of ACC, paired over seeds, with a 95 % interval (Student's t; the spread is that of both rows of Hinton KD "
-    "that a nasty teacher is made against, or that of all others): for these networks and images. survives: a drop whose interval ends "
+    "Drops and gains in points of ACC, paired over seeds, with a 95 % interval (Student's t; the spread is that of both rows of Hinton KD, "
+    f"which a nasty teacher is made against, or that of all others; its own where that is over {WILD:g} times as large): for these networks "
+    "and images. survives: a drop whose interval ends "
     f"at {SMALL:g} or below, and a gain whose interval begins at -{MOST_BELOW:g} or above; harmed: a drop whose interval begins above "
-    f"{SMALL:g}; ruined: one that begins above 0, and a gain whose interval ends below -{MOST_BELOW:g}; open: neither. Diverged: a loss "
-    "that was not finite. KL to normal: in nats, from the network they began as, softened as in their loss. Correlation to mass: beside "
-    "three scratch students."
+    f"{SMALL:g}; ruined: harmed, and a gain whose interval ends below -{MOST_BELOW:g}; open: neither. Diverged: a loss that was not finite, "
+    "where it was on the twin. KL to normal: in nats, from the network they began as, softened as in their loss. Correlation to mass: "
+    "beside three scratch students."
 )
 
 
@@ -79,7 +81,7 @@ def _students(teacher: str, rows: Rows, twin: Rows, like: float | None) -> str:
 def _differences(rows: Rows, twin: Rows) -> tuple[dict[str, Difference | None], dict[str, Difference | None]]:
     """By row, what it loses against the twin and what it has over scratch.
 
-    What ruins Hinton KD makes its seeds differ, so those two rows have a spread of their own.
+    What ruins Hinton KD makes its seeds differ, so those two rows have a common spread of their own.
     """
     figures, scratch = {name: values(row) for name, row in rows.items()}, values(twin.get(SCRATCH, {}))
     drops: dict[str, Difference | None] = {}
@@ -88,10 +90,16 @@ def _differences(rows: Rows, twin: Rows) -> tuple[dict[str, Difference | None], 
         pairs = {name: (values(twin.get(name, {})), figures[name]) for name in names}
         taught = [name for name in names if name != SCRATCH]
         common: Spread | None = pooled(pairs.values())
-        drops |= {name: paired(*pair, common) for name, pair in pairs.items()}
+        drops |= {name: _held(*pair, common) for name, pair in pairs.items()}
         common = crossed([scratch, *(figures[name] for name in taught)])
-        gains |= {name: paired(figures[name], scratch, common) for name in taught}
+        gains |= {name: _held(figures[name], scratch, common) for name in taught}
     return drops, gains
+
+
+def _held(row: Figures, other: Figures, common: Spread | None) -> Difference | None:
+    """By the common spread; a row that scatters far more than the others by its own."""
+    own = pooled([(row, other)])
+    return paired(row, other, own if own and common and own.deviation > WILD * common.deviation else common)
 
 
 def _diverges(row: Mapping[int, Record], twin: Mapping[int, Record]) -> bool:
@@ -131,10 +139,8 @@ def survives(drop: Difference | None, gain: Difference | None) -> str:
     """Of a method on a teacher that harms Hinton KD, by whole intervals: a wide one leaves it open."""
     if drop is None or gain is None:
         return "open, without twin or scratch"
-    if drop.low > 0 and gain.high < -MOST_BELOW:
-        word = "**ruined**"
-    elif drop.low > SMALL:
-        word = "**harmed**"
+    if drop.low > SMALL:
+        word = "**ruined**" if gain.high < -MOST_BELOW else "**harmed**"
     else:
         word = "survives" if drop.high <= SMALL and gain.low >= -MOST_BELOW else "open"
     return word + beside(min(drop.seeds, gain.seeds))
