@@ -16,6 +16,7 @@ from edgekd import models
 from edgekd.data import ImageSet
 from edgekd.distill.kdiga import COLLAPSED
 from edgekd.files import write_json
+from edgekd.training import Diverged
 
 Record = dict[str, Any]
 
@@ -258,3 +259,40 @@ def test_slopes_are_measured_on_images_that_neither_saw() -> None:
     assert (same["distance"], same["student"]) == (pytest.approx(0, abs=1e-6), pytest.approx(same["teacher"]))
     assert abs(apart["cosine"]) < 0.9
     assert apart["distance"] > 0.01 * apart["student"] > 0
+
+
+def test_a_result_has_its_settings_its_slopes_and_what_diverged(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    spec, images = made_up()
+    pixels = np.random.default_rng(0).integers(0, 256, (200, 3, 8, 8), dtype=np.uint8)
+    images = ImageSet(pixels, images.labels[:200], images.class_names)
+    monkeypatch.setattr(kdiga.prepare_data, "prepare", lambda _: tmp_path)
+    monkeypatch.setattr(kdiga.data, "load", lambda _: images)
+    monkeypatch.setattr(kdiga, "user_images", lambda _: (images, images))
+    monkeypatch.setattr(kdiga, "clean_network", lambda _: models.build(spec))
+    monkeypatch.setattr(kdiga, "STUDENT", spec.arch)
+    monkeypatch.setattr(kdiga, "BOUND", 1 / 255)
+    small = {"images": 200, "epochs": 2, "seed": 0, "tier": "smoke", "attacked": 20}
+    trained = {**kdiga.TEACHER, "arch": spec.arch, "epochs": 1}
+    config = {"part": "robust", "teacher": kdiga_table.ROBUST, "row": "KDIGA", **small, "trained": trained}
+    found = kdiga.run(config, tmp_path / "a" / "work")
+    assert (found["settings"]["method"], found["settings"]["options"]) == ("kdiga", kdiga.TRUST)
+    assert (found["taught"]["method"], found["taught"]["options"]) == ("pgd-at", kdiga.ATTACK)
+    assert [one["epoch"] for one in found["slopes"]] == [1, 2]
+    assert -1 <= found["unseen_slopes"]["cosine"] <= 1
+    assert found["robustness"]["images"] == 20
+    given = kdiga.run({**config, "row": kdiga_table.GIVEN}, tmp_path / "b" / "work")
+    assert given["teacher_sha256"] == found["teacher_sha256"], "trained once"
+    monkeypatch.setitem(kdiga.ROWS, "KDIGA", ("kdiga", {**kdiga.TRUST, "slope_weight": 1e300}))
+    gone = kdiga.run(config, tmp_path / "c" / "work")
+    assert gone["diverged"].startswith("Training stopped: ")
+    assert gone["teacher_acc"] == found["teacher_acc"]
+    assert "acc" not in gone
+    monkeypatch.setitem(kdiga.TAUGHT, kdiga_table.ROBUST, ("scratch", {}))
+    monkeypatch.setattr(kdiga, "kept", lambda make: _diverging)
+    assert set(kdiga.run(config, tmp_path / "d" / "work")) == {"taught", "diverged"}
+
+
+def _diverging(folder: Path) -> Any:
+    raise Diverged("Training stopped: a term became nan")
