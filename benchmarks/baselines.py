@@ -1,7 +1,7 @@
 """Every distillation method on one CIFAR-10 and one CIFAR-100 pair of networks, and two methods in the settings they were made for.
 
     python -m benchmarks.baselines --minutes 60 --processes 2
-    python -m benchmarks.baselines cost      # what a step of each method costs, on an idle machine
+    python -m benchmarks.baselines cost      # what a step of each method costs; fails where the machine is busy: --retry
 
 Teachers are third-party, the student is a ResNet-8. Within a scenario every row has the same images, epochs, schedule and
 seeds; methods have their defaults, chosen for larger networks and longer schedules by their papers or, where those are silent
@@ -12,12 +12,14 @@ Scenarios: cifar10, 9,000 images, and cifar100, 10,000; "small student", what Di
 where "scratch, twice" has twice the epochs; "few calls", what Comparative KD is for, 1,000 images and as many teacher calls
 ("KD, asked once" keeps those outputs too; Hinton KD asks in every step), and again with 250. Left out: RobustKD and its kin
 (robustkd), what is trained without a teacher (kdiga), fine-tuning (its student is the teacher). KDIGA and IGDM, which compute in
-fp32 while all others do in bf16, come last. A training whose loss is not finite is a result too: diverged.
+fp32 while all others do in bf16, come last, but for one seed of the first pair. A training whose loss is not finite is a result
+too: diverged. Every result has its method, settings and schedule.
 """
 
 from __future__ import annotations
 
 import itertools
+import math
 import os
 import statistics
 import sys
@@ -26,15 +28,19 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
+
 from benchmarks import prepare_data
 from benchmarks.attacks import clean_network
 from benchmarks.baselines_table import COST, KD, SCRATCH
 from benchmarks.grid import Config, Table, main
 from benchmarks.main_job_table import IDLE
+from benchmarks.outcomes import said, settings
 from benchmarks.students import percent_right, schedule, spec_of
 from edgekd import data, distill
 from edgekd.data import ImageSet
 from edgekd.distill.run import Around
+from edgekd.errors import EnvironmentFault
 from edgekd.training import Diverged, TrainConfig
 from edgekd.types import Model, ModelSpec, TrainLog
 
@@ -83,6 +89,7 @@ FEW: dict[str, Row] = {
     KD: ("kd", {}),
     "Comparative KD, all pairs": ("comparative-kd", {"compare": "batch"}),
     "Comparative KD and KD": ("comparative-kd", {"kd_weight": 1.0}),
+    "Comparative KD, paper's labels": ("comparative-kd", {"label_loss": "differences"}),
 }
 
 
@@ -109,11 +116,14 @@ SCENARIOS = {
 
 
 def cells() -> Iterator[Config]:
-    """All scenarios at one seed first; what costs most at the end."""
-    seeds = (0, 1, 2)
-    for seed, (name, scenario) in itertools.product(seeds, SCENARIOS.items()):
-        yield from _cells(name, [row for row in scenario.rows if row not in LAST], seed)
-    for seed, name in itertools.product(seeds, ("cifar10", "cifar100")):
+    """All scenarios at one seed first; what costs most at the end, but for what would be missing from "every method"."""
+    for seed in (0, 1, 2):
+        for name, scenario in SCENARIOS.items():
+            yield from _cells(name, [row for row in scenario.rows if row not in LAST], seed)
+        if seed == 0:
+            yield from _cells("cifar10", LAST, seed)
+    yield from _cells("cifar100", LAST, 0)
+    for seed, name in itertools.product((1, 2), ("cifar10", "cifar100")):
         yield from _cells(name, LAST, seed)
 
 
@@ -137,12 +147,16 @@ def run(config: Config, folder: Path) -> dict[str, Any]:
     of, *_, rows, _ = SCENARIOS[config["scenario"]]
     teacher, spec, images = _pair(of, config)
     test = data.load(prepare_data.prepare(f"{of}_test"))
-    about = {"teacher_acc": percent_right(teacher, test), "teacher_sha256": teacher.sha256}
     train = schedule(config, batch_size=config["batch_size"])
+    about = {
+        "teacher_acc": percent_right(teacher, test),
+        "teacher_sha256": teacher.sha256,
+        "settings": settings(*rows[config["row"]], train),
+    }
     try:
         student, log = _trained(rows[config["row"]], teacher, spec, images, train, folder=folder / "train")
     except Diverged as error:
-        return {**about, "diverged": str(error).partition(";")[0]}
+        return {**about, "diverged": said(error)}
     report = {key: log.method[key] for key in ("teacher_calls",) if key in log.method}
     helper = log.method.get("helper", [])[-1:]
     return {
@@ -168,21 +182,39 @@ def _trained(
 
 
 def cost(config: Config, teacher: Model, spec: ModelSpec, images: ImageSet) -> dict[str, Any]:
-    """Milliseconds of a step of the row and of Hinton KD, medians of rounds in turns; load: just before."""
+    """Milliseconds of a step of the row and of Hinton KD, medians of rounds in turns; load: just before and just after.
+
+    Raises EnvironmentFault where the machine is busy, so that nothing is recorded and --retry measures again.
+    """
     deadline = time.monotonic() + PATIENCE
     while os.getloadavg()[0] > IDLE and time.monotonic() < deadline:  # of the cell before
         time.sleep(5)
-    load = round(os.getloadavg()[0], 2)
+    before, began = _load(IDLE), time.monotonic()
     wanted = {"step": (config["row"], "bf16"), "kd": (KD, "bf16")}
     if config["row"] in LAST:
         wanted["kd_fp32"] = (KD, "fp32")
+    trains = {name: schedule(config, batch_size=config["batch_size"], precision=of[1]) for name, of in wanted.items()}
     taken: dict[str, list[float]] = {name: [] for name in wanted}
-    for number, (name, (row, precision)) in itertools.product(range(config["rounds"] + 1), wanted.items()):
-        train = schedule(config, batch_size=config["batch_size"], precision=precision)
-        each = timed(ROWS[row], teacher, spec, images, train, config["each"])
+    for number, (name, (row, _)) in itertools.product(range(config["rounds"] + 1), wanted.items()):
+        each = timed(ROWS[row], teacher, spec, images, trains[name], config["each"])
         if number:  # the first warms up
             taken[name].append(each)
-    return {"load": load, "ms": {name: 1000 * statistics.median(each) for name, each in taken.items()}}
+    threads = torch.get_num_threads()
+    own = threads * (1 - math.exp((began - time.monotonic()) / 60))  # in a mean that forgets by the minute
+    return {
+        "loads": [before, _load(IDLE + own)],
+        "threads": threads,
+        "ms": {name: 1000 * statistics.median(each) for name, each in taken.items()},
+        "settings": settings(*ROWS[config["row"]], trains["step"]),
+    }
+
+
+def _load(most: float) -> float:
+    """Of the last minute."""
+    load = os.getloadavg()[0]
+    if load > most:
+        raise EnvironmentFault(f"The machine is busy (load {load:.1f}, at most {most:.1f}): --retry when it is idle.")
+    return round(load, 2)
 
 
 def timed(row: Row, teacher: Model, spec: ModelSpec, images: ImageSet, train: TrainConfig, each: int) -> float:

@@ -1,11 +1,15 @@
-"""Differences between two rows of a table over the seeds that both have, with a 95 % interval."""
+"""A row's figures over its seeds, and differences between two rows over the seeds that both have, with a 95 % interval."""
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
+import numpy as np
+
+from benchmarks.main_job_table import spread as over_seeds
 from edgekd.report.transferability import beside
 
 # Student's t at 97.5 %, by degrees of freedom; between two the longer interval
@@ -31,6 +35,15 @@ class Difference(NamedTuple):
         """Whether the interval has that value in it; without an interval everything may be."""
         return self.half is None or abs(self.mean - value) <= self.half
 
+    @property
+    def low(self) -> float:
+        """The interval's lower end; without an interval there is none."""
+        return -math.inf if self.half is None else self.mean - self.half
+
+    @property
+    def high(self) -> float:
+        return math.inf if self.half is None else self.mean + self.half
+
     def __str__(self) -> str:
         if self.half is None:
             return f"{self.mean:+.2f}{beside(self.seeds)}"
@@ -41,6 +54,14 @@ class Difference(NamedTuple):
 def values(results: Mapping[int, Mapping[str, Any]], key: str = "acc") -> dict[int, float]:
     """One figure of a row by seed; seeds that have none, as diverged ones, are left out."""
     return {seed: float(one[key]) for seed, one in sorted(results.items()) if one.get(key) is not None}
+
+
+def acc(results: Mapping[int, Mapping[str, Any]]) -> str:
+    """ACC over seeds, and how many of them diverged."""
+    diverged, figures = sum("diverged" in one for one in results.values()), values(results)
+    if diverged and not figures:
+        return "**diverged**"
+    return over_seeds(figures.values()) + (f", {diverged} of {len(results)} **diverged**" if diverged else "")
 
 
 def gaps(row: Figures, other: Figures) -> list[float]:
@@ -65,6 +86,23 @@ def pooled(pairs: Iterable[tuple[Figures, Figures]]) -> Spread | None:
         return None
     squares = sum((len(each) - 1) * statistics.variance(each) for each in found)
     return Spread((squares / freedom) ** 0.5, freedom)
+
+
+def crossed(rows: Iterable[Figures]) -> Spread | None:
+    """The spread of the difference of any two of these rows: √2 · that of what row and seed together leave unexplained.
+
+    For rows that are all held against one of them, whose noise is in every difference: ``pooled`` would take it for as
+    many independent ones. By least squares, so that rows may lack seeds; None where nothing is left to estimate it from.
+    """
+    cells = [(number, seed, figure) for number, row in enumerate(rows) for seed, figure in row.items()]
+    if not cells:
+        return None
+    of_row, of_seed, figures = (np.array(column) for column in zip(*cells, strict=True))
+    design = np.hstack([of_row[:, None] == np.unique(of_row), of_seed[:, None] == np.unique(of_seed)]).astype(float)
+    fitted, _, rank, _ = np.linalg.lstsq(design, figures, rcond=None)
+    freedom = len(figures) - int(rank)
+    squares = float(np.square(figures - design @ fitted).sum())
+    return Spread((2 * squares / freedom) ** 0.5, freedom) if freedom else None
 
 
 def t(freedom: int) -> float:

@@ -138,14 +138,21 @@ def _beyond(predict: Predict, trial: Trial, right: torch.Tensor, made: Battle) -
         curve.append((share * trial.bound, trial.rate(left)))
     found += masking.thorough(predict, trial)
     found.append(masking.falling([(bound, Rate(**left).value) for bound, left in curve], count))
-    if "PGD-20, margin" in alone:
-        found.append(masking.by_margin(alone["PGD-20"], alone["PGD-20, margin"]))
+    found += _by_margin(made, alone, count)
     found += [masking.by_queries(row["broken"], count) for row in made.rows if row["attack"] == "Square"]
     return {
         "curve": [{"bound": bound, "left": left} for bound, left in curve],
         "radius": radius(predict, trial),
         "checks": found,
     }
+
+
+def _by_margin(made: Battle, alone: Mapping[str, float], count: int) -> list[masking.Check]:
+    """Each alone where every attack saw all images; else by what APGD-T broke of that which APGD-CE had left."""
+    if "PGD-20, margin" in alone:
+        return [masking.by_margin(alone["PGD-20"], alone["PGD-20, margin"])]
+    targeted = (row for row in made.rows if row["attack"] == "APGD-T")
+    return [masking.by_margin(row["tried"] / count, Rate(**row["left"]).value) for row in targeted]
 
 
 def radius(predict: Predict, trial: Trial) -> float:

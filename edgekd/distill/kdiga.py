@@ -89,6 +89,10 @@ class KDIGA(Distiller):
             images = batch.images.detach().float().clone()
             if config.noise:
                 images = images + config.noise * (2 * torch.rand_like(images) - 1)
+            if not config.slope_weight:  # a second backward pass for nothing
+                with torch.no_grad():
+                    said = self.teacher(images)
+                return self._taught(self.student(images), said, batch.labels)
             images.requires_grad_(True)
             said, theirs = self._slopes(self.teacher, images, batch.labels, train=False)
             student, ours = self._slopes(self.student, images, batch.labels, train=True)
@@ -96,11 +100,16 @@ class KDIGA(Distiller):
             shared = (said.argmax(1) == batch.labels).float() if config.agree else torch.ones(len(said)).to(said)
             apart = slope_distance(ours, self._shown(theirs), config.distance)
             self.gauge.note(self.epoch, ours, theirs, student.argmax(1) == batch.labels)
-            return {
-                "ce": config.ce_weight * cross_entropy(student, batch.labels),
-                "kd": config.kd_weight * soft_target_kl(student, said, config.temperature),
-                "slopes": self._weight() * (shared * apart).mean(),
-            }
+            slopes = {"slopes": self._weight() * (shared * apart).mean()}
+            return self._taught(student, said, batch.labels) | slopes
+
+    def _taught(self, student: torch.Tensor, said: torch.Tensor, labels: torch.Tensor) -> dict[str, torch.Tensor]:
+        """The terms beside the slopes."""
+        config = self.config
+        return {
+            "ce": config.ce_weight * cross_entropy(student, labels),
+            "kd": config.kd_weight * soft_target_kl(student, said, config.temperature),
+        }
 
     def _slopes(
         self, network: Any, images: torch.Tensor, labels: torch.Tensor, *, train: bool
@@ -129,7 +138,10 @@ class KDIGA(Distiller):
 
     @property
     def report(self) -> dict[str, Any]:
-        """Per epoch, means over images: the lengths of student's and teacher's slopes, their distance and cosine, accuracy."""
+        """Per epoch, means over images: the lengths of student's and teacher's slopes, their distance and cosine, accuracy.
+
+        None where the weight of the slopes is 0: none were computed.
+        """
         return {"slopes": self.gauge.diary(), "halvings": self.gauge.collapses(self.epochs)}
 
 

@@ -198,6 +198,19 @@ def test_saturated_logits_are_told_by_the_margin_and_by_smaller_logits():
     assert {"the size of the logits hides nothing", "the margin is not much stronger"} & failed(table)
 
 
+def test_the_margin_is_held_against_cross_entropy_in_the_higher_tiers_too(monkeypatch):
+    short = (tiers.apgd_ce(3), tiers.apgd_t(5, 2), tiers.square_of(5))
+    monkeypatch.setitem(audit.TIERS, "standard", dataclasses.replace(audit.TIERS["standard"], attacks=short))
+    monkeypatch.setattr(under_attack, "HALVINGS", 1)
+    table = audit.robustness(Nearest(scale=150.0), IMAGES, "standard", EPS, count=30).table
+    rows = {row["attack"]: row for row in table["attacks"]}
+    (told,) = [row for row in table["checks"] if row["check"] == "the margin is not much stronger"]
+    assert told["passed"] is (rows["APGD-T"]["broken"] / 30 <= 0.05)
+    share = {name: rows[name]["left"]["hits"] / 30 for name in ("APGD-CE", "APGD-T")}
+    assert told["found"] == f"cross-entropy leaves {share['APGD-CE']:.1%}, the margin {share['APGD-T']:.1%}"
+    assert not told["passed"], "cross-entropy has next to no slope here"
+
+
 def test_a_network_without_gradients_is_asked_and_said_to_be():
     def blind(images):
         with torch.no_grad():
@@ -219,6 +232,7 @@ def test_checks_from_figures():
     assert not passed(masking.falling([(0.01, 0.6), (0.02, 0.62)], 1000))
     assert "2.55/255: 60.0%" in masking.falling([(0.01, 0.6)], 1000)["found"]
     assert passed(masking.by_margin(0.5, 0.46))
+    assert passed(masking.by_margin(0.55, 0.5))  # which floats find a little more than it is
     assert not passed(masking.by_margin(0.5, 0.44))
     assert passed(masking.by_queries(5, 1000))
     assert not passed(masking.by_queries(6, 1000))

@@ -1,4 +1,4 @@
-"""The tables of KDIGA and of the baselines: what is claimed, against which control, and when nothing is."""
+"""The tables of the baselines, paired differences, and what all grids of methods have in common."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from provenance import ABOUT, shown
+from small_pair import made_up
 
 from benchmarks import (
     baselines,
@@ -20,11 +21,13 @@ from benchmarks import (
     paper_baselines_table,
 )
 from benchmarks.grid import Table
-from benchmarks.paired import paired, pooled, t, values
+from benchmarks.outcomes import kept, said, settings
+from benchmarks.paired import acc, crossed, paired, pooled, t, values
+from benchmarks.students import once
 from edgekd import distill, models
-from edgekd.data import ImageSet
-from edgekd.training import TrainConfig
-from edgekd.types import InputSpec, ModelSpec, TrainLog
+from edgekd.errors import EnvironmentFault
+from edgekd.training import Diverged, TrainConfig
+from edgekd.types import TrainLog
 
 Record = dict[str, Any]
 
@@ -62,145 +65,27 @@ def test_a_pooled_spread_is_that_of_all_rows() -> None:
     assert values({1: {"acc": 2}, 0: {"diverged": "so"}}) == {1: 2.0}
 
 
-# ---- KDIGA -----------------------------------------------------------------------------------------------------------------
+def test_differences_to_one_row_have_the_spread_that_row_and_seed_leave() -> None:
+    """Residuals of a layout of two rows are half the paired differences'; a row that lacks a seed still counts."""
+    rows = [{0: 1.0, 1: 2.0, 2: 6.0}, {0: 0.0, 1: 3.0, 2: 4.0}]
+    assert crossed(rows) == (pytest.approx(pooled([(rows[0], rows[1])]).deviation), 2)  # type: ignore[union-attr]
+    three = [*rows, {0: 2.0, 1: 1.0, 2: 3.0}]
+    figures = np.array([list(row.values()) for row in three])
+    left = figures - figures.mean(1, keepdims=True) - figures.mean(0) + figures.mean()
+    assert crossed(three) == (pytest.approx((2 * (left**2).sum() / 4) ** 0.5), 4)
+    assert crossed([{0: 1.0, 1: 2.0}, {0: 3.0, 1: 4.0}, {1: 5.0, 2: 7.0}]) == (pytest.approx(0, abs=1e-9), 1)
+    assert crossed([{0: 1.0}, {0: 2.0}, {}]) is None
+    assert crossed([]) is None
 
 
-def attacked(row: str, seed: int, robust: float, **more: Any) -> Record:
-    """robust: percent of eight images, of which the first ones survive where it can be so."""
-    config = {"part": "robust", "teacher": kdiga_table.ROBUST, "row": row, "seed": seed}
-    table = {
-        "tier": "standard",
-        "bound": 8 / 255,
-        "robust": {"hits": 0, "total": 1000},
-        "curve": [{"bound": 2 / 255, "left": {"hits": 400, "total": 1000}}],
-        "radius": 3 / 255,
-        "checks": [{"check": "noise is weaker", "passed": more.pop("passed", True), "found": ""}],
-    }
-    is_kdiga = "KDIGA" in row
-    own = {"slopes": [{"cosine": 0.5, "student": 0.25}] if is_kdiga else [], "halvings": 0 if is_kdiga else None}
-    result = {"acc": 70.0, "robust": robust, "survives": "e0", "robustness": table, "seconds": 60.0, **own, **more}
-    return {**ABOUT, "config": config, "result": result}
-
-
-def three(row: str, robust: float, **more: Any) -> list[Record]:
-    return [attacked(row, seed, robust + seed, **more) for seed in range(3)]
-
-
-@pytest.mark.parametrize(
-    ("control", "name"),
-    [(10.0, "KDIGA"), (18.5, "**gradient penalty** (KDIGA)"), (30.0, "**gradient penalty** (KDIGA)")],
-)
-def test_kdiga_is_a_gradient_penalty_where_the_teachers_slopes_add_less_than_two_points(
-    control: float, name: str
-) -> None:
-    made = kdiga_table.tables(
-        [
-            *three("KDIGA", 20.0),
-            *three("KDIGA, zero", control, survives="30"),
-            *three("KDIGA, shuffled", 15.0),
-            attacked("PGD-AT", 0, 30.0, passed=False),
-        ]
-    )
-    assert kdiga_table.NAMES in made
-    cells = shown(made, name.split(" (")[0])
-    assert cells[0] == name
-    assert cells[5:9] == ["0.50 [0.50 to 0.50]", "0.25 [0.25 to 0.25]", "0 [0 to 0]", "none"]
-    assert shown(made, "PGD-AT")[4:9] == ["3.00", "–", "–", "–", "noise is weaker"]
-    points = f"{20 - control:+.2f}"
-    assert shown(made[made.index("slopes add") :], name.split(" (")[0])[1:] == [
-        "KDIGA, zero",
-        f"**{points} [{points} to {points}]**",
-        "6 / 3",
-        "+0.00 [+0.00 to +0.00]",
-        "**+5.00 [+5.00 to +5.00]**",
-    ]
-
-
-def name_of(records: list[Record], row: str = "KDIGA") -> str:
-    """How the table of students calls a row."""
-    made = kdiga_table.tables(records)
-    return next(line[2:].split(" | ")[0] for line in made.splitlines() if line.startswith("| ") and row in line)
-
-
-def test_what_is_not_settled_is_open() -> None:
-    assert name_of(three("KDIGA", 20.0)) == "KDIGA (no control)"
-    one = [attacked("KDIGA", 0, 20.0), attacked("KDIGA, zero", 0, 10.0)]
-    assert name_of(one) == "KDIGA, open: 1 seed"
-    near = [attacked("KDIGA", seed, 20 + 2 * seed) for seed in range(3)] + three("KDIGA, zero", 18.0)
-    assert name_of(near) == "KDIGA, open: the interval holds 2"
-    masked = [*three("KDIGA", 20.0), *three("KDIGA, zero", 10.0, passed=False)]
-    assert name_of(masked) == "KDIGA, open: a test for masked gradients failed"
-    weak = [*three("KDIGA", 2.0), *three("KDIGA, zero", 1.0)]
-    assert name_of(weak) == "**gradient penalty** (KDIGA), open: both below 5 %"
-
-
-def test_the_control_is_the_most_robust_that_did_not_collapse() -> None:
-    records = [
-        *three("KDIGA", 20.0),
-        *three("KDIGA, zero", 10.0),
-        *three("KDIGA, zero, weight 0.3", 12.0),
-        *three("KDIGA, zero, weight 3", 25.0, acc=40.0),
-        *three("KDIGA, paper's slopes, zero", 11.0, halvings=1),
-        *three("KDIGA, weight 0", 1.0),
-    ]
-    made = kdiga_table.tables(records)
-    assert shown(made[made.index("slopes add") :], "KDIGA")[1:3] == [
-        "KDIGA, zero, weight 0.3",
-        "**+8.00 [+8.00 to +8.00]**",
-    ]
-    assert shown(made, "KDIGA, zero, weight 3, **collapsed**")[1] == "40.00 [40.00 to 40.00]"
-    assert shown(made, "KDIGA, paper's slopes, zero")[7] == "1 [1 to 1]"
-    gone = [*three("KDIGA", 20.0, acc=55.0), *three("KDIGA, zero", 10.0), *three("KDIGA, weight 0", 1.0)]
-    assert shown(kdiga_table.tables(gone), "KDIGA, **collapsed**")[1] == "55.00 [55.00 to 55.00]"
-
-
-def test_the_plain_teachers_rows_stand_in_the_same_table_with_their_own_control() -> None:
-    records = [*three("KDIGA", 20.0), *three("KDIGA, zero", 10.0), attacked("teacher", 0, 25.0, seconds=None)]
-    for row, robust in (("KDIGA", 3.0), ("KDIGA, zero", 9.0), ("teacher", 1.0)):
-        plain = attacked(row, 0, robust)
-        plain["config"]["teacher"] = kdiga_table.NATURAL
-        records.append(plain)
-    made = kdiga_table.tables(records)
-    assert made.count("**Students under attack**") == 1
-    assert shown(made, "plain teacher")[2] == "1.00"
-    assert shown(made, "teacher")[2::7] == ["25.00", "–"]
-    below = made[made.index("slopes add") :]
-    assert shown(below, "**gradient penalty** (KDIGA, plain teacher), open: 1 seed")[1:3] == [
-        "KDIGA, zero, plain teacher",
-        "-6.00 (1 seed)",
-    ]
-    assert shown(below, "KDIGA")[1] == "KDIGA, zero"
-
-
-def backdoored(row: str, asr: float, acc: float = 70.0) -> list[Record]:
-    config = {"part": "backdoor", "teacher": "l2", "row": row}
-    result = {"acc": acc, "teacher_asr": 100.0}
-    return [{**ABOUT, "config": {**config, "seed": s}, "result": {**result, "asr": asr + s}} for s in range(3)]
-
-
-def test_what_backdoored_teachers_hand_on_is_above_ce() -> None:
-    rows = [*backdoored("CE", 1), *backdoored("KD", 3), *backdoored("KDIGA", 80), *backdoored("KDIGA, zero", 81)]
-    made = kdiga_table.tables([*rows, *backdoored("IGDM, signs", 90, 60.0)])
-    assert shown(made, "KDIGA")[4:] == [
-        "**yes**",
-        "**+77.00 [+77.00 to +77.00]**, raised",
-        "**-1.00 [-1.00 to -1.00]**",
-    ]
-    assert shown(made, "KDIGA, zero")[5:] == ["**+78.00 [+78.00 to +78.00]**, raised", "–"]
-    assert shown(made, "KD")[3:] == ["+2.00 [+2.00 to +2.00]", "no", "–", "–"]
-    assert shown(made, "IGDM, signs")[4:] == ["void: ACC 10.0 below KD", "**+87.00 [+87.00 to +87.00]**", "–"]
-    assert shown(kdiga_table.tables(backdoored("KDIGA", 80)), "KDIGA")[4:] == [
-        "open, without CE",
-        *["not measured"] * 2,
-    ]
-
-
-def test_the_teacher_is_first_and_what_needs_none_waits_for_none() -> None:
-    first, second, *_ = cells = list(kdiga.cells())
-    assert (first["row"], first["teacher"], second["part"]) == (kdiga_table.GIVEN, kdiga_table.ROBUST, "backdoor")
-    without = next(cell for cell in cells if cell["part"] == "robust" and cell["row"] == "PGD-AT")
-    nothing = ImageSet(np.zeros((1, 3, 8, 8), np.uint8), np.zeros(1, np.int64), ("a",), "made up")
-    assert kdiga._teacher(without, Path("nowhere"), nothing) == (None, None)
+def test_an_interval_has_ends_and_without_one_anything_may_be() -> None:
+    sure, one = paired({0: 2.0, 1: 4.0}, {0: 1.0, 1: 1.0}), paired({0: 2.0}, {0: 1.0})
+    assert sure is not None
+    assert one is not None
+    assert (sure.low, sure.high) == (pytest.approx(2 - 12.706), pytest.approx(2 + 12.706))
+    assert (one.low, one.high) == (-np.inf, np.inf)
+    assert acc({0: {"acc": 1.0}, 1: {"diverged": "so"}}) == "1.00, 1 of 2 **diverged**"
+    assert acc({1: {"diverged": "so"}}) == "**diverged**"
 
 
 # ---- baselines -------------------------------------------------------------------------------------------------------------
@@ -266,22 +151,15 @@ def test_a_diverged_training_is_said_and_counts_nowhere() -> None:
     assert shown(baselines_table.tables([*kd, gone]), "AT")[1:] == ["**diverged**", *["not measured"] * 3]
 
 
-def test_a_cost_is_quoted_from_an_idle_machine_alone() -> None:
-    def cost(row: str, load: float, **ms: float) -> Record:
+def test_a_cost_stands_beside_hinton_kds() -> None:
+    def cost(row: str, **ms: float) -> Record:
         config = {"scenario": "cost", "teacher": "t.pth", "student": "resnet8", "batch_size": 128, "row": row}
-        return {**ABOUT, "config": config, "result": {"load": load, "ms": {"step": 300.0, "kd": 200.0, **ms}}}
+        return {**ABOUT, "config": config, "result": {"ms": {"step": 300.0, "kd": 200.0, **ms}}}
 
-    made = baselines_table.tables([cost("AT", 0.6), cost("SP", 0.4), cost("KDIGA", 0.0, kd_fp32=150.0)])
-    assert shown(made, "AT")[1:] == ["not quoted: machine busy"] * 4
+    made = baselines_table.tables([cost("SP"), cost("KDIGA", kd_fp32=150.0)])
     assert shown(made, "SP")[1:] == ["300.0", "200.0", "1.50", "–"]
     assert shown(made, "KDIGA")[4] == "2.00"
     assert {cell["row"] for cell in baselines.costs()} == set(baselines.ROWS) - {"Hinton KD"}
-
-
-def made_up() -> tuple[ModelSpec, ImageSet]:
-    labels = np.arange(1000, dtype=np.int64) % 4
-    images = ImageSet(np.zeros((1000, 3, 8, 8), np.uint8), labels, tuple("abcd"), "made up")
-    return ModelSpec("resnet8-w4", 4, InputSpec(3, 8, 8, (0.5,) * 3, (0.5,) * 3)), images
 
 
 def test_steps_are_timed_among_all_images_in_every_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -308,14 +186,26 @@ def test_a_cost_is_measured_in_turns_with_hinton_kd(monkeypatch: pytest.MonkeyPa
         return 0.1 * len(order)
 
     monkeypatch.setattr(baselines, "timed", timed)
-    monkeypatch.setattr(baselines, "PATIENCE", 0.0)
+    monkeypatch.setattr(baselines.os, "getloadavg", lambda: (0.3, 9.0, 9.0))
     spec, images = made_up()
     config = next(cell for cell in baselines.costs() if cell["row"] == "KDIGA")
     found = baselines.cost(config, models.build(spec), spec, images)
     assert order == [("kdiga", "bf16"), ("kd", "bf16"), ("kd", "fp32")] * (baselines.ROUNDS + 1)
     assert found["ms"] == {"step": pytest.approx(550), "kd": pytest.approx(650), "kd_fp32": pytest.approx(750)}
-    assert found["load"] >= 0
+    assert (found["loads"], found["settings"]["method"]) == ([0.3, 0.3], "kdiga")
     assert config["epochs"] * config["each"] >= 30
+
+
+@pytest.mark.parametrize("busy", ["before", "meanwhile"])
+def test_a_cost_beside_other_work_is_no_record(monkeypatch: pytest.MonkeyPatch, busy: str) -> None:
+    steps: list[str] = []
+    monkeypatch.setattr(baselines, "timed", lambda *_: float(len(steps) or steps.append("timed") is None))
+    monkeypatch.setattr(baselines, "PATIENCE", 0.0)
+    monkeypatch.setattr(baselines.os, "getloadavg", lambda: (0.6 if steps or busy == "before" else 0.3, 0.0, 0.0))
+    spec, images = made_up()
+    with pytest.raises(EnvironmentFault, match=r"busy \(load 0\.6, at most 0\.5\): --retry"):
+        baselines.cost(next(baselines.costs()), models.build(spec), spec, images)
+    assert steps == ([] if busy == "before" else ["timed"])
 
 
 def test_a_loss_that_is_not_finite_is_a_result(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -330,6 +220,7 @@ def test_a_loss_that_is_not_finite_is_a_result(monkeypatch: pytest.MonkeyPatch, 
     assert found["diverged"].startswith("Training stopped: the loss term ")
     assert str(tmp_path) not in found["diverged"]
     assert "acc" not in found
+    assert found["settings"]["options"] == {"beta": 1e300}
 
 
 def test_every_method_that_learns_from_outputs_or_features_has_a_row() -> None:
@@ -337,10 +228,13 @@ def test_every_method_that_learns_from_outputs_or_features_has_a_row() -> None:
     assert {method for method, _ in baselines.ROWS.values()} == set(distill.METHODS) - left_out
 
 
-def test_the_costliest_methods_come_last_in_all_seeds() -> None:
-    rows = [cell["row"] in baselines.LAST for cell in baselines.cells()]
+def test_every_method_of_the_first_pair_is_there_at_one_seed_before_another_begins() -> None:
+    cells = list(baselines.cells())
+    first = cells[: next(number for number, cell in enumerate(cells) if cell["seed"])]
+    assert {cell["row"] for cell in first if cell["scenario"] == "cifar10"} == set(baselines.SCENARIOS["cifar10"].rows)
+    rows = [cell["row"] in baselines.LAST for cell in cells[len(first) :]]
     assert rows == sorted(rows)
-    assert sum(rows) == 12
+    assert sum(rows) == 10
 
 
 @pytest.mark.parametrize(("acc", "met"), [(75.0, "yes"), (74.0, "**no**")])
@@ -364,7 +258,7 @@ def test_every_cell_has_a_forecast_and_one_seed_comes_first(table: Table) -> Non
     cells = list(table.cells())
     assert all(0.3 < table.forecast(cell) < 60 for cell in cells)
     assert cells[0]["seed"] == 0
-    assert {cell["seed"] for cell in cells} == {0, 1, 2}
+    assert {cell["seed"] for cell in cells} == {0, 1, 2} or table is nasty.TABLE
 
 
 def test_rows_name_methods_and_settings_that_are_there() -> None:
@@ -387,3 +281,27 @@ def test_rows_name_methods_and_settings_that_are_there() -> None:
         *kdiga_table.ORDER[2:],
     }
     assert named <= set(kdiga.ROWS)
+
+
+def test_a_diverged_network_that_cells_share_is_trained_once(tmp_path: Path) -> None:
+    tried: list[Path] = []
+
+    def make(folder: Path) -> Any:
+        tried.append(folder)
+        raise Diverged(f"Training stopped: a term became nan; the checkpoint in {folder} is good.")
+
+    for _ in range(2):
+        with pytest.raises(Diverged) as error:
+            once(tmp_path / "net", made_up()[0], kept(make))
+        assert said(error.value) == "Training stopped: a term became nan"
+    assert tried == [tmp_path / "net" / "train"]
+
+
+def test_a_result_says_its_settings() -> None:
+    train = TrainConfig(epochs=3, lr=0.2, device="auto")
+    found = settings("kdiga", kdiga.ATTACK, train)
+    assert (found["method"], found["options"], found["train"]["lr"]) == ("kdiga", kdiga.ATTACK, 0.2)
+    assert TrainConfig(**found["train"], device="auto") == train
+    taught = kdiga._taught(next(kdiga.cells()))
+    assert taught is not None
+    assert (taught["method"], taught["options"]) == ("pgd-at", kdiga.ATTACK)

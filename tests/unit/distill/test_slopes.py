@@ -57,6 +57,20 @@ def test_kdiga_is_the_weighted_sum_of_its_terms(tiny_images):
         assert figures(method.step(batch)) == pytest.approx(figures(wanted), rel=1e-4), "all digits in bf16 runs too"
 
 
+def test_without_a_weight_no_slopes_are_computed(tiny_images, monkeypatch):
+    """The loss is then what it was, to the bit, and no second backward pass is paid for it."""
+    with_slopes, batch = kdiga(tiny_images, temperature=2.0)
+    wanted = {name: term for name, term in with_slopes.step(batch).items() if name != "slopes"}
+    method, _ = kdiga(tiny_images, temperature=2.0, slope_weight=0)
+    monkeypatch.setattr("edgekd.distill.kdiga.input_gradient", None)
+    terms = method.step(batch)
+    assert figures(terms) == figures(wanted)
+    sum(terms.values()).backward()
+    assert max(float(p.grad.abs().max()) for p in method.student.parameters() if p.grad is not None) > 1e-4
+    assert all(p.grad is None for p in method.teacher.parameters())
+    assert method.report == {"slopes": [], "halvings": 0}
+
+
 def test_only_images_whose_label_the_teacher_shares_count(tiny_images):
     method, batch = kdiga(tiny_images)
     t, theirs = slopes(method.teacher, batch, 4.0)
