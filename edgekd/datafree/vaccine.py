@@ -115,9 +115,9 @@ class Vaccine(nn.Module):
     def _look(self, teacher: nn.Module, images: torch.Tensor, logits: torch.Tensor, trial: int) -> None:
         other = _batched(lambda part: self._logits(teacher, part, trial), images)
         distance, deviations = log_distance(logits, other), self.config.deviations
-        tails = (lower_tail(distance, rule, deviations) for rule in ("mad", "mean"))
         named = float(torch.bincount(other.argmax(1)).max()) / len(other)
-        self.looks[trial] = torch.tensor(Look(*tails, named))
+        look = Look(lower_tail(distance, "mad", deviations), lower_tail(distance, "mean", deviations), named)
+        self.looks[trial] = torch.tensor(look)
 
     @property
     def _seen(self) -> list[Look]:
