@@ -29,6 +29,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from benchmarks import prepare_data
 from benchmarks.attacks import START, clean_network
@@ -38,8 +39,10 @@ from benchmarks.students import alone, figures, figures_of_teacher
 from benchmarks.transfer import teacher_of
 from edgekd import audit, checkpoints, data, datafree, distill, models
 from edgekd.data import ImageSet
-from edgekd.datafree.patches import held_out
+from edgekd.datafree import View
+from edgekd.datafree.patches import Patches, held_out
 from edgekd.datafree.run import source_class
+from edgekd.datafree.told import Told
 from edgekd.distill.abd import AbdSettings
 from edgekd.distill.retrospection import RetrospectionSettings
 from edgekd.errors import UsageError
@@ -70,6 +73,8 @@ ROWS = {
     SR: AbdSettings(vaccine=False, retrospection=True),
     ABD: AbdSettings(vaccine=True, retrospection=True),
 }
+# Row -> what it is on patches, to the bit, where no shuffle is accepted: that student is not trained twice.
+UNVACCINATED = {SV: PLAIN, ABD: SR}
 # Lengths of the patches, tried on the grid's teacher: the one is taken whose student agrees with the teacher most on held-out
 # patches, which a user without data can see.
 TRIED: tuple[Config, ...] = (
@@ -200,8 +205,7 @@ def measured(
     """Train the student of a cell and measure it beside its teacher, in FP32 and INT8; under other triggers its ASR alone."""
     probes = audit.probes(test, (trigger,), teacher.spec.num_classes)
     agreed = _named(held_out(pictures(), teacher.spec.input.shape, HELD_OUT, config["seed"]), teacher)
-    with alone(_place(config, teacher, folder.parent.parent / "students")) as place:
-        student, log, images = _student(config, teacher, agreed, place)
+    student, log, images = _student(config, teacher, agreed, folder.parent.parent / "students")
     images, scales = _calibration(images, agreed)
     twin = guard(student, images, PtqConfig(), accuracy_on(agreed), what="agreement").twin
     onnx_writer.export(twin, folder / "model.u8s8.onnx", "u8s8", agreed.images[:32])
@@ -222,32 +226,45 @@ def measured(
     }
 
 
-def _student(config: Config, teacher: Model, agreed: ImageSet, place: Path) -> tuple[Model, dict[str, Any], ImageSet]:
+def _student(
+    config: Config, teacher: Model, agreed: ImageSet, students: Path
+) -> tuple[Model, dict[str, Any], ImageSet]:
     """The student, its log, and the images that set INT8's scales."""
     mean, std = models.student_normalization(teacher.spec.input)
     spec = ModelSpec(config["student"], teacher.spec.num_classes, InputSpec(3, 32, 32, mean, std))
-    accuracy = accuracy_on(agreed, str(resolve_device("auto")))
     preset = source_class(config["source"]).presets["fast"]
     shared = {"epochs": config["epochs"], "seed": config["seed"], "device": "auto"}
     count = PtqConfig().images
     if config["row"] == WITH_DATA:
         images = data.load(prepare_data.few("cifar10_train", config["options"]["images"]))
         train = TrainConfig(schedule="onecycle", lr=0.2, **shared)
-        made, log = distill.run(teacher, spec, images, "kd", preset["kd"], train, folder=place / "data")
+        with alone(_place(config, teacher, students)) as place:
+            made, log = distill.run(teacher, spec, images, "kd", preset["kd"], train, folder=place / "data")
         return made, log.to_json(), images.subset(np.arange(count))
     train = TrainConfig(**{**preset["train"], **shared})
     row = ROWS[config["row"]]
     options = {**config["options"], **({"image": pictures()} if config["source"] == "patches" else {})}
     source = datafree.make(config["source"], options, teacher, train, row.vaccine_settings)
-    made, log = distill.distill_defended(
-        teacher, spec, source, "kd", preset["kd"], train, row, accuracy=accuracy, folder=place,
-        validate=lambda module: {"agreement": accuracy(module)},
-    )  # fmt: skip
-    kept = place / "collected.npz"
-    if not kept.exists():
-        write_npz(kept, "collected", images=source.collect(count, config["seed"]))
-    checkpoints.save(place / f"{config['row']}.safetensors", models.weights(made), {"spec": spec.to_json()})
-    return made, log.to_json(), _named(read_npz(kept)["images"], teacher)
+    if config["row"] in UNVACCINATED and isinstance(source, Patches) and not _accepted(source, teacher):
+        made, found, images = _student({**config, "row": UNVACCINATED[config["row"]]}, teacher, agreed, students)
+        return made, {**found, "method": {**found["method"], "source": source.report}}, images
+    accuracy = accuracy_on(agreed, str(resolve_device("auto")))
+    with alone(_place(config, teacher, students)) as place:
+        made, log = distill.distill_defended(
+            teacher, spec, source, "kd", preset["kd"], train, row, accuracy=accuracy, folder=place,
+            validate=lambda module: {"agreement": accuracy(module)},
+        )  # fmt: skip
+        kept = place / "collected.npz"
+        if not kept.exists():
+            write_npz(kept, "collected", images=source.collect(count, config["seed"]))
+        checkpoints.save(place / f"{config['row']}.safetensors", models.weights(made), {"spec": spec.to_json()})
+        return made, log.to_json(), _named(read_npz(kept)["images"], teacher)
+
+
+def _accepted(source: Patches, teacher: Model) -> bool:
+    """Whether the patches of a run have a vaccine; the source keeps what it made for that."""
+    source.open(View(Told(teacher.module), teacher.module, torch.device("cpu"), None, teacher.sha256))
+    return source.vaccine is not None and source.vaccine.on
 
 
 def _calibration(images: ImageSet, agreed: ImageSet) -> tuple[ImageSet, str]:

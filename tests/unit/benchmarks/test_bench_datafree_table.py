@@ -13,8 +13,10 @@ from benchmarks import datafree, datafree_table, vaccine, vaccine_table
 from benchmarks.grid import HERE, Cell
 from edgekd import files, models
 from edgekd.data import ImageSet
+from edgekd.datafree import VaccineSettings
 from edgekd.datafree.run import source_class
-from edgekd.types import InputSpec, ModelSpec
+from edgekd.distill import AbdSettings
+from edgekd.types import InputSpec, Model, ModelSpec
 
 GRID = "grid.tar"
 
@@ -269,11 +271,49 @@ def test_separation_counts_pairs_and_ties() -> None:
     assert vaccine.separation(high, low) == pytest.approx(1 - 3.5 / 6)
 
 
+def photo(folder: Any) -> None:
+    pixels = np.kron(np.random.default_rng(0).integers(0, 255, (12, 16, 3)), np.ones((5, 5, 1))).astype(np.uint8)
+    Image.fromarray(pixels).save(folder / "a.png")
+
+
+def small_teacher(size: int) -> Model:
+    made = models.build(ModelSpec("resnet8-w4", 4, InputSpec(3, size, size, (0.5,) * 3, (0.25,) * 3)), seed=4)
+    made.module.requires_grad_(False)
+    return made
+
+
+def test_a_student_without_an_accepted_vaccine_is_the_plain_one(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    photo(tmp_path)
+    monkeypatch.setattr(datafree, "pictures", lambda: str(tmp_path))
+    teacher, students = small_teacher(32), tmp_path / "students"
+    agreed = datafree._named(datafree.held_out(str(tmp_path), (3, 32, 32), 32, 0), teacher)
+    length = {"epochs": 1, "options": {"images": 256}}
+    plain, vaccinated = (
+        {**config, "student": "resnet8-w4"}
+        for config in datafree._cells("patches", length, ("t",), ("plain", "+SV"), (0,))
+    )
+
+    def trained(config: dict[str, Any], **shuffle: Any) -> Any:
+        settings = VaccineSettings(pool=64, copies=1, trials=2, **shuffle)
+        monkeypatch.setitem(datafree.ROWS, "+SV", AbdSettings(retrospection=False, shuffle=settings))
+        made, log, images = datafree._student(config, teacher, agreed, students)
+        return made.sha256, log["method"]["source"], len(images)
+
+    expected = trained(plain)
+    sha256, source, count = trained(vaccinated, tail=1.0)
+    assert (sha256, count) == (expected[0], expected[2])
+    assert [trial["refused"][-1] for trial in source["vaccine"]["trials"]] == ["no tail"] * 2
+    assert len(list(students.iterdir())) == 1
+    sha256, source, _ = trained(vaccinated, accept="always")
+    assert source["vaccine"]["accepted"]
+    assert source["suspicious"] > 0
+    assert sha256 != expected[0]
+    assert len(list(students.iterdir())) == 2
+
+
 def test_the_vaccine_is_judged_on_the_pool_of_a_run(tmp_path: Any) -> None:
-    rng = np.random.default_rng(0)
-    Image.fromarray(np.kron(rng.integers(0, 255, (12, 16, 3)), np.ones((5, 5, 1))).astype(np.uint8)).save(tmp_path / "a.png")  # fmt: skip
-    teacher = models.build(ModelSpec("resnet8-w4", 4, InputSpec(3, 16, 16, (0.5,) * 3, (0.25,) * 3)), seed=4)
-    teacher.module.requires_grad_(False)
+    photo(tmp_path)
+    teacher, rng = small_teacher(16), np.random.default_rng(0)
     images = rng.integers(0, 255, (20, 3, 16, 16), np.uint8)
     config = {"layers": 2, "pool": 64, "seed": 0}
     found = vaccine.told_apart(
