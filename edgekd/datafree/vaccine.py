@@ -94,7 +94,7 @@ class Vaccine(nn.Module):
         return int(self.trial) >= 0
 
     def search(self, teacher: nn.Module, images: torch.Tensor) -> None:
-        """Try shuffles until one has a tail of suspicious images and names more than one class for them.
+        """Try shuffles until one has a tail of suspicious images and does not name one class for most of them.
 
         images [N, C, H, W], synthetic, float or bytes.
         """
