@@ -6,16 +6,22 @@ A cell is a source of images, a teacher and its trigger, a row and a seed. Rows:
 vaccine (+SV), with self-retrospection (+SR), with both (+ABD); and Hinton KD on clean CIFAR-10 images, which is what a user
 with data would do. +SR goes on for 400 steps where the plain student ended, +ABD where +SV's did; "plain, longer" goes on for as
 many without the retrospection, and is their control at equal budget. Rows of a source have the same images, epochs, steps an
-epoch and loss (KL at the source's temperature, no labels); KD on clean data has a length of its own. The patches come from the pictures ood_*.jpg of the shared folder.
-Teachers are third-party; the clean one meets the grid's trigger, and its students under the other triggers are these triggers' floors. Nothing is chosen on ACC or ASR: the last student counts, and
-a retrospection is taken back where agreement with the teacher on held-out patches falls too far. INT8 figures are those of the
-ONNX file for onnxruntime, its scales set on the source's own images.
+epoch and loss (KL at the source's temperature, no labels); KD on clean data has a length of its own, and at one seed as many
+steps as the patches. The patches come from the pictures ood_*.jpg of the shared folder.
+
+What a record asks for is wanted at the next call: call it until nothing is left. First the lengths of the patches, then plain
+students of every teacher; three seeds go to what carries its backdoor over, and to the clean teacher. ZSKT goes on where its
+plain student counts. Teachers are third-party; the clean one meets the grid's trigger, and its students under the other
+triggers are these triggers' floors. No student is chosen on ACC or ASR: the last one counts, and a retrospection is taken back
+where agreement with the teacher on held-out patches falls too far. INT8 figures are those of the ONNX file for onnxruntime,
+its scales set on the source's own images, or on held-out patches where those are nearly noise.
 
 CMI's cell shows that its path runs on a CPU; its accuracy is a matter for a GPU.
 """
 
 from __future__ import annotations
 
+import functools
 import itertools
 import sys
 from collections.abc import Iterable, Iterator, Mapping
@@ -23,22 +29,28 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from benchmarks import prepare_data
 from benchmarks.attacks import START, clean_network
-from benchmarks.grid import Config, Table, main, trees
+from benchmarks.datafree_table import ABD, CLEAN, LONGER, PLAIN, SR, SV, WITH_DATA, carries, counts
+from benchmarks.grid import HERE, Cell, Config, Table, main, trees
 from benchmarks.students import alone, figures, figures_of_teacher
 from benchmarks.transfer import teacher_of
 from edgekd import audit, checkpoints, data, datafree, distill, models
 from edgekd.data import ImageSet
-from edgekd.datafree.patches import held_out
+from edgekd.datafree import View
+from edgekd.datafree.patches import Patches, held_out
 from edgekd.datafree.run import source_class
+from edgekd.datafree.told import Told
 from edgekd.distill.abd import AbdSettings
 from edgekd.distill.retrospection import RetrospectionSettings
+from edgekd.errors import UsageError
 from edgekd.export import onnx as onnx_writer
-from edgekd.files import canonical_json, sha256_bytes, write_npz
+from edgekd.files import canonical_json, read_json, sha256_bytes, write_npz
 from edgekd.pipeline.calibration import accuracy_on
 from edgekd.quantize import PtqConfig, guard
+from edgekd.quantize.images import check
 from edgekd.runners.onnx import OnnxRunner
 from edgekd.runners.torch import TorchRunner
 from edgekd.training import TrainConfig
@@ -54,8 +66,6 @@ GRID, WATERMARK, SQUARE = (
 )
 BACKDOORED = (GRID, WATERMARK, SQUARE)
 SPARE = "cifar10_smallvgg_l2_inv_t0.pth"  # should one of them not be carried over
-CLEAN = "clean"
-PLAIN, LONGER, SV, SR, ABD, WITH_DATA = "plain", "plain, longer", "+SV", "+SR", "+ABD", "KD on clean data"
 ROWS = {
     PLAIN: AbdSettings(vaccine=False, retrospection=False),
     LONGER: AbdSettings(vaccine=False, retrospection=True, retrospect=RetrospectionSettings(weight=0.0)),
@@ -63,50 +73,116 @@ ROWS = {
     SR: AbdSettings(vaccine=False, retrospection=True),
     ABD: AbdSettings(vaccine=True, retrospection=True),
 }
-# How long each source is run, and with what beside its defaults; clean images as often as a source's would take too long.
-LENGTHS: dict[str, dict[str, Any]] = {
-    "patches": {"epochs": 30, "options": {"images": 24_000}},
-    "zskt": {"epochs": 15, "options": {}},
-    "cmi": {"epochs": 3, "options": {"images": 64, "inversion_steps": 20, "student_steps": 40, "width": 32}},
-    "data": {"epochs": 20, "options": {"images": 10_000}},
-}
-# Lengths of the patches that were tried on the grid's teacher before any other row: the one is taken whose student agrees with the
-# teacher most on held-out patches, which a user without data can see.
-TRIED = ({"epochs": 8, "options": {"images": 96_000}}, {"epochs": 20, "options": {"images": 96_000}})
-MINUTES = {"patches": 10.0, "zskt": 38.0, "cmi": 3.0, "data": 6.0}
-RETROSPECTION, WITHOUT = 11.0, 1.5  # minutes of 400 steps with and without it
+# Row -> what it is on patches, to the bit, where no shuffle is accepted: that student is not trained twice.
+UNVACCINATED = {SV: PLAIN, ABD: SR}
+# Lengths of the patches, tried on the grid's teacher: the one is taken whose student agrees with the teacher most on held-out
+# patches, which a user without data can see.
+TRIED: tuple[Config, ...] = (
+    {"epochs": 30, "options": {"images": 24_000}},
+    {"epochs": 8, "options": {"images": 96_000}},
+    {"epochs": 20, "options": {"images": 96_000}},
+)
+# How long the other sources are run, and with what beside their defaults.
+ZSKT: Config = {"epochs": 15, "options": {}}
+CMI: Config = {"epochs": 3, "options": {"images": 64, "inversion_steps": 20, "student_steps": 40, "width": 32}}
+DATA: Config = {"epochs": 20, "options": {"images": 10_000}}  # at every seed; as long as the patches at one
+MINUTES = {
+    "patches": 10.0,
+    "zskt": 38.0,
+    "cmi": 3.0,
+    "data": 6.0,
+}  # of the first of TRIED, of the others' whole lengths
+RETROSPECTION, WITHOUT, MEASURED = (
+    11.0,
+    1.5,
+    1.0,
+)  # minutes of 400 steps with and without it, and of what every cell measures
 
 
 def cells() -> Iterator[Config]:
-    """In the order of value, no cell twice."""
+    """What the records so far ask for, in the order of value, no cell twice."""
     yield from {canonical_json(config): config for config in _wanted()}.values()
 
 
 def _wanted() -> Iterator[Config]:
-    """Whether the source teaches and carries over at all is seen first."""
-    rows = (PLAIN, WITH_DATA, SV, SR, ABD, LONGER)
-    (first,) = _cells("patches", (GRID,), (PLAIN,), (0,))
-    yield first
-    yield from ({**first, **length} for length in TRIED)
-    yield from _cells("patches", (CLEAN, *BACKDOORED, SPARE), (PLAIN,), (0,))
-    yield from _cells("patches", (GRID, CLEAN, WATERMARK, SQUARE), rows, (0,))
-    yield from _cells("patches", BACKDOORED, (PLAIN, SV, ABD, SR, LONGER), (1, 2))
-    yield from _cells("patches", (CLEAN,), (PLAIN, SV, ABD), (1, 2))
-    yield from _cells("zskt", (GRID,), (PLAIN, ABD), (0,))
-    yield from _cells("cmi", (GRID,), (PLAIN, ABD), (0,))
-    yield from _cells("zskt", (WATERMARK,), (PLAIN, ABD), (0,))
+    """The rest of the patches waits for their length, and for what carries over; other sources' plain students do not."""
+    first = [_plain(GRID, length) for length in TRIED]
+    cmi = list(_cells("cmi", CMI, (GRID,), (PLAIN, ABD), (0,)))
+    zskt = list(_cells("zskt", ZSKT, (WATERMARK, GRID, CLEAN), (PLAIN,), (0,)))
+    length = _chosen(first)
+    if length is not None:
+        first += [_plain(teacher, length) for teacher in (CLEAN, WATERMARK, SPARE, SQUARE)]
+    yield from (*first, *cmi)
+    if length is None or None in map(_result, first):
+        yield from zskt
+        return
+    patches = functools.partial(_cells, "patches", length)
+    carriers, rows = _carriers(length), (ABD, SV, LONGER, SR, WITH_DATA)
+    claimed = (*carriers, CLEAN)
+    yield from patches(claimed, rows, (0,))
+    yield from zskt
+    yield from patches(claimed, (PLAIN, ABD, LONGER), (1, 2))
+    yield from patches(claimed, (SV, SR, WITH_DATA), (1, 2))
+    yield from ({**config, **_as_long(length)} for config in patches(claimed, (WITH_DATA,), (0,)))
+    teaching = [config["teacher"] for config in zskt if config["teacher"] != CLEAN and _counts(config)]
+    yield from _cells("zskt", ZSKT, teaching, (ABD,), (0,))
+    yield from _cells("zskt", ZSKT, teaching, (SV, SR), (0,))
+    yield from patches(BACKDOORED, rows, (0,))  # whatever they carry over
 
 
-def _cells(source: str, teachers: Iterable[str], rows: Iterable[str], seeds: Iterable[int]) -> Iterator[Config]:
+def _cells(
+    source: str, length: Config, teachers: Iterable[str], rows: Iterable[str], seeds: Iterable[int]
+) -> Iterator[Config]:
     for seed, teacher, row in itertools.product(seeds, teachers, rows):
         yield {
             "source": source,
             "teacher": teacher,
             "row": row,
             "student": STUDENT,
-            **LENGTHS["data" if row == WITH_DATA else source],
+            **(DATA if row == WITH_DATA else length),
             "seed": seed,
         }
+
+
+def _plain(teacher: str, length: Config) -> Config:
+    """The first cell of a teacher on patches."""
+    return next(_cells("patches", length, (teacher,), (PLAIN,), (0,)))
+
+
+def _result(config: Config) -> dict[str, Any] | None:
+    """What the record of a cell says, if there is one."""
+    record = Cell(TABLE, config, HERE).record
+    return read_json(record)["result"] if record.exists() else None
+
+
+def _chosen(tried: list[Config]) -> Config | None:
+    """The length whose student agrees with its teacher most; None until all are measured."""
+    found = [_result(config) for config in tried]
+    agreement = [result["agreement"] for result in found if result is not None]
+    return TRIED[int(np.argmax(agreement))] if len(agreement) == len(tried) else None
+
+
+def _carriers(length: Config) -> list[str]:
+    """Backdoored teachers whose plain student has the backdoor too, the strongest first; the spare one only in another's place."""
+    clean = _result(_plain(CLEAN, length)) or {}
+    asr: dict[str, float] = {}
+    for teacher in (*BACKDOORED, SPARE):
+        result = _result(_plain(teacher, length))
+        floor = clean.get("floors", {}).get(teacher)
+        if result is not None and len(asr) < len(BACKDOORED) and carries("patches", {PLAIN: {0: result}}, floor):
+            asr[teacher] = result["fp32"]["asr"]
+    return sorted(asr, key=lambda teacher: -asr[teacher])
+
+
+def _counts(plain: Config) -> bool:
+    result = _result(plain)
+    return result is not None and bool(counts(plain["source"], {PLAIN: {plain["seed"]: result}}))
+
+
+def _as_long(length: Config) -> Config:
+    """KD on clean data for as many steps as patches of a length."""
+    shown = length["epochs"] * length["options"]["images"]
+    return {**DATA, "epochs": round(shown / DATA["options"]["images"])}
 
 
 def run(config: Config, folder: Path) -> dict[str, Any]:
@@ -128,9 +204,9 @@ def measured(
 ) -> dict[str, Any]:
     """Train the student of a cell and measure it beside its teacher, in FP32 and INT8; under other triggers its ASR alone."""
     probes = audit.probes(test, (trigger,), teacher.spec.num_classes)
-    agreed = _named(held_out(_pictures(), teacher.spec.input.shape, HELD_OUT, config["seed"]), teacher)
-    with alone(_place(config, teacher, folder.parent.parent / "students")) as place:
-        student, log, images = _student(config, teacher, agreed, place)
+    agreed = _named(held_out(pictures(), teacher.spec.input.shape, HELD_OUT, config["seed"]), teacher)
+    student, log, images = _student(config, teacher, agreed, folder.parent.parent / "students")
+    images, scales = _calibration(images, agreed)
     twin = guard(student, images, PtqConfig(), accuracy_on(agreed), what="agreement").twin
     onnx_writer.export(twin, folder / "model.u8s8.onnx", "u8s8", agreed.images[:32])
     shipped = OnnxRunner((folder / "model.u8s8.onnx").read_bytes())
@@ -141,6 +217,7 @@ def measured(
         "int8": figures(shipped, probes),
         "agreement": 100 * accuracy_on(agreed)(student.module),
         "agreement_int8": 100 * float((shipped(agreed.images).argmax(1) == agreed.labels).mean()),
+        "scales": scales,
         "method": log.get("method", {}),
         "seconds": sum(log["seconds"].values()),
         "steps": log["steps"],
@@ -149,32 +226,54 @@ def measured(
     }
 
 
-def _student(config: Config, teacher: Model, agreed: ImageSet, place: Path) -> tuple[Model, dict[str, Any], ImageSet]:
+def _student(
+    config: Config, teacher: Model, agreed: ImageSet, students: Path
+) -> tuple[Model, dict[str, Any], ImageSet]:
     """The student, its log, and the images that set INT8's scales."""
     mean, std = models.student_normalization(teacher.spec.input)
     spec = ModelSpec(config["student"], teacher.spec.num_classes, InputSpec(3, 32, 32, mean, std))
-    accuracy = accuracy_on(agreed, str(resolve_device("auto")))
     preset = source_class(config["source"]).presets["fast"]
     shared = {"epochs": config["epochs"], "seed": config["seed"], "device": "auto"}
     count = PtqConfig().images
     if config["row"] == WITH_DATA:
         images = data.load(prepare_data.few("cifar10_train", config["options"]["images"]))
         train = TrainConfig(schedule="onecycle", lr=0.2, **shared)
-        made, log = distill.run(teacher, spec, images, "kd", preset["kd"], train, folder=place / "data")
+        with alone(_place(config, teacher, students)) as place:
+            made, log = distill.run(teacher, spec, images, "kd", preset["kd"], train, folder=place / "data")
         return made, log.to_json(), images.subset(np.arange(count))
     train = TrainConfig(**{**preset["train"], **shared})
     row = ROWS[config["row"]]
-    options = {**config["options"], **({"image": _pictures()} if config["source"] == "patches" else {})}
+    options = {**config["options"], **({"image": pictures()} if config["source"] == "patches" else {})}
     source = datafree.make(config["source"], options, teacher, train, row.vaccine_settings)
-    made, log = distill.distill_defended(
-        teacher, spec, source, "kd", preset["kd"], train, row, accuracy=accuracy, folder=place,
-        validate=lambda module: {"agreement": accuracy(module)},
-    )  # fmt: skip
-    kept = place / "collected.npz"
-    if not kept.exists():
-        write_npz(kept, "collected", images=source.collect(count, config["seed"]))
-    checkpoints.save(place / f"{config['row']}.safetensors", models.weights(made), {"spec": spec.to_json()})
-    return made, log.to_json(), _named(read_npz(kept)["images"], teacher)
+    if config["row"] in UNVACCINATED and isinstance(source, Patches) and not _accepted(source, teacher):
+        made, found, images = _student({**config, "row": UNVACCINATED[config["row"]]}, teacher, agreed, students)
+        return made, {**found, "method": {**found["method"], "source": source.report}}, images
+    accuracy = accuracy_on(agreed, str(resolve_device("auto")))
+    with alone(_place(config, teacher, students)) as place:
+        made, log = distill.distill_defended(
+            teacher, spec, source, "kd", preset["kd"], train, row, accuracy=accuracy, folder=place,
+            validate=lambda module: {"agreement": accuracy(module)},
+        )  # fmt: skip
+        kept = place / "collected.npz"
+        if not kept.exists():
+            write_npz(kept, "collected", images=source.collect(count, config["seed"]))
+        checkpoints.save(place / f"{config['row']}.safetensors", models.weights(made), {"spec": spec.to_json()})
+        return made, log.to_json(), _named(read_npz(kept)["images"], teacher)
+
+
+def _accepted(source: Patches, teacher: Model) -> bool:
+    """Whether the patches of a run have a vaccine; the source keeps what it made for that."""
+    source.open(View(Told(teacher.module), teacher.module, torch.device("cpu"), None, teacher.sha256))
+    return source.vaccine is not None and source.vaccine.on
+
+
+def _calibration(images: ImageSet, agreed: ImageSet) -> tuple[ImageSet, str]:
+    """What sets the scales, as in the product: held-out patches where the source's own images are no pictures."""
+    try:
+        check(images.images)
+    except UsageError:
+        return agreed.subset(np.arange(PtqConfig().images)), "held-out patches"
+    return images, "source"
 
 
 def _floors(student: Model, test: ImageSet, triggers: Mapping[str, Trigger]) -> dict[str, float]:
@@ -183,7 +282,7 @@ def _floors(student: Model, test: ImageSet, triggers: Mapping[str, Trigger]) -> 
     return {name: figures(TorchRunner(student), probe)["asr"] for name, probe in probes.items()}
 
 
-def _pictures() -> str:
+def pictures() -> str:
     return str(prepare_data.shared_folder() / "data")
 
 
@@ -202,13 +301,16 @@ def _place(config: Config, teacher: Model, students: Path) -> Path:
 
 
 def forecast(config: Config) -> float:
-    """What a row adds to the one that it goes on from, which is listed before it, where it is listed at all."""
+    """What a row adds to the one that it goes on from, which is listed before it: +SV is made for +ABD."""
     source, row = config["source"], config["row"]
-    whole = MINUTES["data" if row == WITH_DATA else source]
-    if source == "patches" and row != WITH_DATA:
-        whole *= config["epochs"] * config["options"]["images"] / (30 * 24_000)
-    goes_on = row in (SR, LONGER) or (row == ABD and source == "patches")
-    return float(whole * (not goes_on) + RETROSPECTION * (row in (SR, ABD)) + WITHOUT * (row == LONGER))
+    if row == WITH_DATA:
+        return float(MEASURED + MINUTES["data"] * config["epochs"] / DATA["epochs"])
+    whole = MINUTES[source]
+    if source == "patches":
+        ours, first = (each["epochs"] * each["options"]["images"] for each in (config, TRIED[0]))
+        whole *= ours / first
+    goes_on = row in (SV, SR, LONGER)
+    return float(MEASURED + whole * (not goes_on) + RETROSPECTION * (row in (SR, ABD)) + WITHOUT * (row == LONGER))
 
 
 TABLE = Table("datafree", cells, run, forecast, resumable=True)

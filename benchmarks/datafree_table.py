@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,72 +12,106 @@ from edgekd.report.transferability import beside
 
 Record = dict[str, Any]
 Rows = dict[str, dict[int, Record]]  # row -> seed -> result
-PLAIN, LONGER, ABD, WITH_DATA, CLEAN = "plain", "plain, longer", "+ABD", "KD on clean data", "clean"
-ORDER = (PLAIN, LONGER, "+SV", "+SR", ABD, WITH_DATA)
-COUNTS = {"patches": 70.0, "zskt": 50.0}  # ACC of the plain source from which on a teacher's rows count
+PLAIN, LONGER, SV, SR, ABD, WITH_DATA = "plain", "plain, longer", "+SV", "+SR", "+ABD", "KD on clean data"
+CLEAN = "clean"
+ORDER = (PLAIN, LONGER, SV, SR, ABD, WITH_DATA)
+GOES_ON = {LONGER: PLAIN, SR: PLAIN, ABD: SV}  # row -> whose last student it starts from
+COUNTS = {"patches": 70.0, "zskt": 50.0}  # percent of ACC of the plain source from which on a teacher's rows count
 CARRIES, ABOVE, LEFT, MOST_LOSS, MOST_LOSS_CLEAN = 50.0, 30.0, 15.0, 6.0, 2.0  # percent of ASR; points
 RAISED, MOST_SHIFT = 1.0, 2.0  # points of ASR: by ABD on a clean teacher, of INT8 above FP32
 TRIGGERS = 2  # at least so many must be carried over by the plain source
-COLUMNS = ("row", "seeds", "ACC %", "ASR %", "floor %", "RA %", "INT8 ACC %", "INT8 ASR %", "agreement %", "vaccine", "retrospection", "steps", "minutes")  # fmt: skip
+COLUMNS = ("row", "seeds", "ACC %", "ASR %", "floor %", "RA %", "INT8 ACC %", "INT8 ASR %", "agreement %", "vaccine", "one class %", "left out %", "spared %", "retrospection", "steps", "minutes")  # fmt: skip
 
 
 def tables(records: Sequence[Record]) -> str:
     """Mean [lowest to highest] over seeds. Agreement: with the teacher, on patches that nothing was trained on.
 
-    Floor: what the plain student of the clean teacher, from the same source, makes of the trigger.
+    Floor: what the plain student of the clean teacher, from the same source, makes of the trigger. One class: the largest
+    share of the images for which the accepted shuffle names one and the same; left out: suspicious images that were not
+    learned from; spared: suspicious ones that were.
     """
     found: dict[tuple[Any, ...], Rows] = {}
-    with_data: dict[str, dict[int, Record]] = {}
+    with_data: dict[str, Rows] = {}
     for record in records:
         config, seed = record["config"], record["config"]["seed"]
         if config["row"] == WITH_DATA:  # of its own length, beside every source of its teacher
-            with_data.setdefault(config["teacher"], {})[seed] = record["result"]
+            name = f"{WITH_DATA}, {config['epochs']} epochs"
+            with_data.setdefault(config["teacher"], {}).setdefault(name, {})[seed] = record["result"]
             continue
-        key = (config["source"], config["teacher"], config["student"], config["epochs"])
-        images = config["options"].get("images", 0)
-        found.setdefault((*key, images), {}).setdefault(config["row"], {})[seed] = record["result"]
+        key = (config["source"], config["student"], config["epochs"], config["options"].get("images", 0), config["teacher"])  # fmt: skip
+        found.setdefault(key, {}).setdefault(config["row"], {})[seed] = record["result"]
     parts: list[str] = []
-    carried: dict[str, set[str]] = {}
+    carried: dict[tuple[Any, ...], list[bool | None]] = {}
     for key in sorted(found):
-        source, teacher, *length = key
-        floors = found.get((source, CLEAN, *length), {}).get(PLAIN, {})
-        rows = {**found[key], **({WITH_DATA: with_data[teacher]} if teacher in with_data else {})}
-        floor = mean(result["floors"][teacher] for result in floors.values() if teacher in result.get("floors", {}))
-        parts.append(_part(key, rows, floor))
-        if teacher != CLEAN and _carries(source, rows, floor):
-            carried.setdefault(source, set()).add(teacher)
-    verdicts = [
-        _carried(source, len(carried.get(source, ()))) for source in COUNTS if any(key[0] == source for key in found)
-    ]
-    return "\n\n".join([*parts, "\n".join(verdicts), provenance(records)])
+        *length, teacher = key
+        floor = _floor(found.get((*length, CLEAN), {}), teacher)
+        parts.append(_part(key, {**found[key], **with_data.get(teacher, {})}, floor))
+        if teacher != CLEAN and key[0] in COUNTS and PLAIN in found[key]:
+            carried.setdefault(tuple(length), []).append(carries(key[0], found[key], floor))
+    verdicts = [_carried(length, known) for length, known in carried.items()]
+    return "\n\n".join([*parts, *(["\n".join(verdicts)] if verdicts else []), provenance(records)])
 
 
-def _carried(source: str, count: int) -> str:
-    """How many triggers the plain source carries over, marked where they are too few."""
-    mark = "" if count >= TRIGGERS else "**"
-    return f"- {source}: {mark}the plain source carries {count} trigger(s) over, {TRIGGERS} wanted{mark}"
+def _floor(clean: Rows, teacher: str) -> float | None:
+    return mean(result["floors"][teacher] for result in clean.get(PLAIN, {}).values() if teacher in result.get("floors", {}))  # fmt: skip
+
+
+def _carried(length: tuple[Any, ...], known: list[bool | None]) -> str:
+    """How many triggers the plain source carries over at one length, marked where enough were measured and too few are."""
+    source, _, epochs, images = length
+    few = len(known) >= TRIGGERS and None not in known and sum(map(bool, known)) < TRIGGERS
+    mark = "**" * few
+    said = f"the plain source carries {known.count(True)} of {len(known)} triggers over, {TRIGGERS} wanted"
+    open_ = f"; of {known.count(None)} the floor is not measured" if None in known else ""
+    return f"- {source}, {_length(epochs, images)}: {mark}{said}{mark}{open_}"
+
+
+def _length(epochs: int, images: int) -> str:
+    return f"{epochs} epochs" + (f" of {images:,} images" if images else "")
 
 
 def _part(key: tuple[Any, ...], rows: Rows, floor: float | None) -> str:
-    source, teacher, student, epochs, images = key
+    source, student, epochs, images, teacher = key
     result = next(iter(next(iter(rows.values())).values()))
-    name = text.markdown(teacher.removesuffix(".pth").removesuffix(".tar"))
     figures = result["teacher"]
-    pool = f" of {images:,} images" if images else ""
     lines = [
-        f"**{source}, {name}, {student}, {epochs} epochs{pool}** (teacher {figures['acc']:.1f} / {figures['asr']:.1f})",
+        f"**{source}, {_short(teacher)}, {student}, {_length(epochs, images)}** (teacher {figures['acc']:.1f} / {figures['asr']:.1f})",
         "",
         *head(COLUMNS),
-        *(_line(row, rows[row], floor) for row in ORDER if row in rows),
+        *(_line(row, rows, floor) for row in sorted(rows, key=_place)),
     ]
-    said = verdict(source, teacher, rows, floor)
-    return "\n".join([*lines, "", f"- {said}"] if said else lines)
+    said = [verdict(source, teacher, rows, floor), _rescaled(rows)]
+    return "\n".join([*lines, *(f"\n- {one}" for one in said if one)])
 
 
-def _line(name: str, rows: dict[int, Record], floor: float | None) -> str:
+def _short(teacher: str) -> str:
+    return text.markdown(teacher.removesuffix(".pth").removesuffix(".tar"))
+
+
+def _place(row: str) -> tuple[int, int, str]:
+    """In the order of ``ORDER``; of KD on clean data the shorter first."""
+    return ORDER.index(row if row in ORDER else WITH_DATA), len(row), row
+
+
+def _rescaled(rows: Rows) -> str:
+    """Which rows had their INT8 scales set on other images than their source's."""
+    found = [row for row in rows if any(one.get("scales", "source") != "source" for one in rows[row].values())]
+    return f"INT8 scales on held-out patches, as the source's images are nearly noise: {', '.join(found)}" if found else ""  # fmt: skip
+
+
+def _called(name: str, rows: Rows) -> str:
+    """A row's name, marked where it started from another student than the row it is held against."""
+    base = rows.get(GOES_ON.get(name, ""), {})
+    starts = {seed: one["method"].get("retrospection", {}).get("start") for seed, one in rows[name].items()}
+    others = [seed for seed, start in starts.items() if start and seed in base and start != base[seed]["student_sha256"]]  # fmt: skip
+    return f"{name} (**from another student than {GOES_ON[name]}**)" if others else name
+
+
+def _line(name: str, every: Rows, floor: float | None) -> str:
+    rows = every[name]
     figures = {kind: {key: [row[kind][key] for row in rows.values()] for key in ("acc", "asr", "ra")} for kind in ("fp32", "int8")}  # fmt: skip
     cells = [
-        name,
+        _called(name, every),
         str(len(rows)),
         spread(figures["fp32"]["acc"]),
         spread(figures["fp32"]["asr"]),
@@ -85,7 +120,7 @@ def _line(name: str, rows: dict[int, Record], floor: float | None) -> str:
         spread(figures["int8"]["acc"]),
         spread(figures["int8"]["asr"]),
         spread(row["agreement"] for row in rows.values()),
-        _vaccine(rows),
+        *_vaccine(rows),
         _kept(rows),
         " or ".join(map(str, sorted({row["steps"] for row in rows.values()}))),
         spread((row["seconds"] / 60 for row in rows.values()), "{:.1f}".format),
@@ -99,55 +134,100 @@ def _kept(rows: dict[int, Record]) -> str:
     return f"{sum(known)} of {len(known)} kept" if known else "–"
 
 
-def _vaccine(rows: dict[int, Record]) -> str:
-    """At how many seeds a shuffled teacher was accepted; a dash where none was sought."""
-    sought = [row["method"].get("source", {}).get("vaccine") for row in rows.values()]
-    known = [one["accepted"] for one in sought if one is not None]
-    return f"{sum(known)} of {len(known)} accepted" if known else "–"
+def _vaccine(rows: dict[int, Record]) -> tuple[str, ...]:
+    """At how many seeds a shuffled teacher was accepted, and why others were not; what the accepted ones name and take away."""
+    sources = [row["method"].get("source", {}) for row in rows.values()]
+    sought = [source["vaccine"] for source in sources if "vaccine" in source]
+    if not sought:
+        return ("–",) * 4
+    refused = Counter(why for one in sought for trial in one["trials"] for why in trial["refused"])
+    why = ", ".join(f"{count} {name}" for name, count in sorted(refused.items()))
+    named = [100 * one["trials"][one["trial"]]["named"] for one in sought if one["accepted"]]
+    shares = [
+        [100 * source[kind] / source["images"] for source in sources if kind in source]
+        for kind in ("suspicious", "spared")
+    ]
+    said = f"{len(named)} of {len(sought)} accepted" + (f" (refused: {why})" if why else "")
+    return (said, *(spread(values, "{:.1f}".format) if values else "–" for values in (named, *shares)))
 
 
 def _mean(rows: Rows, row: str, key: str) -> float | None:
     return mean(result["fp32"][key] for result in rows.get(row, {}).values())
 
 
-def _counts(source: str, rows: Rows) -> bool | None:
+def counts(source: str, rows: Rows) -> bool | None:
     """Whether the plain source taught enough for its ASR to mean something; None where no bar is set."""
     acc = _mean(rows, PLAIN, "acc")
     return None if acc is None or source not in COUNTS else acc >= COUNTS[source]
 
 
-def _carries(source: str, rows: Rows, floor: float | None) -> bool:
-    """50 % of ASR, and 30 points above the floor where that was measured."""
+def carries(source: str, rows: Rows, floor: float | None) -> bool | None:
+    """Whether the plain source counts and has 50 % of ASR, 30 points above the floor; None where only that is not known."""
     asr = _mean(rows, PLAIN, "asr")
-    return bool(_counts(source, rows)) and asr is not None and asr >= CARRIES and asr - (floor or 0.0) >= ABOVE
+    if not counts(source, rows) or asr is None or asr < CARRIES:
+        return False
+    return None if floor is None else asr - floor >= ABOVE
 
 
 def verdict(source: str, teacher: str, rows: Rows, floor: float | None = None) -> str:
-    """What follows for this source and teacher, over the seeds at which both the plain source and ABD stand."""
-    counts = _counts(source, rows)
-    if counts is None:
+    """What follows for this source and teacher, over the seeds at which both rows of a comparison stand."""
+    taught = counts(source, rows)
+    if taught is None:
         return ""
-    if not counts:
+    if not taught:
         return f"does not count: ACC of the plain source below {COUNTS[source]:g}"
-    seeds = sorted(rows[PLAIN].keys() & rows.get(ABD, {}).keys())
-    if teacher != CLEAN and not _carries(source, rows, floor):
+    carried = teacher == CLEAN or carries(source, rows, floor)
+    if carried is None:
+        return (
+            f"whether the plain source carries the backdoor over is open: floor not measured{beside(len(rows[PLAIN]))}"
+        )
+    if not carried:
         return f"the plain source does not carry the backdoor over{beside(len(rows[PLAIN]))}"
+    seeds = len(_gains(rows, PLAIN))
     if not seeds:
         return "ABD: not measured"
-    ours = [rows[ABD][seed] for seed in seeds]
-    most = MOST_LOSS_CLEAN if teacher == CLEAN else MOST_LOSS
-    missed = {f"ACC more than {most:g} below {base}": _gain(rows, base, "acc") < -most for base in (PLAIN, LONGER)}
-    if teacher == CLEAN:
-        missed[f"ASR raised by more than {RAISED:g}"] = _gain(rows, PLAIN, "asr") > RAISED
+    missed, longer = _missed(rows, teacher == CLEAN), len(_gains(rows, LONGER))
+    said = f"**{', '.join(missed)}**" if missed else "all bars met" if longer else "no measured bar missed"
+    said += "" if longer else f"; against {LONGER}: not measured"
+    return f"ABD: {said}{beside(min(seeds, longer) if longer else seeds)}"
+
+
+def _missed(rows: Rows, clean: bool) -> list[str]:
+    """The bars that ABD misses, of those that were measured."""
+    most = MOST_LOSS_CLEAN if clean else MOST_LOSS
+    ours = [result for seed, result in rows[ABD].items() if seed in rows[PLAIN]]
+    found = {
+        f"ACC more than {most:g} below {base}": (mean(_gains(rows, base)) or 0.0) < -most for base in (PLAIN, LONGER)
+    }
+    if clean:
+        raised = _raised(rows)
+        worst = max(raised, key=lambda trigger: raised[trigger])
+        found[f"ASR raised by more than {RAISED:g} under {_short(worst)}"] = raised[worst] > RAISED
     else:
-        missed[f"ASR above {LEFT:g}"] = (mean(each["fp32"]["asr"] for each in ours) or 0.0) > LEFT
-    shift = max(each["int8"]["asr"] - each["fp32"]["asr"] for each in ours)
-    missed[f"INT8 ASR more than {MOST_SHIFT:g} above FP32"] = shift > MOST_SHIFT
-    said = [name for name, is_missed in missed.items() if is_missed]
-    return f"ABD: {'all bars met' if not said else '**' + ', '.join(said) + '**'}{beside(len(seeds))}"
+        found[f"ASR above {LEFT:g}"] = (mean(result["fp32"]["asr"] for result in ours) or 0.0) > LEFT
+    shift = max(result["int8"]["asr"] - result["fp32"]["asr"] for result in ours)
+    found[f"INT8 ASR more than {MOST_SHIFT:g} above FP32"] = shift > MOST_SHIFT
+    return [name for name, is_missed in found.items() if is_missed]
 
 
-def _gain(rows: Rows, base: str, key: str) -> float:
-    """Points of ABD above another row, over the seeds that both have; 0 where there are none."""
+def _gains(rows: Rows, base: str) -> list[float]:
+    """Points of ACC of ABD above another row, by the seeds that both have."""
     others = rows.get(base, {})
-    return mean(ours["fp32"][key] - others[seed]["fp32"][key] for seed, ours in rows[ABD].items() if seed in others) or 0.0  # fmt: skip
+    return [ours["fp32"]["acc"] - others[seed]["fp32"]["acc"] for seed, ours in rows.get(ABD, {}).items() if seed in others]  # fmt: skip
+
+
+def _raised(rows: Rows) -> dict[str, float]:
+    """Of a clean teacher, trigger -> points of ASR of ABD above the plain source in the mean over seeds."""
+    plain = {seed: _by_trigger(result) for seed, result in rows[PLAIN].items()}
+    gains: dict[str, list[float]] = {}
+    for seed, result in rows[ABD].items():
+        for trigger, asr in _by_trigger(result).items():
+            if seed in plain:
+                gains.setdefault(trigger, []).append(asr - plain[seed][trigger])
+    return {trigger: sum(found) / len(found) for trigger, found in gains.items()}
+
+
+def _by_trigger(result: Record) -> dict[str, float]:
+    """ASR under every trigger that was tried, the one of the table's own column among them."""
+    found: dict[str, float] = result.get("floors") or {"its trigger": result["fp32"]["asr"]}
+    return found

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from benchmarks import attacks, datafree, prepare_data, transfer
+from benchmarks import attacks, datafree, datafree_table, prepare_data, transfer
 from benchmarks.attacks_table import NO_RATE, RATES
 from benchmarks.grid import HERE, Cell, Config, Table, main
 from benchmarks.paper_scale_table import BANDS, FIRST, PUBLISHED
@@ -112,8 +112,8 @@ def run_student(config: Config, folder: Path) -> dict[str, Any]:
 def without_data() -> Iterator[Config]:
     """The triggers of ABD's paper that our attacks have, in the order of value."""
     for name in BANDS:
-        for row in (datafree.PLAIN, datafree.ABD, datafree.SV, datafree.WITH_DATA):
-            length = LENGTHS["data" if row == datafree.WITH_DATA else "zskt"]
+        for row in (datafree_table.PLAIN, datafree_table.ABD, datafree_table.SV, datafree_table.WITH_DATA):
+            length = LENGTHS["data" if row == datafree_table.WITH_DATA else "zskt"]
             config = {"source": "zskt", "teacher": name, "row": row, "student": DATALESS_STUDENT, **length}
             yield {**config, "arch": DATALESS, "seed": 0}
 

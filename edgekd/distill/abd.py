@@ -85,7 +85,13 @@ def distill_defended(
     )  # fmt: skip
     figures = [_measured(accuracy, model, resolve_device(train.device)) for model in (made, after)]
     kept = figures[1] >= figures[0] - settings.max_drop
-    found = {"before": figures[0], "after": figures[1], "kept": kept, "rate": second.method["rate"]}
+    found = {
+        "before": figures[0],
+        "after": figures[1],
+        "kept": kept,
+        "rate": second.method["rate"],
+        "start": made.sha256,
+    }
     return (after if kept else made), _joined(log, second, found)
 
 

@@ -14,6 +14,7 @@ from ..config import RunConfig
 from ..data import ImageSet
 from ..datafree import ImageSource
 from ..datafree.patches import held_out
+from ..datafree.vaccine import none_accepted
 from ..errors import UsageError
 from ..files import write_npz
 from ..quantize.images import check, select
@@ -247,6 +248,9 @@ def doubts(method: dict[str, Any]) -> list[str]:
         )
     if source.get("doubt"):
         found.append(source["doubt"])
+    none = none_accepted(source["vaccine"]) if source.get("vaccine") else None
+    if none is not None:
+        found.append(none)
     after = method.get("retrospection")
     if after is not None and not after["kept"]:
         found.append(

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from edgekd import models
-from edgekd.datafree.vaccine import Vaccine, VaccineSettings, doubt, last_convolutions
+from edgekd.datafree.vaccine import Vaccine, VaccineSettings, doubt, last_convolutions, none_accepted
 from edgekd.types import InputSpec, ModelSpec
 
 
@@ -68,20 +68,65 @@ def tailed(monkeypatch, shares):
 
 def test_the_first_shuffle_with_a_tail_is_taken(teacher, images, monkeypatch):
     tailed(monkeypatch, [0.0, 0.001, 0.15, 0.5])
-    vaccine = Vaccine(VaccineSettings(), seed=0)
+    anything = {"most_named": 1.0}
+    vaccine = Vaccine(VaccineSettings(**anything), seed=0)
     assert not vaccine.searched
     assert not vaccine.flagged(teacher, images).any()
     assert float(vaccine.term(teacher, images)) == 0
     vaccine.search(teacher, images)
     assert vaccine.on
     assert vaccine.report["trial"] == 2
-    assert vaccine.report["tails"] == pytest.approx([0.0013, 0.002, 0.15], abs=0.004)
+    tails = [trial["mad"] for trial in vaccine.report["trials"]]
+    assert tails == pytest.approx([0.0013, 0.002, 0.15], abs=0.004)
+    assert [trial["refused"] for trial in vaccine.report["trials"]] == [["no tail"], ["no tail"], []]
+    assert none_accepted(vaccine.report) is None
     tailed(monkeypatch, [0.15] * 8)  # hides itself from mean and deviation
-    by_mean = Vaccine(VaccineSettings(accept="mean"), seed=0)
+    by_mean = Vaccine(VaccineSettings(accept="mean", **anything), seed=0)
     by_mean.search(teacher, images)
     assert by_mean.searched
     assert not by_mean.on
-    assert len(by_mean.report["tails"]) == 8
+    assert len(by_mean.report["trials"]) == 8
+    assert [by_mean.refused(0), by_mean.refused(0, "mad")] == [["no tail"], []]  # either rule can be asked
+
+
+def test_the_trials_after_the_accepted_one_can_be_looked_at_too(teacher, images, monkeypatch):
+    tailed(monkeypatch, [0.0, 0.1, 0.05, 0.0])
+    vaccine = Vaccine(VaccineSettings(most_named=1.0, trials=4), seed=0)
+    vaccine.search(teacher, images)
+    before = vaccine.report["trials"]
+    vaccine.look_on(teacher, images)
+    assert vaccine.report["trial"] == 1
+    assert vaccine.report["trials"][:2] == before
+    assert [trial["refused"] for trial in vaccine.report["trials"]] == [["no tail"], [], [], ["no tail"]]
+
+
+def two_classes():
+    """Class 0 where an image is brighter than half; with its two channels exchanged class 0 for everything."""
+    first, second = torch.nn.Conv2d(3, 2, 1), torch.nn.Conv2d(2, 2, 1, bias=False)
+    first.weight.data = torch.tensor([[1 / 3] * 3, [0.0] * 3]).view(2, 3, 1, 1)
+    first.bias.data = torch.tensor([0.0, 1.0])
+    second.weight.data = torch.tensor([[10.0, 0.0], [0.0, 5.0]]).view(2, 2, 1, 1)
+    return torch.nn.Sequential(first, second, torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten()).requires_grad_(False)
+
+
+def test_a_shuffle_that_names_one_class_for_most_images_is_refused():
+    grey = ((torch.arange(64) + 0.5) / 64).view(64, 1, 1, 1).expand(64, 3, 4, 4)
+    settings = {"copies": 1, "layers": 1, "tail": 0.0}
+    vaccine = Vaccine(VaccineSettings(**settings), seed=0)
+    vaccine.search(two_classes(), grey)
+    assert {trial["named"] for trial in vaccine.report["trials"]} == {0.5, 1.0}  # as it was, and exchanged
+    assert all(("one class" in each["refused"]) == (each["named"] == 1) for each in vaccine.report["trials"])
+    assert not vaccine.on
+    said = none_accepted(vaccine.report)
+    assert said is not None
+    assert "of 8 trials" in said
+    assert "named one class for too many of the images" in said
+    published = Vaccine(VaccineSettings(**settings, most_named=1.0), seed=0)
+    published.search(two_classes(), grey)
+    assert not any("one class" in each["refused"] for each in published.report["trials"])
+    always = Vaccine(VaccineSettings(**settings, accept="always"), seed=0)
+    always.search(two_classes(), grey)
+    assert always.report["trial"] == 0
 
 
 def test_the_term_moves_images_away_and_leaves_the_teacher_as_it_was(teacher, images):

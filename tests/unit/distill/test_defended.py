@@ -54,11 +54,18 @@ def test_auto_looks_back_where_no_vaccine_was_accepted(defended):
     assert none.steps == accepted.steps + 2
 
 
+def test_without_an_accepted_vaccine_patches_teach_what_they_taught_without_one(defended):
+    sought, log, _ = defended(shuffle={"tail": 1.0}, retrospection=False)
+    assert not log.method["source"]["vaccine"]["accepted"]
+    assert sought.sha256 == defended(vaccine=False, retrospection=False)[0].sha256
+
+
 def test_a_retrospection_that_costs_too_much_is_taken_back(defended):
     plain, _, _ = defended(retrospection=False)
     figures = iter((0.9, 0.7, 0.9, 0.85))
     back, log, _ = defended(retrospection=True, accuracy=lambda network: next(figures))
-    assert log.method["retrospection"] | {"rate": 0} == {"before": 0.9, "after": 0.7, "kept": False, "rate": 0}
+    found = log.method["retrospection"]
+    assert found | {"rate": 0} == {"before": 0.9, "after": 0.7, "kept": False, "rate": 0, "start": plain.sha256}
     assert back.sha256 == plain.sha256
     after, log, _ = defended(retrospection=True, accuracy=lambda network: next(figures))
     assert log.method["retrospection"]["kept"]

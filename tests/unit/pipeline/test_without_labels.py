@@ -42,6 +42,10 @@ def test_a_training_doubts_itself_and_the_teacher() -> None:
     assert "fell from 90.0% to 50.0%" in said
     (said,) = doubts({"source": {**even["source"], "doubt": "It suspects everything."}})
     assert said == "It suspects everything."
+    tried = [{"refused": ["one class", "no tail"]}, {"refused": ["no tail"]}]
+    (said,) = doubts({"source": {**even["source"], "vaccine": {"trials": tried}}})
+    assert "of 2 trials 1 named one class for too many of the images and 2 had no tail" in said
+    assert doubts({"source": {**even["source"], "vaccine": {"trials": [*tried, {"refused": []}]}}}) == []
 
 
 def record(abd: dict[str, object]) -> RunRecord:
