@@ -34,7 +34,7 @@ from edgekd_device import environment
 
 SCHEMA = 1
 HERE = Path(__file__).resolve().parent
-TREES = ("edgekd", "deploy")
+TREES = ("edgekd", "deploy/edgekd_device")
 SOURCES = ("edgekd", "deploy", "benchmarks", ":(exclude)benchmarks/results", ":(exclude)benchmarks/**.md")
 PACKAGES = ("numpy", "torch", "torchvision", "onnx", "onnxruntime", "safetensors")
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
@@ -201,7 +201,11 @@ def trees() -> dict[str, Any]:
     """What edgekd is at this commit: for what cells share, which commits of records and pages leave as it is."""
     try:
         found = _git("rev-parse", *(f"HEAD:{tree}" for tree in TREES)).split()
-        return {**dict(zip(TREES, found, strict=True)), "dirty": bool(_git("status", "--porcelain", "--", *TREES))}
+        changed = _git("status", "--porcelain", "--", *TREES) + _git("diff", "HEAD", "--", *TREES)
+        return {
+            **dict(zip(TREES, found, strict=True)),
+            "dirty": files.sha256_bytes(changed.encode()) if changed else False,
+        }
     except (OSError, subprocess.SubprocessError):
         return {}
 
