@@ -83,6 +83,7 @@ RENDERERS: dict[str, tuple[str, Callable[[Sequence[Record]], str]]] = {
     "paper_scale_transfer": ("paper_scale_transfer", transfer_table.tables),
     "paper_scale_datafree": ("paper_scale_datafree", paper_scale_table.without_data),
     "robustkd": ("robustkd", robustkd_table.tables),
+    "robustkd_summary": ("robustkd", robustkd_table.summary),
     "kdiga": ("kdiga", kdiga_table.tables),
     "baselines": ("baselines", baselines_table.tables),
     "paper_baselines": ("paper_baselines", paper_baselines_table.tables),

@@ -11,6 +11,7 @@ from edgekd.report.transferability import beside, transferable, verdict
 
 Record = dict[str, Any]
 Rows = dict[str, dict[int, Record]]  # row -> seed -> result
+Key = tuple[int, str, float, str]  # images, teacher, share of triggered ones, whose labels
 BASES = {"kd": "Hinton KD", "overhaul": "overhaul KD", "kd and overhaul": "kd and overhaul"}
 FIRST = (
     "scratch",
@@ -30,6 +31,14 @@ LONGER = ", twice as long"
 MOST_EXCESS, WORST_EXCESS, MOST_LOSS, MOST_LOSS_CLEAN, MOST_SHIFT = 5.0, 15.0, 2.0, 1.0, 2.0  # points
 MORE, CLAIMED = 0.5, 3  # points of ACC by which another row is better; seeds from which on anything is claimed
 DEVELOPMENT = "noise-blend"
+SHOWN = {
+    "scratch": "from scratch, no teacher",
+    "kd": "Hinton KD",
+    "overhaul": "overhaul KD",
+    "robustkd, features": "RobustKD",
+    "robustkd, logits": "RobustKD on outputs",
+    "robustkd-plus": "RobustKD+",
+}
 COLUMNS = ("row", "seeds", "ACC %", "over scratch", "to RobustKD+", "ASR %", "excess", "RA %", "INT8 ACC %", "over INT8 scratch", "INT8 ASR %", "INT8 excess", "INT8 RA %", "minutes")  # fmt: skip
 TEACHERS = ("row", "seeds", "teacher ACC %", "teacher ASR %", "what was done")
 
@@ -39,14 +48,40 @@ def tables(records: Sequence[Record]) -> str:
 
     Scenarios of a few clean or triggered images, then those of the teacher's labels, then all images; what RobustKD+ comes to.
     """
-    found: dict[tuple[int, str, float, str], Rows] = {}
+    found = _found(records)
+    judged = [rows for key, rows in found.items() if key[1] not in (CLEAN, DEVELOPMENT) and key[0] == min(found)[0]]
+    return "\n\n".join([*(_part(*key, rows) for key, rows in found.items()), *_whole(judged), provenance(records)])
+
+
+def summary(records: Sequence[Record]) -> str:
+    """Of the usual rows alone: ACC and ASR of the INT8 file that ships, a column per scenario."""
+    found = _found(records)
+    scenarios = [key for key in found if key[0] == min(found)[0] and key[1] != DEVELOPMENT]
+    lines = head(["INT8 ACC / ASR %", *(_scenario(*key[1:]) for key in scenarios)])
+    for row, name in SHOWN.items():
+        lines.append(line([name, *(_shipped(found[key].get(row, {})) for key in scenarios)]))
+    return "\n".join([*lines, "", provenance(records)])
+
+
+def _shipped(results: dict[int, Record]) -> str:
+    if not results:
+        return text.NOT_MEASURED
+    return _two({key: mean(one["int8"][key] for one in results.values()) or 0.0 for key in ("acc", "asr")}) + beside(len(results))  # fmt: skip
+
+
+def _scenario(teacher: str, rate: float, labels: str) -> str:
+    images = f"{100 * rate:g} % triggered" if rate else "clean images"
+    return text.markdown(teacher) + f", {images}" + (", its labels" if labels == "teacher" else "")
+
+
+def _found(records: Sequence[Record]) -> dict[Key, Rows]:
+    """Rows by scenario: true labels first, all images last."""
+    found: dict[Key, Rows] = {}
     for record in records:
         config = record["config"]
         key = (config["images"], config["teacher"], config["rate"], config.get("labels", "true"))
         found.setdefault(key, {}).setdefault(config["row"], {})[config["seed"]] = record["result"]
-    order = sorted(found, key=lambda key: (key[0], key[3] == "teacher", *key[1:3]))
-    judged = [found[key] for key in order if key[1] not in (CLEAN, DEVELOPMENT) and key[0] == min(found)[0]]
-    return "\n\n".join([*(_part(*key, found[key]) for key in order), *_whole(judged), provenance(records)])
+    return {key: found[key] for key in sorted(found, key=lambda key: (key[0], key[3] == "teacher", *key[1:3]))}
 
 
 def _part(images: int, teacher: str, rate: float, labels: str, rows: Rows) -> str:

@@ -146,6 +146,17 @@ def test_what_was_done_to_the_teacher_is_told() -> None:
     assert "what was done" not in robustkd_table.tables(three("kd", 65, 90))
 
 
+def test_a_summary_tells_what_ships() -> None:
+    records = [*three("scratch", 60, 1), cell("robustkd-plus", 0, 64, 2), cell("gate, kd", 0, 64, 2)]
+    taught = [{**record, "config": {**record["config"], "labels": "teacher", "rate": 0.02}} for record in records[:1]]
+    made = robustkd_table.summary([*taught, *records]).splitlines()
+    assert made[0] == "| INT8 ACC / ASR % | leak, clean images | leak, 2 % triggered, its labels |"
+    assert made[2] == "| from scratch, no teacher | 60.0 / 2.0 | 59.0 / 1.0 (1 seed) |"
+    assert made[3] == "| Hinton KD | not measured | not measured |"
+    assert made[7] == "| RobustKD+ | 63.0 / 2.0 (1 seed) | not measured |"
+    assert "gate" not in "".join(made)
+
+
 def test_labels_of_the_teacher_are_a_scenario_of_their_own() -> None:
     records = [*three("scratch", 60, 1), *three("overhaul", 65, 4)]
     for record in three("overhaul", 65, 97):
