@@ -12,7 +12,7 @@ import traceback
 from typing import Any, Iterator, Mapping, Sequence
 
 from . import __version__, bundle, files
-from .errors import EdgekdError, EnvironmentFault
+from .errors import IN_VENV, EdgekdError, EnvironmentFault
 from .records import DeviceReport, Latency, StageRow
 
 EVERY = 30.0  # seconds between two lines of a build where there is no terminal
@@ -33,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except EdgekdError as error:
         return _fail(str(error), error.exit_code)
     except ImportError as error:
-        return _fail(f"{error.name} is not installed here: python3 -m pip install {error.name}", 4)
+        return _fail(f"{error.name} is not installed here: python3 -m pip install {error.name} {IN_VENV}", 4)
     except KeyboardInterrupt:
         return _fail("Interrupted; nothing was written.", 130)
     except BrokenPipeError:
@@ -394,7 +394,7 @@ def _doctor(arguments: argparse.Namespace) -> int:
             "python3-libnvinfer alone."
         )
     if not any(runs.values()):
-        raise EnvironmentFault("A bundle cannot run here yet: python3 -m pip install numpy onnxruntime")
+        raise EnvironmentFault(f"A bundle cannot run here yet: python3 -m pip install numpy onnxruntime {IN_VENV}")
     return 0
 
 

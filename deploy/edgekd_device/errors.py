@@ -14,6 +14,8 @@ from __future__ import annotations
 import difflib
 from typing import Iterable
 
+IN_VENV = "(where the system refuses that, in a venv: python3 -m venv env)"  # after a call of pip
+
 
 class EdgekdError(Exception):
     exit_code = 5

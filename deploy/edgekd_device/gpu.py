@@ -21,13 +21,18 @@ def summary(blocks: Sequence[np.ndarray], plan: latency.Level, threads: int) -> 
     return latency.summarise(blocks, plan, threads) if blocks else None
 
 
+STEADIER = (
+    ": pin its clocks (Jetson: sudo jetson_clocks), and where a note says that launching binds it, use --cuda-graph"
+)
+
+
 def gate(name: str, blocks: Sequence[np.ndarray]) -> Gate:
     """Whether the GPU's times of the file ``name`` were steady: a clock that moves shows here first."""
     times = np.concatenate(list(blocks))
     variation = float(times.std() / times.mean()) if times.mean() > 0 else 0.0
     limit, found = f"coefficient of variation at most {100 * STEADY:g} %", f"{100 * variation:.1f} %"
     if variation > STEADY:
-        return Gate(f"GPU time of {name}", limit, "failed", found + ", so pin its clocks (Jetson: sudo jetson_clocks)")
+        return Gate(f"GPU time of {name}", limit, "failed", found + STEADIER)
     return Gate(f"GPU time of {name}", limit, "passed", found)
 
 

@@ -3,8 +3,9 @@
 #
 #   sh measure.sh BUNDLE [options of `edgekd-device run`]
 #
-# The power mode stays as it is: set the one you mean to ship with first (sudo nvpmodel -m N). sudo is asked for
-# jetson_clocks alone. Check the bundle first, as deploy/README.md says: this runs the package that came with it.
+# A shell of root's pins the clocks and waits. When this script ends, however it ends, the pipe between them closes, and
+# the clocks are given back. The bundle's own code runs as you, without a right to sudo: check the bundle first all the same,
+# as deploy/README.md says. The power mode stays as it is: set the one you mean to ship with before (sudo nvpmodel -m N).
 # Ends with run's exit code, 2 without a bundle, 4 where this is no Jetson or its clocks cannot be pinned.
 set -eu
 
@@ -19,21 +20,51 @@ if ! command -v jetson_clocks > /dev/null; then
     exit 4
 fi
 
-kept=$(mktemp -d)
-trap 'rm -rf "$kept"' EXIT
-if ! sudo jetson_clocks --store "$kept/clocks"; then
-    echo "The clocks could not be stored, so they are left alone; --level smoke needs none pinned." >&2
-    exit 4
-fi
-restore() {
-    sudo jetson_clocks --restore "$kept/clocks" || echo "The clocks are still pinned: restart the board to free them." >&2
+keeping='
+    trap "" HUP INT TERM
+    kept=$(mktemp -d) || exit 1
+    if jetson_clocks --store "$kept/clocks" >&2 && jetson_clocks >&2; then echo pinned; else echo failed; fi
+    cat > /dev/null # until the other end is closed
+    code=0
+    [ ! -e "$kept/clocks" ] || jetson_clocks --restore "$kept/clocks" >&2 || code=1
     rm -rf "$kept"
+    exit $code
+'
+pipes=$(mktemp -d)
+mkfifo "$pipes/hold" "$pipes/said"
+sudo sh -c "$keeping" < "$pipes/hold" > "$pipes/said" &
+keeper=$!
+child=
+finish() {
+    trap '' HUP INT TERM
+    if [ -n "$child" ]; then
+        kill "$child" 2> /dev/null || true
+        wait "$child" || true
+    fi
+    exec 3>&-
+    wait "$keeper" || echo "The clocks may still be pinned: restart the board to free them." >&2
+    rm -rf "$pipes"
 }
-trap restore EXIT
+trap finish EXIT
+trap 'exit 129' HUP
 trap 'exit 130' INT
 trap 'exit 143' TERM
-sudo jetson_clocks || exit 4
-python3 "$bundle/edgekd-device.pyz" build "$bundle" # pinned too: the builder chooses kernels by their times
-status=0
-python3 "$bundle/edgekd-device.pyz" run "$bundle" --level standard "$@" || status=$?
-exit $status
+exec 3> "$pipes/hold"
+read -r said < "$pipes/said" || said=
+sudo -k # what comes with the bundle finds no ticket
+if [ "$said" != pinned ]; then
+    echo "The clocks could not be pinned, so nothing was measured; --level smoke of run needs none pinned." >&2
+    exit 4
+fi
+
+# In the background, so that a signal to this script is heard at once; the pipe is not the bundle's to hold open.
+device() {
+    python3 "$bundle/edgekd-device.pyz" "$@" 3>&- &
+    child=$!
+    code=0
+    wait "$child" || code=$?
+    child=
+    return $code
+}
+device build "$bundle" # pinned too: the builder chooses kernels by their times
+device run "$bundle" --level standard "$@"

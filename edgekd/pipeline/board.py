@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,7 @@ def judgement(
     attacked: bool,
 ) -> dict[str, Any]:
     """What follows from the ledger; fields of a RunRecord."""
+    target = _with_its_stand_in(rows, target, device_report)
     doubted = validity.doubts(device_report, ledger.shipped_row(rows, target))
     return {
         "rows": tuple(rows),
@@ -46,6 +47,14 @@ def judgement(
         "not_tested": ledger.not_tested(rows, target, known=known, canaries=canaries is not None, attacked=attacked),
         "device_report": None if device_report is None else device_report.to_json(),
     }
+
+
+def _with_its_stand_in(rows: Sequence[StageRow], target: Target, device_report: DeviceReport | None) -> Target:
+    """The target, shipping what its runtime runs in the place of a file made for another version, as TensorRT 11 does."""
+    stage = None if device_report is None else device_report.stage
+    alike = {(row.stage, row.runtime, row.precision) for row in rows if row.kind == "stage"}
+    stands = stage in target.files and (stage, target.runtime, target.precision) in alike
+    return dataclasses.replace(target, ships=stage) if stage is not None and stands else target
 
 
 def warnings(device_report: DeviceReport | None) -> tuple[str, ...]:
@@ -102,8 +111,8 @@ def _kept(record: RunRecord, device_report: DeviceReport, target: Target) -> lis
 
     What the last report held against the file that ships goes with that report: such figures would count from now on.
     """
-    shipped = ledger.shipped_row(record.rows, target)
     before = None if record.device_report is None else DeviceReport.from_json(record.device_report)
+    shipped = ledger.shipped_row(record.rows, _with_its_stand_in(record.rows, target, before))
     doubted = validity.doubts(before, shipped)
     measured = {(row.stage, row.runtime) for row in device_report.rows}
     return [
@@ -114,14 +123,20 @@ def _kept(record: RunRecord, device_report: DeviceReport, target: Target) -> lis
 
 
 def _admitted(record: RunRecord, device_report: DeviceReport) -> list[StageRow]:
-    """The report's rows; what the run itself knows better (floors, origins, label flips) is taken from the record."""
+    """The report's rows; what the run itself knows better (floors, origins) is taken from the record.
+
+    Label flips too, where the board did not count them and the host did by the same runtime.
+    """
     known = {score.trigger: score for row in record.rows if row.runtime == "torch" for score in row.triggers}
     files = {(file.get("path"), file.get("sha256")) for file in record.onnx}
-    flips = {row.sha256: row.flips for row in record.rows}
+    flips = {(row.sha256, row.runtime): row.flips for row in record.rows}
+    precisions = {row.stage: row.precision for row in record.rows if row.kind == "stage"}
     seen: set[tuple[str, str]] = set()
     rows = []
     for row in device_report.rows:
         why = _unfit(row, files, known)
+        if why is None and row.precision != precisions.get(row.stage, row.precision):
+            why = f"is not of the precision of that file, {precisions[row.stage]}"
         if why is None and (row.stage, row.runtime) in seen:
             why = "stands there twice"
         if why is not None:
@@ -134,7 +149,8 @@ def _admitted(record: RunRecord, device_report: DeviceReport) -> list[StageRow]:
             dataclasses.replace(score, floor=known[score.trigger].floor, origin=known[score.trigger].origin)
             for score in row.triggers
         )
-        rows.append(dataclasses.replace(row, triggers=scores, flips=flips.get(row.sha256) or row.flips))
+        counted = row.flips if row.flips is not None else flips.get((row.sha256, row.runtime))
+        rows.append(dataclasses.replace(row, triggers=scores, flips=counted))
     return rows
 
 

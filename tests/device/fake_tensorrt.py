@@ -40,6 +40,7 @@ class Script:
     warns: tuple[str, ...] = ()  # said by the parser
     float_layers: bool = False  # the inspector says that nothing computes in INT8
     silent_layers: bool = False  # the inspector names none that computes
+    activations: int = 1 << 20  # bytes that a context of an engine takes
     builds: int = 0
     timings: list[bytes] = field(default_factory=list)
     kept: list[Any] = field(default_factory=list)
@@ -255,6 +256,10 @@ def make(version: str, cudart: ctypes.CDLL, flags: tuple[str, ...] | None = None
         @property
         def num_io_tensors(self) -> int:
             return len(self._tensors)
+
+        @property
+        def device_memory_size_v2(self) -> int:
+            return script.activations
 
         def get_tensor_name(self, index: int) -> str:
             return self._tensors[index].name

@@ -254,6 +254,10 @@ def test_no_memory_is_found_out_before_the_kernel_kills(jetson, tensorrt, tmp_pa
     plant(tmp_path, {"proc/meminfo": "MemAvailable: 200000 kB\n"})
     with pytest.raises(EnvironmentFault, match="of memory are available"):
         run(jetson, root=root, files=["model.onnx"])
+    plant(tmp_path, {"proc/meminfo": "MemAvailable: 500000 kB\n"})
+    script.activations = 400 << 20
+    with pytest.raises(EnvironmentFault, match=r"512 MB of memory are available, and 734 MB are needed"):
+        run(jetson, root=root, files=["model.onnx"])
     assert fake_cuda.live == 0
 
 

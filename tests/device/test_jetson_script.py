@@ -2,84 +2,129 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
+import signal
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
 
 SCRIPT = Path(__file__).resolve().parents[2] / "deploy" / "jetson" / "measure.sh"
-# what each command writes down; the clocks' own says where it fails
-SUDO = """#!/bin/sh
-echo "$1" "${2:-pin}" >> "$CALLS"
-[ "$FAILS" != "${2:-pin}" ] || exit 1
-[ "${2:-}" != --store ] || { [ ! -e "$3" ] && echo kept > "$3"; }
-[ "${2:-}" != --restore ] || [ "$(cat "$3")" = kept ]
-"""
-PYTHON = """#!/bin/sh
+# Beside them nothing of this machine's own but a few plain tools; each writes down what it was asked for.
+COMMANDS = {
+    "sudo": '#!/bin/sh\n[ "$1" = -k ] && echo "sudo -k" >> "$CALLS" && exit 0\n[ "$FAILS" != sudo ] || exit 1\nexec "$@"\n',
+    "jetson_clocks": """#!/bin/sh
+echo "clocks ${1:-pin}" >> "$CALLS"
+[ "$FAILS" != "${1:-pin}" ] || exit 1
+[ "${1:-}" != --store ] || { [ ! -e "$2" ] && echo kept > "$2"; }
+[ "${1:-}" != --restore ] || [ "$(cat "$2")" = kept ]
+""",
+    "python3": """#!/bin/sh
 shift
 echo "$@" >> "$CALLS"
-if [ "$1" = "$STOPPED" ]; then kill -TERM $PPID; fi
+if [ "$1" = run ] && [ -n "$SLOW" ]; then exec sleep 60; fi
 [ "$1" = build ] && exit "$BUILT" || exit "$RAN"
-"""
+""",
+}
+TOOLS = ("mktemp", "mkfifo", "rm", "cat", "sh", "sleep")
+STORE, PIN, RESTORE, DROP = "clocks --store", "clocks pin", "clocks --restore", "sudo -k"
+BUILD, RUN = "build a bundle", "run a bundle --level standard"
 
 
-def measured(folder: Path, *given: str, board: bool = True, **said: str) -> tuple[int, list[str]]:
-    """The script's exit code and the commands that it ran, beside commands that only write down what they were given."""
-    commands = folder / "bin"
-    commands.mkdir()
-    for name in ("mktemp", "rm", "cat", "sh"):  # nothing of this machine's own but these
-        (commands / name).symlink_to(str(shutil.which(name)))
-    for name, text in {"sudo": SUDO, "python3": PYTHON, **({"jetson_clocks": "#!/bin/sh\n"} if board else {})}.items():
-        (commands / name).write_text(text)
-        (commands / name).chmod(0o755)
-    calls = folder / "calls"
-    calls.touch()
-    (folder / "kept").mkdir()
-    around = {"PATH": str(commands), "CALLS": str(calls), "TMPDIR": str(folder / "kept")}
-    states = {"FAILS": "", "BUILT": "0", "RAN": "0", "STOPPED": "", **said}
-    done = subprocess.run(
-        [commands / "sh", SCRIPT, *given], env={**around, **states}, cwd=folder, check=False, capture_output=True
-    )
-    assert os.listdir(folder / "kept") == []
-    return done.returncode, calls.read_text().splitlines()
+class Board:
+    """A folder with a bundle, in which the script runs with commands of our own."""
+
+    def __init__(self, folder: Path, jetson: bool = True) -> None:
+        self.folder, self.calls, self.temporary = folder, folder / "calls", folder / "temporary"
+        (folder / "a bundle").mkdir()
+        (folder / "a bundle" / "edgekd-device.pyz").touch()
+        self.calls.touch()
+        self.temporary.mkdir()
+        self.bin = folder / "bin"
+        self.bin.mkdir()
+        for name in TOOLS:
+            (self.bin / name).symlink_to(str(shutil.which(name)))
+        for name, text in COMMANDS.items():
+            if jetson or name != "jetson_clocks":
+                (self.bin / name).write_text(text)
+                (self.bin / name).chmod(0o755)
+
+    def start(self, *given: str, **said: str) -> subprocess.Popen[bytes]:
+        states = {"FAILS": "", "BUILT": "0", "RAN": "0", "SLOW": "", **said}
+        around = {"PATH": str(self.bin), "CALLS": str(self.calls), "TMPDIR": str(self.temporary)}
+        words = [str(self.bin / "sh"), str(SCRIPT), *given]
+        return subprocess.Popen(
+            words, env={**around, **states}, cwd=self.folder, stderr=subprocess.PIPE, start_new_session=True
+        )
+
+    def run(self, *given: str, **said: str) -> tuple[int, list[str]]:
+        with self.start(*given, **said) as done:
+            done.communicate(timeout=20)
+        assert os.listdir(self.temporary) == []
+        return done.returncode, self.said()
+
+    def said(self) -> list[str]:
+        return self.calls.read_text().splitlines()
+
+    def wait_for(self, call: str) -> None:
+        deadline = time.monotonic() + 10
+        while call not in self.said():
+            assert time.monotonic() < deadline, self.said()
+            time.sleep(0.02)
 
 
 @pytest.fixture
-def bundle(tmp_path: Path) -> str:
-    (tmp_path / "a bundle").mkdir()
-    (tmp_path / "a bundle" / "edgekd-device.pyz").touch()
-    return "a bundle"
-
-
-STORE, PIN, RESTORE = (f"jetson_clocks {what}" for what in ("--store", "pin", "--restore"))
-BUILD, RUN = "build a bundle", "run a bundle --level standard"
+def board(tmp_path: Path) -> Board:
+    return Board(tmp_path)
 
 
 @pytest.mark.parametrize(
     ("said", "code", "calls"),
     [
-        ({}, 0, [STORE, PIN, BUILD, RUN, RESTORE]),
-        ({"RAN": "1"}, 1, [STORE, PIN, BUILD, RUN, RESTORE]),
-        ({"BUILT": "4"}, 4, [STORE, PIN, BUILD, RESTORE]),
-        ({"FAILS": "--store"}, 4, [STORE]),
-        ({"FAILS": "pin"}, 4, [STORE, PIN, RESTORE]),
-        ({"FAILS": "--restore", "RAN": "1"}, 1, [STORE, PIN, BUILD, RUN, RESTORE]),
-        ({"STOPPED": "run"}, 143, [STORE, PIN, BUILD, RUN, RESTORE]),
+        ({}, 0, [STORE, PIN, DROP, BUILD, RUN, RESTORE]),
+        ({"RAN": "1"}, 1, [STORE, PIN, DROP, BUILD, RUN, RESTORE]),
+        ({"BUILT": "4"}, 4, [STORE, PIN, DROP, BUILD, RESTORE]),
+        ({"FAILS": "sudo"}, 4, [DROP]),
+        ({"FAILS": "--store"}, 4, [STORE, DROP]),
+        ({"FAILS": "pin"}, 4, [STORE, PIN, DROP, RESTORE]),
+        ({"FAILS": "--restore", "RAN": "1"}, 1, [STORE, PIN, DROP, BUILD, RUN, RESTORE]),
     ],
 )
-def test_clocks_are_given_back_however_it_ends(said, code, calls, bundle, tmp_path):
-    assert measured(tmp_path, bundle, **said) == (code, calls)
-
-
-def test_options_reach_the_run(bundle, tmp_path):
-    _, calls = measured(tmp_path, bundle, "--level", "official", "--cuda-graph")
-    assert f"{RUN} --level official --cuda-graph" in calls
+def test_clocks_are_given_back(said: dict[str, str], code: int, calls: list[str], board: Board) -> None:
+    assert board.run("a bundle", **said) == (code, calls)
 
 
 @pytest.mark.parametrize(
-    ("given", "board", "code"), [((), True, 2), (("elsewhere",), True, 2), (("a bundle",), False, 4)]
+    ("sent", "code"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129), (signal.SIGINT, 130), (signal.SIGKILL, -9)]
 )
-def test_nothing_is_touched_without_a_bundle_or_a_board(given, board, code, bundle, tmp_path):
-    assert measured(tmp_path, *given, board=board) == (code, [])
+def test_a_signal_is_heard_at_once_and_gives_the_clocks_back(sent: signal.Signals, code: int, board: Board) -> None:
+    with board.start("a bundle", SLOW="yes") as started:
+        board.wait_for(RUN)
+        started.send_signal(sent)
+        assert started.wait(timeout=10) == code
+        board.wait_for(RESTORE)
+        assert board.said() == [STORE, PIN, DROP, BUILD, RUN, RESTORE]
+        with contextlib.suppress(ProcessLookupError):  # what a killed script could not end
+            os.killpg(started.pid, signal.SIGKILL)
+
+
+def test_clocks_that_stay_pinned_are_told(board: Board) -> None:
+    with board.start("a bundle", FAILS="--restore") as started:
+        said = started.communicate(timeout=20)[1]
+    assert b"The clocks may still be pinned: restart the board to free them." in said
+
+
+def test_options_reach_the_run(board: Board) -> None:
+    assert f"{RUN} --level official --cuda-graph" in board.run("a bundle", "--level", "official", "--cuda-graph")[1]
+
+
+@pytest.mark.parametrize(
+    ("given", "jetson", "code"), [((), True, 2), (("elsewhere",), True, 2), (("a bundle",), False, 4)]
+)
+def test_nothing_is_touched_without_a_bundle_or_a_board(
+    given: tuple[str, ...], jetson: bool, code: int, tmp_path: Path
+) -> None:
+    assert Board(tmp_path, jetson).run(*given) == (code, [])

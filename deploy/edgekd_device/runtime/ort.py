@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from .. import graph_facts
-from ..errors import EnvironmentFault, UnsafeInput, UsageError
+from ..errors import IN_VENV, EnvironmentFault, UnsafeInput, UsageError
 from .base import OnProcessor, Settings
 
 if TYPE_CHECKING:
@@ -29,7 +29,9 @@ class OrtRunner(OnProcessor):
         try:
             import onnxruntime
         except ImportError as error:
-            raise EnvironmentFault("onnxruntime is not installed here: python3 -m pip install onnxruntime") from error
+            raise EnvironmentFault(
+                f"onnxruntime is not installed here: python3 -m pip install onnxruntime {IN_VENV}"
+            ) from error
         self.version: str = onnxruntime.__version__
         self._runtime: Any = onnxruntime
         self._run: Any = None

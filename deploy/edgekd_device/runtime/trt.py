@@ -63,6 +63,10 @@ class TrtRunner:
             how = trt_build.recipe(self._trt, facts, gpu.device.memory_bytes)
             runtime: tensorrt.Runtime = trt_build.runtime(self._trt, self._log)
             engine: tensorrt.ICudaEngine = self._loaded(runtime, model, how, self._key(model, how, gpu.device))
+            activations: int = (
+                engine.device_memory_size_v2
+            )  # for the largest batch; a board shares it with the processor
+            self._memory_for(activations)
             self._describe(engine, facts, gpu)
             graphs = self._settings.cuda_graph and gpu.graphs
             self._session = TrtSession(self._trt, runtime, engine, gpu, self._log, self.notes, graphs)

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 
 MAX_BATCH = 64  # of one inference; larger batches go in pieces
 SMALL_MEMORY = 6 << 30  # boards below share it with the processor, and the kernel kills what takes too much
-# What layers that are compiled together keep between them counts as well: 514 MiB of a MobileNetV2 at 224 x 224.
+# More than the card's 256 MiB: TensorRT for RTX counts what a network keeps between its layers too, 514 MiB of a MobileNetV2
+# at 224 x 224 and batches of 64; whether 10.x does is not known.
 WORKSPACES = (768 << 20, 1 << 30)
 ZERO_POINT = re.compile(r"zero[\s_-]?point", re.IGNORECASE)
 # Of a tensor that stays float, as is meant: a flag allows INT8, the file asks for it elsewhere.

@@ -74,6 +74,7 @@ def test_a_boards_row_takes_the_place_of_the_hosts(tmp_path: Path, record: RunRe
         ([row(runtime="torch")], "'torch'", "by a runtime of a board"),
         ([row(runtime="null", acc=None)], "'null'", "by a runtime of a board"),
         ([row(hits=99), row(hits=0)], repr(SHIPS), "twice"),
+        ([row(precision="fp32")], repr(SHIPS), "not of the precision of that file, int8"),
         ([row(triggers=())], repr(SHIPS), "other triggers"),
         ([row(triggers=(score(0, name="easy"),))], repr(SHIPS), "other triggers"),
     ],
@@ -85,6 +86,38 @@ def test_a_row_about_anything_else_is_refused(
         board.take_in(tmp_path, record, measured(*rows))
     assert named in str(caught.value)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_the_board_counted_is_not_the_hosts(tmp_path: Path, record: RunRecord) -> None:
+    """An engine's label flips are its own, even of a file that the host ran too."""
+    host = tuple(dataclasses.replace(r, flips=Rate(1, 100)) if r.stage == SHIPS else r for r in record.rows)
+    record = dataclasses.replace(record, rows=host)
+    for flips, runtime, found in ((Rate(3, 100), "tensorrt", Rate(3, 100)), (None, "tensorrt", None), (None, "onnxruntime", Rate(1, 100))):  # fmt: skip
+        made = board.take_in(tmp_path, record, measured(row(flips=flips, runtime=runtime)))
+        assert made.rows[-1].flips == found
+
+
+@pytest.mark.parametrize("stand_in", [True, False])
+def test_where_tensorrt_11_has_no_use_for_the_file_what_stands_for_it_is_judged(
+    tmp_path: Path, record: RunRecord, stand_in: bool
+) -> None:
+    foreign, other = row("model.qdq.onnx", "6" * 64, 60), row("model.qdq.fp16.onnx", "7" * 64, 3)
+    onnx = tuple({"path": r.stage, "sha256": r.sha256, "flavour": "s8", "bytes": 9} for r in (foreign, other))
+    host = (*record.rows[:2], *(dataclasses.replace(r, latency=None) for r in (foreign, other)))
+    record = dataclasses.replace(record, target="jetson-orin-nano", rows=host, onnx=onnx)
+    times = dataclasses.replace(other.latency, level="standard", p50_ms=0.5)  # type: ignore[type-var]
+    rows = [
+        dataclasses.replace(r, runtime="tensorrt", latency=t, flips=None) for r, t in ((foreign, None), (other, times))
+    ]
+    found = board.take_in(
+        tmp_path, record, dataclasses.replace(measured(*rows), stage=other.stage if stand_in else foreign.stage)
+    )
+    name = other.stage if stand_in else foreign.stage
+    assert f"The student that ships ({name})" in found.verdict
+    assert found.gates[0]["value"] == pytest.approx(2 if stand_in else 59, abs=1)
+    assert [gate["passed"] for gate in found.gates] == [stand_in, True, stand_in]
+    again = board.take_in(tmp_path, found, measured())
+    assert [r.stage for r in again.rows].count(other.stage) == 2, "the host's row and the board's stay"
 
 
 def test_floors_and_origins_are_the_runs_own(tmp_path: Path, record: RunRecord) -> None:
