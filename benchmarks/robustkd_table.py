@@ -12,10 +12,11 @@ from edgekd.report.transferability import beside, transferable, verdict
 Record = dict[str, Any]
 Rows = dict[str, dict[int, Record]]  # row -> seed -> result
 Key = tuple[int, str, float, str]  # images, teacher, share of triggered ones, whose labels
+LABELS = "the teacher's labels alone"
 BASES = {"kd": "Hinton KD", "overhaul": "overhaul KD", "kd and overhaul": "kd and overhaul"}
 FIRST = (
     "scratch",
-    "the teacher's labels alone",
+    LABELS,
     "kd",
     "overhaul",
     "kd and overhaul",
@@ -97,6 +98,8 @@ def _part(images: int, teacher: str, rate: float, labels: str, rows: Rows) -> st
         "",
         *(f"- {name}: {_verdict(rows, kind)}" for kind, name in BASES.items() if kind in rows),
     ]
+    if _carries(rows, LABELS)[0]:
+        lines.append("- the labels hand it on by themselves: no defence of the distillation is judged here")
     missed = misses(rows, teacher == CLEAN)
     if missed is not None:
         bars = "all bars met" if not missed else "**" + ", ".join(missed) + "**"
@@ -176,8 +179,8 @@ def _carries(rows: Rows, kind: str) -> tuple[bool | None, int]:
 
 
 def _asked(rows: Rows) -> bool:
-    """Whether any plain distillation carries the backdoor over: there a defence is judged."""
-    return any(_carries(rows, kind)[0] for kind in BASES)
+    """Whether any plain distillation carries the backdoor over and the labels do not: there a defence of it is judged."""
+    return not _carries(rows, LABELS)[0] and any(_carries(rows, kind)[0] for kind in BASES)
 
 
 def _verdict(rows: Rows, kind: str) -> str:

@@ -167,6 +167,15 @@ def test_labels_of_the_teacher_are_a_scenario_of_their_own() -> None:
     assert "- overhaul KD: open, without scratch" in made
 
 
+def test_where_the_labels_hand_it_on_nothing_is_judged() -> None:
+    records = [*three("scratch", 60, 1), *three("kd and overhaul", 65, 90), *three("robustkd-plus", 64, 90)]
+    made = robustkd_table.tables([*records, *three("the teacher's labels alone", 60, 93)])
+    assert "- the labels hand it on by themselves: no defence of the distillation is judged here" in made
+    assert "RobustKD+:" not in made
+    assert "win" not in made
+    assert "misses bars in 1" in robustkd_table.tables([*records, *three("the teacher's labels alone", 60, 4)])
+
+
 def test_on_a_clean_teacher_it_may_cost_a_point() -> None:
     records = [*three("scratch", 60, 1), *three("kd and overhaul", 65, 2), *three("robustkd-plus", 63.5, 1)]
     for record in records:
