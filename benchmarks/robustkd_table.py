@@ -59,6 +59,8 @@ def summary(records: Sequence[Record]) -> str:
     found = _found(records)
     scenarios = [key for key in found if key[0] == min(found)[0] and key[1] != DEVELOPMENT]
     lines = head(["INT8 ACC / ASR %", *(_scenario(*key[1:]) for key in scenarios)])
+    teachers = (next(iter(next(iter(found[key].values())).values()))["teacher"] for key in scenarios)
+    lines.append(line(["the teacher, FP32", *map(_two, teachers)]))
     for row, name in SHOWN.items():
         lines.append(line([name, *(_shipped(found[key].get(row, {})) for key in scenarios)]))
     return "\n".join([*lines, "", provenance(records)])

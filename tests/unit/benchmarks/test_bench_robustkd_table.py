@@ -151,9 +151,10 @@ def test_a_summary_tells_what_ships() -> None:
     taught = [{**record, "config": {**record["config"], "labels": "teacher", "rate": 0.02}} for record in records[:1]]
     made = robustkd_table.summary([*taught, *records]).splitlines()
     assert made[0] == "| INT8 ACC / ASR % | leak, clean images | leak, 2 % triggered, its labels |"
-    assert made[2] == "| from scratch, no teacher | 60.0 / 2.0 | 59.0 / 1.0 (1 seed) |"
-    assert made[3] == "| Hinton KD | not measured | not measured |"
-    assert made[7] == "| RobustKD+ | 63.0 / 2.0 (1 seed) | not measured |"
+    assert made[2] == "| the teacher, FP32 | 60.0 / 1.0 | 60.0 / 1.0 |"
+    assert made[3] == "| from scratch, no teacher | 60.0 / 2.0 | 59.0 / 1.0 (1 seed) |"
+    assert made[4] == "| Hinton KD | not measured | not measured |"
+    assert made[8] == "| RobustKD+ | 63.0 / 2.0 (1 seed) | not measured |"
     assert "gate" not in "".join(made)
 
 
