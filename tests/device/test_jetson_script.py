@@ -19,19 +19,21 @@ COMMANDS = {
     "jetson_clocks": """#!/bin/sh
 echo "clocks ${1:-pin}" >> "$CALLS"
 [ "$FAILS" != "${1:-pin}" ] || exit 1
+[ -n "${1:-}" ] || [ -z "$SLOW_PIN" ] || sleep 1
 [ "${1:-}" != --store ] || { [ ! -e "$2" ] && echo kept > "$2"; }
 [ "${1:-}" != --restore ] || [ "$(cat "$2")" = kept ]
 """,
     "python3": """#!/bin/sh
 shift
 echo "$@" >> "$CALLS"
-if [ "$1" = run ] && [ -n "$SLOW" ]; then exec sleep 60; fi
-[ "$1" = build ] && exit "$BUILT" || exit "$RAN"
+[ -z "$SLOW" ] || exec sleep 60
+exit "$RAN"
 """,
 }
 TOOLS = ("mktemp", "mkfifo", "rm", "cat", "sh", "sleep")
 STORE, PIN, RESTORE, DROP = "clocks --store", "clocks pin", "clocks --restore", "sudo -k"
-BUILD, RUN = "build a bundle", "run a bundle --level standard"
+RUN = "run a bundle --level standard"
+STILL = b"The clocks may still be pinned: restart the board to free them."
 
 
 class Board:
@@ -53,7 +55,7 @@ class Board:
                 (self.bin / name).chmod(0o755)
 
     def start(self, *given: str, **said: str) -> subprocess.Popen[bytes]:
-        states = {"FAILS": "", "BUILT": "0", "RAN": "0", "SLOW": "", **said}
+        states = {"FAILS": "", "RAN": "0", "SLOW": "", "SLOW_PIN": "", **said}
         around = {"PATH": str(self.bin), "CALLS": str(self.calls), "TMPDIR": str(self.temporary)}
         words = [str(self.bin / "sh"), str(SCRIPT), *given]
         return subprocess.Popen(
@@ -84,13 +86,12 @@ def board(tmp_path: Path) -> Board:
 @pytest.mark.parametrize(
     ("said", "code", "calls"),
     [
-        ({}, 0, [STORE, PIN, DROP, BUILD, RUN, RESTORE]),
-        ({"RAN": "1"}, 1, [STORE, PIN, DROP, BUILD, RUN, RESTORE]),
-        ({"BUILT": "4"}, 4, [STORE, PIN, DROP, BUILD, RESTORE]),
+        ({}, 0, [STORE, PIN, DROP, RUN, RESTORE]),
+        ({"RAN": "1"}, 1, [STORE, PIN, DROP, RUN, RESTORE]),
         ({"FAILS": "sudo"}, 4, [DROP]),
         ({"FAILS": "--store"}, 4, [STORE, DROP]),
         ({"FAILS": "pin"}, 4, [STORE, PIN, DROP, RESTORE]),
-        ({"FAILS": "--restore", "RAN": "1"}, 1, [STORE, PIN, DROP, BUILD, RUN, RESTORE]),
+        ({"FAILS": "--restore", "RAN": "1"}, 1, [STORE, PIN, DROP, RUN, RESTORE]),
     ],
 )
 def test_clocks_are_given_back(said: dict[str, str], code: int, calls: list[str], board: Board) -> None:
@@ -106,15 +107,39 @@ def test_a_signal_is_heard_at_once_and_gives_the_clocks_back(sent: signal.Signal
         started.send_signal(sent)
         assert started.wait(timeout=10) == code
         board.wait_for(RESTORE)
-        assert board.said() == [STORE, PIN, DROP, BUILD, RUN, RESTORE]
+        assert board.said() == [STORE, PIN, DROP, RUN, RESTORE]
         with contextlib.suppress(ProcessLookupError):  # what a killed script could not end
             os.killpg(started.pid, signal.SIGKILL)
 
 
-def test_clocks_that_stay_pinned_are_told(board: Board) -> None:
-    with board.start("a bundle", FAILS="--restore") as started:
+@pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGKILL])
+def test_a_signal_while_they_are_being_pinned_too(sent: signal.Signals, board: Board) -> None:
+    with board.start("a bundle", SLOW_PIN="yes") as started:
+        board.wait_for(PIN)
+        started.send_signal(sent)
+        started.wait(timeout=10)
+        board.wait_for(RESTORE)
+    assert board.said() == [STORE, PIN, RESTORE]
+
+
+@pytest.mark.parametrize(("fails", "told"), [("--restore", True), ("sudo", False), ("--store", False), ("pin", False)])
+def test_clocks_that_stay_pinned_are_told(fails: str, told: bool, board: Board) -> None:
+    with board.start("a bundle", FAILS=fails) as started:
         said = started.communicate(timeout=20)[1]
-    assert b"The clocks may still be pinned: restart the board to free them." in said
+    assert (STILL in said) is told
+
+
+def test_a_signal_at_any_moment_leaves_nothing_behind(tmp_path: Path) -> None:
+    for number in range(12):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        board = Board(folder)
+        with board.start("a bundle") as started:
+            time.sleep(0.003 * number)
+            started.send_signal(signal.SIGTERM)
+            started.wait(timeout=10)
+        calls = board.said()
+        assert (PIN in calls) <= (RESTORE in calls), calls
 
 
 def test_options_reach_the_run(board: Board) -> None:
