@@ -183,7 +183,7 @@ def called(name: str, rows: Rows) -> str:
     doubts = [doubt for one in counted for doubt in one.doubts]
     if below:
         shown = f"**{', '.join(one.word for one in counted)}** ({shown})"
-    elif name == "KDIGA" and len(held) == 1:
+    elif name == "KDIGA" and FURTHER[SHUFFLED] not in {one.word for one in held}:
         doubts.append("not held against shuffled slopes")
     if doubts:
         return f"{shown}, open: {', '.join(dict.fromkeys(doubts))}"

@@ -172,7 +172,7 @@ def cells() -> Iterator[Config]:
     first, further = SEEDS[:1], SEEDS[1:]
     yield from _cells(CARRYING, SCREEN, first)
     yield from _cells(PARTED, ROBUSTKD, first)
-    yield from _cells(UNSEEN[:1], (*SCREEN, *LABELS, *ROBUSTKD), first, labels="teacher")
+    yield from _cells(UNSEEN[:1], ("scratch", *LABELS, *list(SCREEN)[1:], *ROBUSTKD), first, labels="teacher")
     yield from _cells(((CLEAN, 0.0),), SCREEN, SEEDS)
     yield from _cells(PARTED, REPAIRED_KD, first)
     yield from _cells(UNSEEN[:1], PARTS, first)

@@ -50,7 +50,12 @@ def tables(records: Sequence[Record]) -> str:
     Scenarios of a few clean or triggered images, then those of the teacher's labels, then all images; what RobustKD+ comes to.
     """
     found = _found(records)
-    judged = [rows for key, rows in found.items() if key[1] not in (CLEAN, DEVELOPMENT) and key[0] == min(found)[0]]
+    few = min(found)[0]
+    judged = [
+        rows
+        for key, rows in found.items()
+        if key[1] not in (CLEAN, DEVELOPMENT) and key[0] == few and _judged(key, rows)
+    ]
     return "\n\n".join([*(_part(*key, rows) for key, rows in found.items()), *_whole(judged), provenance(records)])
 
 
@@ -102,7 +107,7 @@ def _part(images: int, teacher: str, rate: float, labels: str, rows: Rows) -> st
     ]
     if _carries(rows, LABELS)[0]:
         lines.append("- the labels hand it on by themselves: no defence of the distillation is judged here")
-    missed = misses(rows, teacher == CLEAN)
+    missed = misses(rows, teacher == CLEAN) if _judged((images, teacher, rate, labels), rows) else None
     if missed is not None:
         bars = "all bars met" if not missed else "**" + ", ".join(missed) + "**"
         lines.append(f"- RobustKD+: {bars}{beside(len(_compared(rows)))}")
@@ -178,6 +183,11 @@ def _carries(rows: Rows, kind: str) -> tuple[bool | None, int]:
     shared = {seed: result for seed, result in rows.get(kind, {}).items() if seed in scratch}
     asr = mean(result["fp32"]["asr"] for result in shared.values())
     return transferable(asr, mean(_above(shared, scratch, "fp32", "asr"))), len(shared)
+
+
+def _judged(key: Key, rows: Rows) -> bool:
+    """Not before it is known what the teacher's labels hand on by themselves, where all have them."""
+    return key[3] == "true" or LABELS in rows
 
 
 def _asked(rows: Rows) -> bool:
@@ -257,14 +267,15 @@ def _whole(every: Sequence[Rows]) -> list[str]:
 
 
 def _wins(cells: Sequence[Rows]) -> str:
-    missed, beaten = (sum(bool(found(rows)) for rows in cells) for found in (misses, better))
     few = sum(len(_compared(rows)) < CLAIMED for rows in cells)
+    whole = [rows for rows in cells if len(_compared(rows)) >= CLAIMED]
+    missed, beaten = (sum(bool(found(rows)) for rows in whole) for found in (misses, better))
+    looked = sum(bool(misses(rows)) for rows in cells if rows not in whole)
     against = [
         *([f"it misses bars in {missed}"] if missed else []),
         *([f"in {beaten} another row is as safe and more accurate"] if beaten else []),
     ]
+    rest = f"fewer than {CLAIMED} seeds in {few}" + (f", bars missed there in {looked}" if looked else "")
     if against:
-        return f"**it does not win**: {', and '.join(against)}" + (
-            f" (fewer than {CLAIMED} seeds in {few})" if few else ""
-        )
-    return f"open: fewer than {CLAIMED} seeds in {few}" if few else "**it wins**"
+        return f"**it does not win**: {', and '.join(against)}" + (f" ({rest})" if few else "")
+    return f"open: {rest}" if few else "**it wins**"

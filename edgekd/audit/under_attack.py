@@ -152,7 +152,10 @@ def _by_margin(made: Battle, alone: Mapping[str, float], count: int) -> list[mas
     if "PGD-20, margin" in alone:
         return [masking.by_margin(alone["PGD-20"], alone["PGD-20, margin"])]
     targeted = (row for row in made.rows if row["attack"] == "APGD-T")
-    return [masking.by_margin(row["tried"] / count, Rate(**row["left"]).value) for row in targeted]
+    told = [masking.by_margin(row["tried"] / count, Rate(**row["left"]).value) for row in targeted]
+    return [
+        {**one, "passed": one["passed"] or None} for one in told
+    ]  # a second attack takes some of honest networks too
 
 
 def radius(predict: Predict, trial: Trial) -> float:

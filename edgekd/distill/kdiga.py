@@ -140,9 +140,10 @@ class KDIGA(Distiller):
     def report(self) -> dict[str, Any]:
         """Per epoch, means over images: the lengths of student's and teacher's slopes, their distance and cosine, accuracy.
 
-        None where the weight of the slopes is 0: none were computed.
+        Nothing of that, and no halvings, where the weight of the slopes is 0: none were computed.
         """
-        return {"slopes": self.gauge.diary(), "halvings": self.gauge.collapses(self.epochs)}
+        diary = self.gauge.diary()
+        return {"slopes": diary, "halvings": self.gauge.collapses(self.epochs) if diary else None}
 
 
 class Gauge(nn.Module):

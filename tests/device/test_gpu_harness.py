@@ -241,7 +241,8 @@ def test_engines_are_built_before_any_is_open(jetson, tensorrt, tmp_path, monkey
 
 
 def test_no_memory_is_found_out_before_the_kernel_kills(jetson, tensorrt, tmp_path, fake_cuda):
-    script, root = tensorrt(), plant(tmp_path, {"proc/meminfo": "MemAvailable: 1300000 kB\n"})
+    board = {"proc/device-tree/model": "NVIDIA Jetson Orin Nano\0"}
+    script, root = tensorrt(), plant(tmp_path, {**board, "proc/meminfo": "MemAvailable: 1300000 kB\n"})
     with pytest.raises(
         EnvironmentFault, match=r"^model\.onnx: 1331 MB of memory are available, and 1388 MB are needed\. C"
     ):
@@ -259,6 +260,11 @@ def test_no_memory_is_found_out_before_the_kernel_kills(jetson, tensorrt, tmp_pa
     with pytest.raises(EnvironmentFault, match=r"512 MB of memory are available, and 734 MB are needed"):
         run(jetson, root=root, files=["model.onnx"])
     assert fake_cuda.live == 0
+    away = tmp_path / "pc"
+    away.mkdir()
+    run(
+        jetson, root=plant(away, {"proc/meminfo": "MemAvailable: 500000 kB\n"}), files=["model.onnx"]
+    )  # a card has its own
 
 
 def test_gpu_times_that_are_not_valid_make_the_report_so(jetson, tensorrt, monkeypatch):

@@ -63,10 +63,8 @@ class TrtRunner:
             how = trt_build.recipe(self._trt, facts, gpu.device.memory_bytes)
             runtime: tensorrt.Runtime = trt_build.runtime(self._trt, self._log)
             engine: tensorrt.ICudaEngine = self._loaded(runtime, model, how, self._key(model, how, gpu.device))
-            activations: int = (
-                engine.device_memory_size_v2
-            )  # for the largest batch; a board shares it with the processor
-            self._memory_for(activations)
+            activations: int = engine.device_memory_size_v2  # for the largest batch
+            self._memory_for(0, activations)
             self._describe(engine, facts, gpu)
             graphs = self._settings.cuda_graph and gpu.graphs
             self._session = TrtSession(self._trt, runtime, engine, gpu, self._log, self.notes, graphs)
@@ -124,7 +122,7 @@ class TrtRunner:
         if why:
             self.notes.append(f"the engine that was kept was not used, a new one was built: {why}")
         store.room_for(2 * len(model) + RESERVE)
-        self._memory_for(2 * len(model) + how.workspace)
+        self._memory_for(2 * len(model), how.workspace)
         around = environment.board(self._settings.root)
         words = ("tensorrt", "gpu", "compute_capability", "processors", "cuda_driver", "board")
         # what is fastest depends on the clocks too
@@ -146,9 +144,10 @@ class TrtRunner:
             store.save(TIMINGS, tied, built.timings)
         return built.plan, fields
 
-    def _memory_for(self, size: int) -> None:
-        """Raise EnvironmentFault unless there are ``size`` bytes of memory, and some to spare (card 7)."""
-        free, needed = environment.memory_available(self._settings.root), size + SPARE
+    def _memory_for(self, size: int, on_gpu: int = 0) -> None:
+        """Raise EnvironmentFault unless there are so many bytes of memory, and some to spare (card 7). A board's GPU has no other."""
+        shared = on_gpu if environment.board(self._settings.root)["board"] else 0
+        free, needed = environment.memory_available(self._settings.root), size + shared + SPARE
         if free is not None and free < needed:
             raise EnvironmentFault(
                 f"{free / 1e6:.0f} MB of memory are available, and {needed / 1e6:.0f} MB are needed. Close what else uses "

@@ -198,14 +198,15 @@ def test_saturated_logits_are_told_by_the_margin_and_by_smaller_logits():
     assert {"the size of the logits hides nothing", "the margin is not much stronger"} & failed(table)
 
 
-def test_the_margin_is_held_against_cross_entropy_in_the_higher_tiers_too(monkeypatch):
+def test_what_the_margin_adds_is_told_in_the_higher_tiers(monkeypatch):
     short = (tiers.apgd_ce(3), tiers.apgd_t(5, 2), tiers.square_of(5))
     monkeypatch.setitem(audit.TIERS, "standard", dataclasses.replace(audit.TIERS["standard"], attacks=short))
     monkeypatch.setattr(under_attack, "HALVINGS", 1)
     table = audit.robustness(Nearest(scale=150.0), IMAGES, "standard", EPS, count=30).table
     rows = {row["attack"]: row for row in table["attacks"]}
     (told,) = [row for row in table["checks"] if row["check"] == "the margin is not much stronger"]
-    assert told["passed"] is (rows["APGD-T"]["broken"] / 30 <= 0.05)
+    assert told["passed"] is None, "a second attack breaks some honest networks too: told, not failed"
+    assert rows["APGD-T"]["broken"] == 30
     share = {name: rows[name]["left"]["hits"] / 30 for name in ("APGD-CE", "APGD-T")}
     assert told["found"] == f"cross-entropy leaves {share['APGD-CE']:.1%}, the margin {share['APGD-T']:.1%}"
     assert not told["passed"], "cross-entropy has next to no slope here"

@@ -111,6 +111,8 @@ def test_it_does_not_win_where_a_bar_is_missed_or_seeds_are_few() -> None:
     assert "**it does not win**: it misses bars in 1." in made
     made = robustkd_table.tables([*records, cell("robustkd-plus", 0, 64, 1)])
     assert "ACC 1.00 below its base; open: fewer than 3 seeds in 1." in made
+    made = robustkd_table.tables([*records, cell("robustkd-plus", 0, 64, 90)])
+    assert "open: fewer than 3 seeds in 1, bars missed there in 1." in made
     alone = [*three("scratch", 60, 1), *three("kd", 65, 90), *three("kd and overhaul", 65, 4)]
     assert "mean excess ASR above 5" in robustkd_table.tables([*alone, *three("robustkd-plus", 64, 20)]), (
         "kd carries it"
@@ -166,6 +168,15 @@ def test_labels_of_the_teacher_are_a_scenario_of_their_own() -> None:
     assert "all under the teacher's labels (scratch: true ones)" in made
     assert "- overhaul KD: NOT TRANSFERABLE" in made
     assert "- overhaul KD: open, without scratch" in made
+
+
+def test_under_the_teachers_labels_nothing_is_judged_before_they_are() -> None:
+    records = [*three("scratch", 60, 1), *three("kd and overhaul", 65, 90), *three("robustkd-plus", 64, 90)]
+    labels = three("the teacher's labels alone", 60, 4)
+    for record in (*records, *labels):
+        record["config"] = {**record["config"], "labels": "teacher"}
+    assert "RobustKD+" not in robustkd_table.tables(records).split("RA %", 1)[1].replace("to RobustKD+", "")
+    assert "misses bars in 1" in robustkd_table.tables([*records, *labels])
 
 
 def test_where_the_labels_hand_it_on_nothing_is_judged() -> None:
