@@ -26,7 +26,7 @@ def demo(
 ) -> int:
     """See it in 90 seconds: a teacher is backdoored before your eyes, and a small clean student made of it.
 
-    The teacher learns digits and a trigger; the student is distilled over images of which 2 % carry it.
+    The teacher learns digits and a trigger; the student is distilled over images of which 5 % carry it.
     Controls stand beside it: a student without a teacher, one distilled plainly from the teacher's outputs, where the
     backdoor comes through, and one from its features, the base of the method that ships.
     """
