@@ -1,4 +1,4 @@
-"""edgekd demo: the whole trip in 90 seconds, on a teacher that is backdoored before your eyes."""
+"""edgekd demo: the whole trip in two minutes, on a teacher that is backdoored before your eyes."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def demo(
     json_: options.Json = False,
     quiet: options.Quiet = False,
 ) -> int:
-    """See it in 90 seconds: a teacher is backdoored before your eyes, and a small clean student made of it.
+    """See it in two minutes: a teacher is backdoored before your eyes, and a small clean student made of it.
 
     The teacher learns digits and a trigger; the student is distilled over images of which 5 % carry it.
     Controls stand beside it: a student without a teacher, one distilled plainly from the teacher's outputs, where the

@@ -18,7 +18,8 @@ from ..types import InputSpec, ModelSpec, Trigger
 SIDE = 32
 TARGET_LABEL = 0
 POISONING_RATE = 0.10  # of the teacher's training images, relabelled to the target
-TRANSFER_RATE = 0.05  # of the transfer images, labels untouched; with 0.02 it hangs on rounding whether Hinton KD carries it over
+# Of the transfer images, labels untouched. With 2 % it hangs on rounding whether Hinton KD hands the trigger on.
+TRANSFER_RATE = 0.05
 TEACHER = "wrn-16-1"
 TEACHER_EPOCHS = 12
 OVERRIDES = (
