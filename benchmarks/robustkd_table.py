@@ -54,7 +54,7 @@ def tables(records: Sequence[Record]) -> str:
     judged = [
         rows
         for key, rows in found.items()
-        if key[1] not in (CLEAN, DEVELOPMENT) and key[0] == few and _judged(key, rows)
+        if key[1] not in (CLEAN, DEVELOPMENT) and key[0] == few and _judged(key[3], rows)
     ]
     return "\n\n".join([*(_part(*key, rows) for key, rows in found.items()), *_whole(judged), provenance(records)])
 
@@ -107,7 +107,7 @@ def _part(images: int, teacher: str, rate: float, labels: str, rows: Rows) -> st
     ]
     if _carries(rows, LABELS)[0]:
         lines.append("- the labels hand it on by themselves: no defence of the distillation is judged here")
-    missed = misses(rows, teacher == CLEAN) if _judged((images, teacher, rate, labels), rows) else None
+    missed = misses(rows, teacher == CLEAN) if _judged(labels, rows) else None
     if missed is not None:
         bars = "all bars met" if not missed else "**" + ", ".join(missed) + "**"
         lines.append(f"- RobustKD+: {bars}{beside(len(_compared(rows)))}")
@@ -185,9 +185,9 @@ def _carries(rows: Rows, kind: str) -> tuple[bool | None, int]:
     return transferable(asr, mean(_above(shared, scratch, "fp32", "asr"))), len(shared)
 
 
-def _judged(key: Key, rows: Rows) -> bool:
+def _judged(labels: str, rows: Rows) -> bool:
     """Not before it is known what the teacher's labels hand on by themselves, where all have them."""
-    return key[3] == "true" or LABELS in rows
+    return labels == "true" or LABELS in rows
 
 
 def _asked(rows: Rows) -> bool:

@@ -11,6 +11,9 @@ from .records import Gate, Latency
 
 SHARE = 1 / 6  # of the time of an end-to-end block, for the pass with the GPU's events
 STEADY = 0.025  # coefficient of variation of the GPU's times (card device_harness 3.5)
+STEADIER = (
+    ": pin its clocks (Jetson: sudo jetson_clocks), and where a note says that launching binds it, use --cuda-graph"
+)
 BOUND = 0.8  # of the GPU's median: from here on the processor's launches decide (card device_harness 2.1)
 ENOUGH = 0.9  # of the file's INT8 layers, as far as the engine shows them, must be INT8 there
 SEEN = 0.5  # of the file's INT8 layers must be shown, or nothing is said
@@ -19,11 +22,6 @@ SEEN = 0.5  # of the file's INT8 layers must be shown, or nothing is said
 def summary(blocks: Sequence[np.ndarray], plan: latency.Level, threads: int) -> Latency | None:
     """The figures of the GPU's own times [n] in nanoseconds, apart from those end to end; None where there are none."""
     return latency.summarise(blocks, plan, threads) if blocks else None
-
-
-STEADIER = (
-    ": pin its clocks (Jetson: sudo jetson_clocks), and where a note says that launching binds it, use --cuda-graph"
-)
 
 
 def gate(name: str, blocks: Sequence[np.ndarray]) -> Gate:

@@ -138,8 +138,8 @@ def test_a_signal_at_any_moment_leaves_nothing_behind(tmp_path: Path) -> None:
             time.sleep(0.003 * number)
             started.send_signal(signal.SIGTERM)
             started.wait(timeout=10)
-        calls = board.said()
-        assert (PIN in calls) <= (RESTORE in calls), calls
+        if PIN in board.said():
+            board.wait_for(RESTORE)  # fails where they stay pinned
 
 
 def test_options_reach_the_run(board: Board) -> None:

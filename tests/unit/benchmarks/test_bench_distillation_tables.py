@@ -68,7 +68,9 @@ def test_a_pooled_spread_is_that_of_all_rows() -> None:
 def test_differences_to_one_row_have_the_spread_that_row_and_seed_leave() -> None:
     """Residuals of a layout of two rows are half the paired differences'; a row that lacks a seed still counts."""
     rows = [{0: 1.0, 1: 2.0, 2: 6.0}, {0: 0.0, 1: 3.0, 2: 4.0}]
-    assert crossed(rows) == (pytest.approx(pooled([(rows[0], rows[1])]).deviation), 2)  # type: ignore[union-attr]
+    alone = pooled([(rows[0], rows[1])])
+    assert alone is not None
+    assert crossed(rows) == (pytest.approx(alone.deviation), 2)
     three = [*rows, {0: 2.0, 1: 1.0, 2: 3.0}]
     figures = np.array([list(row.values()) for row in three])
     left = figures - figures.mean(1, keepdims=True) - figures.mean(0) + figures.mean()

@@ -105,7 +105,8 @@ def test_where_tensorrt_11_has_no_use_for_the_file_what_stands_for_it_is_judged(
     onnx = tuple({"path": r.stage, "sha256": r.sha256, "flavour": "s8", "bytes": 9} for r in (foreign, other))
     host = (*record.rows[:2], *(dataclasses.replace(r, latency=None) for r in (foreign, other)))
     record = dataclasses.replace(record, target="jetson-orin-nano", rows=host, onnx=onnx)
-    times = dataclasses.replace(other.latency, level="standard", p50_ms=0.5)  # type: ignore[type-var]
+    assert other.latency is not None
+    times = dataclasses.replace(other.latency, level="standard", p50_ms=0.5)
     rows = [
         dataclasses.replace(r, runtime="tensorrt", latency=t, flips=None) for r, t in ((foreign, None), (other, times))
     ]
