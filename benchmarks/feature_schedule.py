@@ -8,6 +8,9 @@ not show it. So here: a clean WRN-16-1 of our own, over-fitted on purpose to hal
 students trained on the same half, and accuracy on 10,000 further *training* images that none of them saw. Neither test
 images nor triggers take part.
 
+With fewer images a student needs its teacher more: rows of 10,000 and 2,500 of the same half, under the same teacher, and
+as many of them shown in all.
+
 The rows of the third-party teachers ask a second question, whether the distance should be relative to the target's own
 size: 15,000 images for the student, the same 10,000 to judge it. Their makers trained them on all 50,000, so their own
 accuracy here says nothing, and a student that imitates an over-fitted one closely is flattered.
@@ -37,6 +40,7 @@ from edgekd.types import InputSpec, Model, ModelSpec
 
 INPUT = InputSpec(3, 32, 32, (0.4914, 0.4822, 0.4465), (0.247, 0.2435, 0.2616))
 TRAIN, HELD_OUT, FEW = 25_000, 10_000, 15_000
+FEWER = {10_000: 10, 2_500: 40}  # images, and epochs
 PLAIN, RELATIVE, AUTO = "overhaul, cosine", "overhaul, cosine, relative", "overhaul, cosine, auto"
 # auto is the paper's distance for the WRN, which has norms, and the relative one for the StripNet, all of whose sites are loud
 THIRD_PARTY = {
@@ -54,6 +58,10 @@ SCALES = {RELATIVE: "target", AUTO: "auto"}
 
 def cells() -> Iterator[Config]:
     for seed in (0, 1, 2):
+        for images, epochs in FEWER.items():
+            few = {"teacher_epochs": 30, "images": images, "epochs": epochs, "student": "resnet14"}
+            yield from ({"row": row, "seed": seed, **few} for row in METHODS if row != "kd")
+    for seed in (0, 1, 2):
         for teacher, rows in THIRD_PARTY.items():
             for row in rows:
                 yield {"row": row, "seed": seed, "teacher": teacher, "images": FEW, "student": "resnet14"}
@@ -68,8 +76,10 @@ def run(config: Config, folder: Path) -> dict[str, Any]:
     mine, held_out = images.subset(order[: config["images"]]), images.subset(order[TRAIN : TRAIN + HELD_OUT])
     scaled = {"fade": "cosine", "scale": SCALES.get(config["row"])}
     method, options = METHODS.get(config["row"], ("overhaul", scaled))
-    train = TrainConfig.model_validate({**PROFILES["fast"]["train"], "seed": config["seed"]})
-    source = None if method == "scratch" else _teacher(config, mine, folder.parent.parent / "teacher.safetensors")
+    epochs = {"epochs": config["epochs"]} if "epochs" in config else {}
+    train = TrainConfig.model_validate({**PROFILES["fast"]["train"], **epochs, "seed": config["seed"]})
+    whole = images.subset(order[:TRAIN])
+    source = None if method == "scratch" else _teacher(config, whole, folder.parent.parent / "teacher.safetensors")
     student, log = distill.run(
         source, ModelSpec(config["student"], 10, INPUT), mine, method, options, train, folder=folder / "train"
     )
