@@ -102,7 +102,7 @@ def _minutes(config: RunConfig, method: str, teacher: Model, student: ModelSpec,
         longer, _ = probe(PROBE_DETOX_STEPS[1])
         each = max(longer - prepare, 0.0) / (PROBE_DETOX_STEPS[1] - PROBE_DETOX_STEPS[0])
         prepare += each * (detox_steps - PROBE_DETOX_STEPS[0])
-    return (step * steps_per_epoch * config.train.epochs + prepare) / 60
+    return (step * steps_per_epoch * config.train.of(len(parts["train"])).epochs + prepare) / 60
 
 
 def _repair_minutes(config: RunConfig, teacher: Model, parts: dict[str, Any]) -> float:
@@ -120,5 +120,7 @@ def _repair_minutes(config: RunConfig, teacher: Model, parts: dict[str, Any]) ->
     once *= options.get("tune_epochs", 1) * (len(images) / len(few) if "tune_epochs" in options else 1)
     if not kind.trains:
         return float(once) / 60
-    train, source = kind(settings, teacher.spec).length(config.train, Batches(images, config.train.batch_size))
+    train, source = kind(settings, teacher.spec).length(
+        config.train.of(len(images)), Batches(images, config.train.batch_size)
+    )
     return float(sum(seconds.values()) / log.steps * train.epochs * source.steps + once) / 60

@@ -281,7 +281,9 @@ class Stages:
         return student
 
     def _schedule(self) -> TrainConfig:
-        return self.config.train.model_copy(update={"device": self.device, "seed": self.config.seed})
+        train, images = self.config.train, self.parts.get("train")  # none without data: a source has its own length
+        train = train if images is None else train.of(len(images))
+        return train.model_copy(update={"device": self.device, "seed": self.config.seed})
 
     def _write_metrics(self) -> None:
         """metrics.jsonl: every epoch of every training so far; a training under way writes its own below work/."""

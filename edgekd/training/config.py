@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from importlib import import_module
@@ -26,6 +27,7 @@ def fraction(value: object) -> object:
 
 Fraction = Annotated[float, BeforeValidator(fraction)]  # 0.03 or 8/255
 S = TypeVar("S", bound=BaseModel)
+MOST_TIMES = 10  # the epochs, where images are few
 
 
 def checked(kind: type[S], what: str, options: Mapping[str, Any]) -> S:
@@ -54,6 +56,9 @@ class TrainConfig(Settings):
     """The schedule of one training run; nothing in it depends on the method."""
 
     epochs: int = Field(ge=1, le=100_000, description="passes over the training images")
+    least_shown: int = Field(
+        0, ge=0, description="images to show in all at least: of few there are more epochs, up to ten times as many"
+    )
     batch_size: int = Field(128, ge=2, le=65_536, description="images per step")
     lr: float = Field(0.1, gt=0, description="highest learning rate")
     momentum: float = Field(0.9, ge=0, lt=1, description="of SGD")
@@ -66,3 +71,8 @@ class TrainConfig(Settings):
     validate_every: int = Field(1, ge=1, description="epochs between two looks at the validation images")
     device: str = Field("cpu", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="cpu, cuda, cuda:1 or auto")
     seed: int = Field(0, ge=0, lt=2**31, description="first weights, order of the images, augmentation")
+
+    def of(self, images: int) -> TrainConfig:
+        """As long as so many training images ask for: with few of them, ``epochs`` passes would be too few steps."""
+        wanted = min(math.ceil(self.least_shown / max(images, 1)), MOST_TIMES * self.epochs)
+        return self.model_copy(update={"epochs": max(self.epochs, wanted)})

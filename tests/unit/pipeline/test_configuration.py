@@ -54,6 +54,15 @@ def test_a_profile_is_beaten_by_everything_else() -> None:
     assert resolve(None, {**BASE, "profile": "full"}, ["train.epochs=2"]).train.epochs == 2
 
 
+def test_few_images_are_shown_more_often_unless_a_number_of_epochs_was_asked_for() -> None:
+    train = resolve(None, BASE).train
+    assert [train.of(images).epochs for images in (45_000, 10_000, 9_999, 2_500, 100, 1)] == [10, 10, 11, 40, 100, 100]
+    assert resolve(None, BASE, ["train.epochs=3"]).train.of(100).epochs == 3
+    both = resolve(None, BASE, ["train.epochs=3", "train.least_shown=1000"]).train
+    assert (both.of(100).epochs, both.of(10).epochs, both.of(1000).epochs) == (10, 30, 3)
+    assert resolve(None, {**BASE, "profile": "full"}).train.of(100).epochs == 200
+
+
 def test_a_method_may_be_one_word(tmp_path: Path) -> None:
     (tmp_path / "run.yaml").write_text("teacher: a.pt\ndata: b\ndistill: kd\n")
     assert resolve(tmp_path / "run.yaml", {}).method == "kd"
