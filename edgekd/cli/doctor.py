@@ -70,6 +70,8 @@ def _packages() -> list[dict[str, str]]:
 def _machine() -> list[dict[str, str]]:
     import torch
 
+    from ..training.device import cpu_has_bf16
+
     free = shutil.disk_usage(Path.cwd()).free >> 20
     rows = [
         _check("python", "ok", sys.version.split()[0]),
@@ -85,6 +87,10 @@ def _machine() -> list[dict[str, str]]:
         rows.append(_check("cuda", "ok", torch.cuda.get_device_name(0)))
     else:
         rows.append(_check("cuda", "note", "no GPU", "training runs on the CPU; --profile fast is made for that"))
+    if not cpu_has_bf16():
+        rows.append(
+            _check("cpu bf16", "note", "not there", "trainings on the CPU run in fp32, as bf16 would be emulated")
+        )
     return rows
 
 

@@ -15,6 +15,7 @@ from ..data import Batch
 from ..data.streams import stream
 from ..errors import UsageError
 from ..training import Settings, TrainConfig
+from ..training.device import resolve_precision
 from ..training.method import BatchSource
 from ..types import ModelSpec
 from .told import Told
@@ -161,7 +162,8 @@ class Source:
 
     def bf16(self) -> torch.autocast:
         """Passes whose outputs are only compared may be in bf16; statistics and the vaccine's small distances may not."""
-        return torch.autocast(self.view.device.type, torch.bfloat16, enabled=self.train.precision == "bf16")
+        enabled = resolve_precision(self.train.precision, self.view.device) == "bf16"
+        return torch.autocast(self.view.device.type, torch.bfloat16, enabled=enabled)
 
 
 def pixels(images: torch.Tensor) -> np.ndarray:

@@ -23,6 +23,7 @@ Given = str | tuple[tuple[float, ...], tuple[float, ...]]  # a normalisation: a 
 
 # Within this share of the way from chance to perfect, labels or normalisation are wrong rather than the teacher weak.
 NEAR_CHANCE = 0.1
+LOOKED_AT = 2000  # validation images, of all classes alike
 USUAL_SIDE = 32  # of an ONNX teacher's images where nothing says another
 
 
@@ -34,10 +35,9 @@ def load_data(config: Inputs) -> dict[str, ImageSet]:
     if isinstance(config, RunConfig) and config.data_free:
         return {} if config.test is None else {"test": load_images(config, config.test, "test")}
     images = load_images(config, config.data, "train")
-    held_out = config.test or (config.data if "test" in data.parts(config.data) else None)
-    if held_out is None:
+    if without_test(config):
         return data.split(images, config.seed)
-    test = load_images(config, held_out, "test")
+    test = load_images(config, config.test or config.data, "test")
     if test.shape != images.shape:
         raise UsageError(
             f"Training images are {images.shape}, test images {test.shape} (C, H, W). "
@@ -51,6 +51,21 @@ def load_data(config: Inputs) -> dict[str, ImageSet]:
             )
     parts = data.split(images, config.seed, {"train": 0.9, "validation": 0.1})
     return {**parts, "test": test}
+
+
+def without_test(config: Inputs) -> bool:
+    """Whether the test images have to be cut from the training images: none are given, nor stand beside those."""
+    return config.test is None and "test" not in data.parts(config.data)
+
+
+def flattered(config: Inputs) -> list[str]:
+    """A warning where the test images are not known to be new to the teacher."""
+    if not without_test(config):
+        return []
+    return [
+        "The test images were cut from --data. If the teacher was trained on those, its ACC is flattered, and the drop to the "
+        "student looks too large. Name images that it has not seen with --test."
+    ]
 
 
 def _same_class(here: str, there: str, label: int) -> bool:
@@ -85,6 +100,8 @@ def load_teacher(
     Without them (``shape``: C, H, W of its images, if that is known) it has to be given or noted beside the weights.
     Raises UsageError when its accuracy on them is near chance.
     """
+    if validation is not None:  # a folder is sorted by class, and the first ones are all that is looked at
+        validation = validation.subset(data.balanced_order(validation.labels, 0)[:LOOKED_AT])
     shape = _blind_shape(config, shape) if validation is None else validation.shape
     given = None if config.normalize == "auto" else parse_normalization(config.normalize)
     if given is not None:
@@ -155,9 +172,8 @@ def _network(
 
 
 def _accuracy(model: Model, validation: ImageSet) -> float:
-    """ACC on the first validation images, a fraction; UsageError where it is about chance."""
-    logits = TorchRunner(model)(validation.images[:2000])
-    right = metrics.accuracy(logits.argmax(1), validation.labels[: len(logits)])
+    """ACC on validation images, a fraction; UsageError where it is about chance."""
+    right = metrics.accuracy(TorchRunner(model)(validation.images).argmax(1), validation.labels)
     if about_chance(right, validation.labels, model.spec.num_classes):
         raise UsageError(
             f"The teacher is right on {right.hits} of {right.total} validation images, which is about chance. "
@@ -177,7 +193,6 @@ def _blind_shape(config: Inputs, shape: tuple[int, int, int] | None) -> tuple[in
 def about_chance(right: Rate, labels: np.ndarray, num_classes: int) -> bool:
     """Whether an accuracy is no better than guessing, or than always saying the most frequent of ``labels`` [N].
 
-    labels: of all images; those that were looked at may be sorted by class.
     The interval is held against guessing alone: few images of one large class would refuse a good teacher.
     """
     guess = 1 / num_classes

@@ -21,7 +21,7 @@ from ..quantize.images import select
 from ..report import detox
 from ..runners.torch import TorchRunner
 from ..training import Progress, TrainConfig
-from ..training.device import resolve_device
+from ..training.device import resolve_device, resolve_precision
 from ..types import (
     AuditReport,
     Model,
@@ -65,6 +65,7 @@ class Stages:
         validation = self.parts["validation"]
         self._take_in({"validation": validation.sha256}, lambda: intake.load_teacher(self.config, validation))
         self.class_names = padded(self.parts["train"].class_names, self.teacher.spec.num_classes)
+        self.warnings += intake.flattered(self.config)
 
     def _take_in(self, seen: dict[str, Any], load: Callable[[], tuple[Model, dict[str, Any]]]) -> None:
         """The teacher and what is said of it, from ``load`` or from an earlier start; ``seen``: what ``load`` looks at."""
@@ -281,9 +282,10 @@ class Stages:
         return student
 
     def _schedule(self) -> TrainConfig:
-        train, images = self.config.train, self.parts.get("train")  # none without data: a source has its own length
+        train, images = self.config.train, self.parts.get("train")  # without data a source has its own length
         train = train if images is None else train.of(len(images))
-        return train.model_copy(update={"device": self.device, "seed": self.config.seed})
+        precision = resolve_precision(train.precision, torch.device(self.device))  # so that the record says which
+        return train.model_copy(update={"device": self.device, "precision": precision, "seed": self.config.seed})
 
     def _write_metrics(self) -> None:
         """metrics.jsonl: every epoch of every training so far; a training under way writes its own below work/."""

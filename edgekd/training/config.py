@@ -66,7 +66,10 @@ class TrainConfig(Settings):
     weight_decay: float = Field(5e-4, ge=0, description="pull of all weights towards zero, per step")
     schedule: Literal["cosine", "step", "onecycle", "crd"] = Field("cosine", description="how the learning rate falls")
     warmup_epochs: float = Field(0, ge=0, description="epochs in which the rate rises from near 0; not for onecycle")
-    precision: Literal["bf16", "fp32"] = Field("bf16", description="arithmetic; weights are kept in fp32")
+    precision: Literal["auto", "bf16", "fp32"] = Field(
+        "auto",
+        description="arithmetic; weights are kept in fp32. auto: bf16 where the processor has it, as without it is slow",
+    )
     augment: Literal["crop-flip", "crop", "flip", "none"] = Field("crop-flip", description="what is done to an image")
     validate_every: int = Field(1, ge=1, description="epochs between two looks at the validation images")
     device: str = Field("cpu", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="cpu, cuda, cuda:1 or auto")

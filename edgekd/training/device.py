@@ -35,6 +35,19 @@ def epoch_seed(seed: int, epoch: int) -> int:
     return int.from_bytes(digest, "big") >> 1
 
 
+def resolve_precision(name: str, device: torch.device) -> str:
+    """bf16 or fp32; ``auto`` is bf16 where the device computes in it, since a processor that has to emulate it is slower so."""
+    if name != "auto":
+        return name
+    return "bf16" if (torch.cuda.is_bf16_supported() if device.type == "cuda" else cpu_has_bf16()) else "fp32"
+
+
+def cpu_has_bf16() -> bool:
+    """AVX512-BF16 or AMX; False where torch does not say."""
+    asked = (getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))
+    return any(ask is not None and ask() for ask in asked)
+
+
 def make_fabric(device: torch.device, precision: str) -> Any:
     """Fabric on one device; imported here because it costs a second."""
     # It announces its precision on standard error, which belongs to our own progress bars.
@@ -44,5 +57,5 @@ def make_fabric(device: torch.device, precision: str) -> Any:
     return Fabric(
         accelerator=device.type,
         devices=1 if device.type == "cpu" else [device.index],
-        precision="bf16-mixed" if precision == "bf16" else "32-true",
+        precision="bf16-mixed" if resolve_precision(precision, device) == "bf16" else "32-true",
     )

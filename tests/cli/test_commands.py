@@ -324,6 +324,8 @@ def test_dry_run_prints_the_configuration_and_a_forecast(world: World, tmp_path:
     shown = call(*words, "--controls", "all")
     assert shown.code == 0, shown.err
     assert "epochs: 10" in shown.out
+    assert re.search(r"training images are few: they are shown 100 times", shown.out)
+    assert "The test images were cut from --data." in shown.out
     assert re.search(r"^student +resnet8-w4$", shown.out, re.MULTILINE)
     measured = ("canary battery", "disagreement", "audits and export", "bench")
     for line in ("scratch", "kd", "overhaul", "finetune", "robustkd", "repair nad", *measured, "in all"):
@@ -335,7 +337,7 @@ def test_dry_run_prints_the_configuration_and_a_forecast(world: World, tmp_path:
     assert value["forecast"]["minutes"]["repair nad"] > 0
     words[-1:] = ["clp"]  # which trains nothing
     full = call(*words, "--profile", "full", "--json").json
-    assert full["forecast"]["minutes"]["robustkd"] > 5 * value["forecast"]["minutes"]["robustkd"]
+    assert full["forecast"]["minutes"]["robustkd"] > 1.5 * value["forecast"]["minutes"]["robustkd"]
 
 
 def test_json_is_one_object(run_copy: Path, world: World) -> None:

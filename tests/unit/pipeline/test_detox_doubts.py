@@ -5,9 +5,11 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 
 from edgekd import checkpoints, models
+from edgekd.data import ImageSet
 from edgekd.pipeline.stages import Stages
 from edgekd.training import TrainConfig
 from edgekd.types import InputSpec, ModelSpec
@@ -21,8 +23,8 @@ def test_a_variance_that_was_not_lowered_is_a_warning(
     method: dict[str, Any] = {} if ratios is None else {"detox": {"variance_ratio": ratios, "within_max_drop": True}}
     stages = Stages.__new__(Stages)
     stages.config = SimpleNamespace(train=TrainConfig(epochs=1), seed=0, options=lambda _: {})  # type: ignore[assignment]
-    part = SimpleNamespace(sha256="0" * 64)
-    stages.parts, stages.device = {"train": part, "validation": part}, "cpu"  # type: ignore[dict-item]
+    part = ImageSet(np.zeros((4, 3, 8, 8), np.uint8), np.zeros(4, np.int64), ("a",), "test")
+    stages.parts, stages.device = {"train": part, "validation": part}, "cpu"
     stages.teacher, stages.logs, stages.warnings = SimpleNamespace(sha256="1" * 64), {}, []  # type: ignore[assignment]
     stages.noted = {}
     stages.folder = SimpleNamespace(  # type: ignore[assignment]

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from edgekd import __version__, checkpoints, models, targets
@@ -35,6 +36,27 @@ def test_input_and_architecture_come_from_the_note(teacher, tiny_images, monkeyp
     model, about = intake.load_teacher(config(teacher, normalize="0.5,0.5,0.5/1,1,1"), tiny_images)
     assert model.spec.input.mean == (0.5, 0.5, 0.5)
     assert about["normalization"] == {"how": "given"}
+
+
+def test_of_images_sorted_by_class_all_classes_are_looked_at(teacher, bars, monkeypatch):
+    """As a folder gives them: the first images would be of one class, and the wrong normalisation as good as the right one."""
+    images = bars(3000)
+    images = images.subset(np.argsort(images.labels, kind="stable"))
+    seen = []
+
+    def detect(spec, tensors, pixels, labels):
+        seen.append(labels)
+        return spec.input, {}
+
+    monkeypatch.setattr(intake.models, "detect_normalization", detect)
+    monkeypatch.setattr(intake.models, "normalization_note", lambda _: "")
+    monkeypatch.setattr(intake, "about_chance", lambda *_: False)
+    bare = teacher.with_name("bare.safetensors")
+    checkpoints.save(bare, models.weights(models.build(SPEC, seed=0)), {})
+    _, about = intake.load_teacher(config(bare), images)
+    assert len(seen[0]) == intake.LOOKED_AT
+    assert np.bincount(seen[0][:40], minlength=4).tolist() == [10, 10, 10, 10]
+    assert 0 < about["validation_acc"] < 1
 
 
 def test_a_corrected_note_is_read_and_without_one_the_key_is_as_it_was(teacher, tiny_images, tmp_path, monkeypatch):

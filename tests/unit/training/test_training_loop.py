@@ -11,6 +11,7 @@ from torch import nn
 from edgekd.data import Batches
 from edgekd.errors import UsageError
 from edgekd.training import Diverged, TrainConfig, fit
+from edgekd.training.device import resolve_precision
 from edgekd.training.fit import _Loop
 from edgekd.types import TrainLog
 
@@ -65,6 +66,18 @@ def test_the_seed_decides_and_the_callers_generator_is_left_alone(batches, confi
     fit(other, Labels(), batches, config.model_copy(update={"seed": 4}))
     assert same(one, two)
     assert not same(one, other)
+
+
+@pytest.mark.parametrize(("has", "said"), [(True, "bf16"), (False, "fp32"), (None, "fp32")])
+def test_bf16_is_taken_where_the_processor_has_it(monkeypatch, has, said):
+    for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"):
+        if has is None:  # another version of torch
+            monkeypatch.delattr(torch.cpu, name)
+        else:
+            monkeypatch.setattr(torch.cpu, name, lambda: has)
+    cpu = torch.device("cpu")
+    assert TrainConfig(epochs=1).precision == "auto"
+    assert [resolve_precision(name, cpu) for name in ("auto", "bf16", "fp32")] == [said, "bf16", "fp32"]
 
 
 def test_bf16_keeps_weights_and_statistics_in_float32(batches, config):
