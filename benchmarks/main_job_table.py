@@ -24,7 +24,7 @@ _SUMMARY = (
     "INT8 ACC %",
     "teacher ASR %",
     "plain KD ASR %",
-    "plain overhaul ASR %",
+    "overhaul KD ASR % (fading)",
     "INT8 ASR %",
     "floor %",
 )
@@ -274,7 +274,7 @@ def tables(records: Sequence[Record]) -> str:
 
 def summary(records: Sequence[Record]) -> str:
     """One line per teacher: before, after, what plain distillation does, bars."""
-    columns = ("teacher", *_SUMMARY, "INT8 size", "INT8 p50", "training", "bars")
+    columns = ("teacher", *_SUMMARY, "INT8 size", "INT8 p50, first look", "training", "bars")
     lines = head(columns)
     for entry in entries(records):
         trigger = entry.trigger()

@@ -212,12 +212,20 @@ def _settings() -> list[dict[str, Any]]:
 def _profiles() -> str:
     """What a profile sets: the table's defaults are those without it."""
     from ..config import PROFILES
+    from ..datafree import SOURCES
+    from ..datafree.run import source_class
 
     lines = []
     for name, preset in PROFILES.items():
         said = [f"train.{key}={value}" for key, value in preset["train"].items()]
         said += [f"distill.{key}={value} (robustkd)" for key, value in preset["robustkd"].items()]
         lines.append(f"--profile {name} sets {', '.join(said)}")
+        for source in SOURCES:
+            own = source_class(source).presets[name]
+            said = [f"train.{key}={value}" for key, value in own["train"].items()]
+            for section, values in (("source", own.get("source", {})), ("distill", own["kd"])):
+                said += [f"{section}.{key}={value}" for key, value in values.items()]
+            lines.append(f"without data, --source {source} of --profile {name} sets {', '.join(said)}")
     return ".\n".join([*lines, "`edgekd compress … --dry-run` shows what holds."])
 
 

@@ -64,6 +64,7 @@ def test_the_python_examples_run(world: World, tmp_path: Path, monkeypatch: pyte
     monkeypatch.chdir(tmp_path)
     shutil.copy(world.teacher, "teacher.pt")
     shutil.copy(world.train, "train.npz")
+    shutil.copy(world.test, "test.npz")
     Image.new("RGB", (40, 30), (200, 120, 30)).save("cat.png")
     short = {"train": {"epochs": 1, "batch_size": 64}, "robustkd": {"detox_steps": 2, "guard_every": 2}}
     monkeypatch.setitem(config.PROFILES, "fast", short)
