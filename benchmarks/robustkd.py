@@ -188,6 +188,7 @@ def cells() -> Iterator[Config]:
 def _wanted() -> Iterator[Config]:
     """In the order of value: every row at one seed, then the seeds that make a verdict, then what is nice to know."""
     first, further = SEEDS[:1], SEEDS[1:]
+    yield from _cells(CARRYING[:1], ("both, no fade, no washing out",), first)
     yield from _cells(CARRYING, SCREEN, first)
     yield from _cells(PARTED, ROBUSTKD, first)
     yield from _cells(UNSEEN[:1], ("scratch", *LABELS, *list(SCREEN)[1:], *ROBUSTKD), first, labels="teacher")
