@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from ..models import Sites
 
 
+FEW = 10_000  # images, below which auto lets beta be
 SMALL = 64 * 64  # pixels; auto takes the paper's beta for CIFAR up to here and its beta for ImageNet beyond
 
 
@@ -29,8 +30,10 @@ class OverhaulSettings(Settings):
         description="weight of the summed feature distance, which grows with the maps' size; auto: 1e-3, and 1e-4 for "
         "images of more than 64 x 64 pixels, as in the paper",
     )
-    fade: Literal["cosine", "none"] = Field(
-        "cosine", description="how beta falls over the epochs, so that the labels have the last word; none: the paper's"
+    fade: Literal["auto", "cosine", "none"] = Field(
+        "auto",
+        description="how beta falls over the epochs, so that the labels have the last word; none: the paper's; auto: cosine "
+        "from 10,000 images on, as of fewer a student needs its teacher to the end",
     )
     scale: Literal["auto", "target", "none"] = Field(
         "auto",
@@ -50,8 +53,8 @@ class Overhaul(FeatureDistiller):
 
     Differs from the paper: the teacher is in eval mode, margins are measured on its targets by default (its batch-norm
     parameters describe batch statistics), sites of unequal size are averaged down to the smaller, beta fades to 0 over
-    the epochs, as a teacher of unknown origin may be over-fitted to these images, and the distance of a site without a
-    norm is divided by its target's mean square where that is above 1 (both: benchmarks/feature_schedule.py).
+    the epochs where the images are many, as a teacher of unknown origin may be over-fitted to them, and the distance of a
+    site without a norm is divided by its target's mean square where that is above 1 (both: benchmarks/feature_schedule.py).
     """
 
     Config: ClassVar[type[Settings]] = OverhaulSettings
@@ -62,11 +65,14 @@ class Overhaul(FeatureDistiller):
     scales: list[float]  # per pair, what its distance is divided by
     share = 1.0  # of beta, in the epoch that runs
     beta: float
+    fade = "none"  # or cosine
 
     def prepare(self, context: Context) -> None:
         super().prepare(context)
         first = next(sample(context.batches, 1))
         small = first.shape[-2] * first.shape[-1] <= SMALL
+        many = (context.batches.steps + 1) * context.config.batch_size > FEW  # the last, partial batch is left out
+        self.fade = ("cosine" if many else "none") if self.config.fade == "auto" else self.config.fade
         self.beta = (1e-3 if small else 1e-4) if self.config.beta == "auto" else self.config.beta
         images = sample(context.batches, self.config.margin_images)
         margins = empirical_margins(self.targets(part) for part in images)
@@ -110,7 +116,7 @@ class Overhaul(FeatureDistiller):
         return [pooled(sites[pair.teacher], pair.size) for pair in self.pairs]
 
     def start_epoch(self, number: int) -> None:
-        if self.config.fade == "cosine":
+        if self.fade == "cosine":
             self.share = 0.5 * (1 + math.cos(math.pi * number / self.epochs))
 
     def step(self, batch: Batch) -> dict[str, torch.Tensor]:
@@ -151,7 +157,7 @@ class Overhaul(FeatureDistiller):
         """
         return {
             "beta": self.beta,
-            "fade": self.config.fade,
+            "fade": self.fade,
             "scale": self.config.scale,
             "sites": [
                 {

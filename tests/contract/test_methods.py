@@ -23,7 +23,7 @@ METHODS = list(distill.METHODS)
 QUICK = {
     "robustkd": {"detox_steps": 4, "guard_every": 2, "margin_images": 48},
     "overhaul": {"margin_images": 48},
-    "robustkd-plus": {"search_steps": 3, "wash": 0},
+    "robustkd-plus": {"search_steps": 3},
     "kdiga": {"trust_teacher": True},
     "igdm": {"trust_teacher": True},
     "pgd-at": {"attack_steps": 2},
