@@ -23,7 +23,7 @@ OPTIONS = {
     "crd": {"negatives": 48},
     "reviewkd": {},
     "overhaul": {"fade": "none", "scale": "none"},
-    "overhaul-fading": {},
+    "overhaul-fading": {"fade": "cosine"},
     "overhaul-gaussian": {"margins": "gaussian", "fade": "none", "scale": "none"},
     "robustkd": {"detox_steps": 6, "guard_every": 3, "fade": "none", "scale": "none"},
     "robustkd-blend": {
