@@ -56,7 +56,7 @@ ROWS: dict[str, Row] = {
     KD: ("kd", {}),
     "DKD": ("dkd", {}),
     "ReviewKD": ("reviewkd", {}),
-    "overhaul, ours": ("overhaul", {}),
+    "overhaul, ours": ("overhaul", {"fade": "cosine"}),
     "overhaul, paper": ("overhaul", {"fade": "none", "scale": "none", "margins": "gaussian"}),
     "CRD": ("crd", {"negatives": 4096}),  # of 9,000 images; its default is 16,384 of 50,000
     "DIST": ("dist", {}),

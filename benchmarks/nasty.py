@@ -57,7 +57,7 @@ ROWS: dict[str, tuple[str, dict[str, Any]]] = {
     "KD": ("kd", {}),
     "KD, tau 20": ("kd", {"temperature": 20.0}),
     "KD, tau 1": ("kd", {"temperature": 1.0, "alpha": 0.5}),
-    "overhaul": ("overhaul", {}),
+    "overhaul": ("overhaul", {"fade": "none"}),
     "AT": ("at", {}),
     "DIST": ("dist", {}),
     "CMKD": ("cmkd", {}),

@@ -6,6 +6,7 @@ suggestion. Environment variables are never read into it, so that secrets cannot
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -274,8 +275,8 @@ def resolve(file: str | Path | None, flags: dict[str, Any], overrides: list[str]
     if not isinstance(train, dict):
         raise UsageError("`train` is a group of settings: train.epochs=20.")
     shared = {"seed": given.get("seed", 0), "device": given.get("device", "auto")}
-    least = {"least_shown": 0} if "epochs" in train else {}  # a number of epochs that was asked for is meant
-    merged = {**given, "train": {**preset["train"], **least, **train, **shared}}
+    train = _meant(train, overrides)
+    merged = {**given, "train": {**preset["train"], **train, **shared}}
     quantize = given.get("quantize", {})
     if isinstance(quantize, dict):  # else the validation says so
         merged["quantize"] = {"seed": shared["seed"], **quantize}
@@ -288,9 +289,19 @@ def resolve(file: str | Path | None, flags: dict[str, Any], overrides: list[str]
         merged.setdefault("controls", ())
     value = _validate(RunConfig, merged, "")
     assert isinstance(value, RunConfig)
+    if source and value.train.least_shown:
+        raise UsageError("train.least_shown is for images of your own: without data a source has its own length.")
     if source and value.quantize.qad.ce_weight:
         raise UsageError("quantize.qad.ce_weight is for images with labels of their own: without data it must be 0.")
     return value
+
+
+def _meant(train: dict[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
+    """A number of epochs that was asked for is meant, also beside the ``least_shown`` that a run wrote into its file."""
+    asked = {override.partition("=")[0].strip() for override in overrides}
+    if "train.epochs" in asked and "train.least_shown" not in asked:
+        return {**train, "least_shown": 0}
+    return {"least_shown": 0, **train} if "epochs" in train else train
 
 
 def _without_data(given: dict[str, Any], profile: str) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:

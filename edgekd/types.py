@@ -201,6 +201,7 @@ class TrainLog:
     seconds: dict[str, float]
     resumed_at: int | None = None
     method: dict[str, Any] = field(default_factory=dict)  # what the method measured about itself
+    precision: str = ""  # that it computed in: bf16 | fp32
 
     def to_json(self) -> dict[str, Any]:
         return {**dataclasses.asdict(self), "history": list(self.history)}

@@ -13,6 +13,7 @@ import typer
 from . import options, screen
 
 NEEDED = ("torch", "torchvision", "onnx", "onnxscript", "onnxslim", "onnxruntime", "safetensors", "matplotlib")
+X86 = ("x86_64", "amd64")
 VNNI = ("avx512_vnni", "avx_vnni")  # as Linux spells the processor's flags
 
 
@@ -88,15 +89,20 @@ def _machine() -> list[dict[str, str]]:
     else:
         rows.append(_check("cuda", "note", "no GPU", "training runs on the CPU; --profile fast is made for that"))
     if not cpu_has_bf16():
-        rows.append(
-            _check("cpu bf16", "note", "not there", "trainings on the CPU run in fp32, as bf16 would be emulated")
-        )
+        rows.append(_check("cpu bf16", "note", *_without_bf16()))
     return rows
+
+
+def _without_bf16() -> tuple[str, str]:
+    """What is found, and what follows: only of x86 it is known."""
+    if platform.machine().lower() in X86:
+        return "not there", "trainings on the CPU run in fp32, as bf16 would be emulated"
+    return "not known", "trainings on the CPU run in fp32; -o train.precision=bf16 where the processor has it"
 
 
 def _vnni(cpuinfo: Path = Path("/proc/cpuinfo")) -> list[dict[str, str]]:
     """Whether the processor adds up eight-bit products without saturating; x86 alone knows both kinds."""
-    if platform.machine().lower() not in ("x86_64", "amd64"):
+    if platform.machine().lower() not in X86:
         return []
     try:
         text = cpuinfo.read_text("utf-8", errors="replace")

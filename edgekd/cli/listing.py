@@ -223,8 +223,8 @@ def _profiles() -> str:
         for source in SOURCES:
             own = source_class(source).presets[name]
             said = [f"train.{key}={value}" for key, value in own["train"].items()]
-            for section, values in (("source", own.get("source", {})), ("distill", own["kd"])):
-                said += [f"{section}.{key}={value}" for key, value in values.items()]
+            said += [f"source.{key}={value}" for key, value in own.get("source", {}).items()]
+            said += [f"distill.{key}={value} (kd)" for key, value in own["kd"].items()]
             lines.append(f"without data, --source {source} of --profile {name} sets {', '.join(said)}")
     return ".\n".join([*lines, "`edgekd compress … --dry-run` shows what holds."])
 

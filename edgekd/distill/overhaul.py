@@ -10,8 +10,10 @@ import torch
 from pydantic import Field
 from torch import nn
 
+from ..errors import UsageError
 from ..losses import gaussian_margin, margin_relu, partial_l2
 from ..training import Context, Settings
+from ..training.method import BatchSource
 from .base import cross_entropy
 from .features import Connectors, Edit, FeatureDistiller, empirical_margins, pooled, sample
 
@@ -22,6 +24,14 @@ if TYPE_CHECKING:
 
 FEW = 10_000  # images, below which auto lets beta be
 SMALL = 64 * 64  # pixels; auto takes the paper's beta for CIFAR up to here and its beta for ImageNet beyond
+
+
+def _few(images: BatchSource) -> bool:
+    """Whether a student sees fewer than FEW different images; a source that makes new ones at every step has plenty."""
+    try:
+        return len(images.labels) < FEW
+    except UsageError:
+        return False
 
 
 class OverhaulSettings(Settings):
@@ -71,8 +81,8 @@ class Overhaul(FeatureDistiller):
         super().prepare(context)
         first = next(sample(context.batches, 1))
         small = first.shape[-2] * first.shape[-1] <= SMALL
-        many = (context.batches.steps + 1) * context.config.batch_size > FEW  # the last, partial batch is left out
-        self.fade = ("cosine" if many else "none") if self.config.fade == "auto" else self.config.fade
+        by_itself = "none" if _few(context.batches) else "cosine"
+        self.fade = by_itself if self.config.fade == "auto" else self.config.fade
         self.beta = (1e-3 if small else 1e-4) if self.config.beta == "auto" else self.config.beta
         images = sample(context.batches, self.config.margin_images)
         margins = empirical_margins(self.targets(part) for part in images)

@@ -63,7 +63,7 @@ def attack(config: AttackConfig, out: Path, progress: Progress | None = None) ->
             parts["train"],
             spec,
             config.options,
-            config.train.model_copy(update={"device": device}),
+            config.train.of(len(parts["train"])).model_copy(update={"device": device}),
             goal,
             start=start,
             folder=work,

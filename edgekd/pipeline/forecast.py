@@ -43,7 +43,7 @@ def forecast(config: RunConfig) -> dict[str, Any]:
     student = choose_student(config, teacher, about, targets.get(config.target))
     warnings = [*unmeetable(config), *about["warnings"], *not_smaller(student, about)]
     if not config.data_free:
-        warnings += [*intake.flattered(config), *_more_epochs(config, len(parts["train"]))]
+        warnings += [*intake.flattered(config), *intake.shown_often(config, len(parts["train"]))]
     if config.data_free:
         minutes = sourced_minutes(config, teacher, student)
         kept = sourced_bytes(config, teacher) * len(minutes)
@@ -73,13 +73,6 @@ def forecast(config: RunConfig) -> dict[str, Any]:
         "teacher": teacher.spec.arch,
         "warnings": warnings,
     }
-
-
-def _more_epochs(config: RunConfig, images: int) -> list[str]:
-    """What is told where few images are shown more often than the settings say."""
-    epochs = config.train.of(images).epochs
-    often = f"{images:,} training images are few: they are shown {epochs} times (train.least_shown)."
-    return [often] if epochs > config.train.epochs else []
 
 
 def kept_bytes(config: RunConfig, method: str, images: int) -> int:

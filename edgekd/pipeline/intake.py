@@ -23,7 +23,7 @@ Given = str | tuple[tuple[float, ...], tuple[float, ...]]  # a normalisation: a 
 
 # Within this share of the way from chance to perfect, labels or normalisation are wrong rather than the teacher weak.
 NEAR_CHANCE = 0.1
-LOOKED_AT = 2000  # validation images, of all classes alike
+LOOKED_AT = 2000  # validation images, each class in proportion
 USUAL_SIDE = 32  # of an ONNX teacher's images where nothing says another
 
 
@@ -60,12 +60,21 @@ def without_test(config: Inputs) -> bool:
 
 def flattered(config: Inputs) -> list[str]:
     """A warning where the test images are not known to be new to the teacher."""
-    if not without_test(config):
+    if isinstance(config, RunConfig) and config.data_free:
+        return []
+    if not data.parts(config.data) or not without_test(config):  # nothing there: another sentence says so
         return []
     return [
         "The test images were cut from --data. If the teacher was trained on those, its ACC is flattered, and the drop to the "
         "student looks too large. Name images that it has not seen with --test."
     ]
+
+
+def shown_often(config: RunConfig, images: int) -> list[str]:
+    """What is told where few training images are shown more often than ``train.epochs`` says."""
+    epochs = config.train.of(images).epochs
+    often = f"{images:,} training images are few: they are shown {epochs} times (train.least_shown)."
+    return [often] if epochs > config.train.epochs else []
 
 
 def _same_class(here: str, there: str, label: int) -> bool:
@@ -161,7 +170,7 @@ def _network(
     if given is None:
         if validation is None:
             raise UsageError(
-                "Without labelled images the teacher's input normalisation cannot be found: name it with --normalize, for "
+                "Without training images the teacher's input normalisation is not looked for: name it with --normalize, for "
                 f"instance --normalize cifar10 (one of {', '.join(models.NORMALIZATIONS)}, or mean/std)."
             )
         inputs, tried = models.detect_normalization(spec, checkpoint.tensors, validation.images, validation.labels)

@@ -41,7 +41,7 @@ def spoil(config: AttackConfig, out: Path, work: Path, noted: Path, progress: Pr
             parts["train"],
             normal,
             config.options,
-            config.train.model_copy(update={"device": device}),
+            config.train.of(len(parts["train"])).model_copy(update={"device": device}),
             folder=work,
             validate=lambda module: {"acc": accuracy(module)},
             progress=progress,

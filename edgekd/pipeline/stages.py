@@ -65,7 +65,7 @@ class Stages:
         validation = self.parts["validation"]
         self._take_in({"validation": validation.sha256}, lambda: intake.load_teacher(self.config, validation))
         self.class_names = padded(self.parts["train"].class_names, self.teacher.spec.num_classes)
-        self.warnings += intake.flattered(self.config)
+        self.warnings += [*intake.flattered(self.config), *intake.shown_often(self.config, len(self.parts["train"]))]
 
     def _take_in(self, seen: dict[str, Any], load: Callable[[], tuple[Model, dict[str, Any]]]) -> None:
         """The teacher and what is said of it, from ``load`` or from an earlier start; ``seen``: what ``load`` looks at."""
@@ -282,9 +282,9 @@ class Stages:
         return student
 
     def _schedule(self) -> TrainConfig:
-        train, images = self.config.train, self.parts.get("train")  # without data a source has its own length
-        train = train if images is None else train.of(len(images))
-        precision = resolve_precision(train.precision, torch.device(self.device))  # so that the record says which
+        train = self.config.train  # without data it is the source's, whose length is its own
+        train = train if self.config.data_free else train.of(len(self.parts["train"]))
+        precision = resolve_precision(train.precision, torch.device(self.device))  # other arithmetic is another stage
         return train.model_copy(update={"device": self.device, "precision": precision, "seed": self.config.seed})
 
     def _write_metrics(self) -> None:

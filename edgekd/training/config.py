@@ -68,7 +68,7 @@ class TrainConfig(Settings):
     warmup_epochs: float = Field(0, ge=0, description="epochs in which the rate rises from near 0; not for onecycle")
     precision: Literal["auto", "bf16", "fp32"] = Field(
         "auto",
-        description="arithmetic; weights are kept in fp32. auto: bf16 where the processor has it, as without it is slow",
+        description="arithmetic; weights are kept in fp32. auto: bf16 where the processor has it, since emulated it is slow",
     )
     augment: Literal["crop-flip", "crop", "flip", "none"] = Field("crop-flip", description="what is done to an image")
     validate_every: int = Field(1, ge=1, description="epochs between two looks at the validation images")

@@ -39,11 +39,16 @@ def resolve_precision(name: str, device: torch.device) -> str:
     """bf16 or fp32; ``auto`` is bf16 where the device computes in it, since a processor that has to emulate it is slower so."""
     if name != "auto":
         return name
-    return "bf16" if (torch.cuda.is_bf16_supported() if device.type == "cuda" else cpu_has_bf16()) else "fp32"
+    return "bf16" if (_gpu_has_bf16(device) if device.type == "cuda" else cpu_has_bf16()) else "fp32"
+
+
+def _gpu_has_bf16(device: torch.device) -> bool:
+    """From Ampere on; torch's own answer counts emulation in. AMD's GPUs that torch supports have it."""
+    return torch.version.hip is not None or torch.cuda.get_device_capability(device) >= (8, 0)
 
 
 def cpu_has_bf16() -> bool:
-    """AVX512-BF16 or AMX; False where torch does not say."""
+    """AVX512-BF16 or AMX of x86; False where torch does not say, as on other processors."""
     asked = (getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))
     return any(ask is not None and ask() for ask in asked)
 
@@ -57,5 +62,5 @@ def make_fabric(device: torch.device, precision: str) -> Any:
     return Fabric(
         accelerator=device.type,
         devices=1 if device.type == "cpu" else [device.index],
-        precision="bf16-mixed" if resolve_precision(precision, device) == "bf16" else "32-true",
+        precision="bf16-mixed" if precision == "bf16" else "32-true",
     )

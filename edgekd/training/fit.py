@@ -20,7 +20,7 @@ from ..types import TrainLog
 from . import schedule, state
 from .clock import Stopwatch
 from .config import TrainConfig
-from .device import epoch_seed, make_fabric, place, resolve_device
+from .device import epoch_seed, make_fabric, place, resolve_device, resolve_precision
 from .memory import keep_freed
 from .method import Accuracy, BatchSource, Context, Method
 
@@ -55,6 +55,7 @@ def fit(
     Raises UsageError where the folder holds another run, Diverged where a loss term or a weight is not finite.
     """
     device = resolve_device(config.device)
+    config = config.model_copy(update={"precision": resolve_precision(config.precision, device)})
     keep_freed()
     if accuracy is None and validate is not None:
         accuracy = accuracy_of(validate)
@@ -68,7 +69,11 @@ def fit(
         loop.folder, loop.validate, loop.progress, loop.what = folder, validate, progress, what
         loop.identity = json.loads(
             files.canonical_json(
-                {"train": config.model_dump(exclude={"device"}), "steps": batches.steps, **(identity or {})}
+                {
+                    "train": config.model_dump(exclude={"device", "least_shown"}),
+                    "steps": batches.steps,
+                    **(identity or {}),
+                }
             )
         )
         log = loop.run()
@@ -155,6 +160,7 @@ class _Loop:
             seconds={part: round(seconds, 4) for part, seconds in self.watch.seconds.items()},
             resumed_at=resumed_at,
             method=self.method.report if self.reported is None else self.reported,
+            precision=self.config.precision,
         )
 
     def _epoch(self, number: int) -> dict[str, float]:

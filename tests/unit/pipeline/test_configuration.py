@@ -63,6 +63,21 @@ def test_few_images_are_shown_more_often_unless_a_number_of_epochs_was_asked_for
     assert resolve(None, {**BASE, "profile": "full"}).train.of(100).epochs == 200
 
 
+def test_the_file_of_a_run_does_not_outvote_epochs_that_are_asked_for(tmp_path: Path) -> None:
+    written = tmp_path / "config.yaml"
+    written.write_text(json.dumps({**BASE, "train": resolve(None, BASE).train.model_dump(exclude={"seed", "device"})}))
+    assert resolve(written, {}).train.of(2500).epochs == 40
+    assert resolve(written, {}, ["train.epochs=20"]).train.of(2500).epochs == 20
+    assert resolve(written, {}, ["train.epochs=20", "train.least_shown=100000"]).train.of(2500).epochs == 40
+
+
+def test_a_source_has_a_length_of_its_own() -> None:
+    blind = {"teacher": "a.pt", "data": "none", "source": {"name": "zskt"}}
+    assert resolve(None, blind).train.of(1000).epochs == resolve(None, blind).train.epochs
+    with pytest.raises(UsageError, match="for images of your own"):
+        resolve(None, blind, ["train.least_shown=60000"])
+
+
 def test_a_method_may_be_one_word(tmp_path: Path) -> None:
     (tmp_path / "run.yaml").write_text("teacher: a.pt\ndata: b\ndistill: kd\n")
     assert resolve(tmp_path / "run.yaml", {}).method == "kd"

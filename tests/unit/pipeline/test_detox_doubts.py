@@ -22,7 +22,9 @@ def test_a_variance_that_was_not_lowered_is_a_warning(
     spec = ModelSpec("resnet8-w4", 2, InputSpec(3, 32, 32, (0.5,) * 3, (0.5,) * 3))
     method: dict[str, Any] = {} if ratios is None else {"detox": {"variance_ratio": ratios, "within_max_drop": True}}
     stages = Stages.__new__(Stages)
-    stages.config = SimpleNamespace(train=TrainConfig(epochs=1), seed=0, options=lambda _: {})  # type: ignore[assignment]
+    stages.config = SimpleNamespace(  # type: ignore[assignment]
+        train=TrainConfig(epochs=1), seed=0, options=lambda _: {}, data_free=False
+    )
     part = ImageSet(np.zeros((4, 3, 8, 8), np.uint8), np.zeros(4, np.int64), ("a",), "test")
     stages.parts, stages.device = {"train": part, "validation": part}, "cpu"
     stages.teacher, stages.logs, stages.warnings = SimpleNamespace(sha256="1" * 64), {}, []  # type: ignore[assignment]
@@ -35,4 +37,8 @@ def test_a_variance_that_was_not_lowered_is_a_warning(
     monkeypatch.setattr(models, "build", lambda spec, _: spec)
     stages.train("robustkd", spec)
     assert len(stages.warnings) == (said is not None)
+    assert stages._schedule().epochs == 1
+    stages.config.train = TrainConfig(epochs=1, least_shown=12)
+    assert stages._schedule().epochs == 3, "of four images"
+    assert stages._schedule().precision in ("bf16", "fp32")
     assert said is None or said in stages.warnings[0]

@@ -75,7 +75,9 @@ def test_bf16_is_taken_where_the_processor_has_it(monkeypatch, has, said):
             monkeypatch.delattr(torch.cpu, name)
         else:
             monkeypatch.setattr(torch.cpu, name, lambda: has)
-    cpu = torch.device("cpu")
+    cpu, gpu = torch.device("cpu"), torch.device("cuda", 0)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 0) if has else (7, 5))
+    assert resolve_precision("auto", gpu) == said
     assert TrainConfig(epochs=1).precision == "auto"
     assert [resolve_precision(name, cpu) for name in ("auto", "bf16", "fp32")] == [said, "bf16", "fp32"]
 
