@@ -8,8 +8,8 @@ not show it. So here: a clean WRN-16-1 of our own, over-fitted on purpose to hal
 students trained on the same half, and accuracy on 10,000 further *training* images that none of them saw. Neither test
 images nor triggers take part.
 
-With fewer images a student needs its teacher more: rows of 10,000 and 2,500 of the same half, under the same teacher, and
-as many of them shown in all.
+With fewer images a student needs its teacher more: rows of 10,000 and 2,500 of the same half, as many of them shown in
+all, then other batches and more epochs.
 
 The rows of the third-party teachers ask a second question, whether the distance should be relative to the target's own
 size: 15,000 images for the student, the same 10,000 to judge it. Their makers trained them on all 50,000, so their own
