@@ -59,8 +59,10 @@ def built(files: list[Path], loaded: Path, folder: Path) -> dict[str, dict[str, 
 
 
 @contextmanager
-def exported(arch: str, flavours: tuple[str, ...], folder: Path) -> Iterator[dict[str, Path]]:
-    """The files of an untrained network, quantised on made-up pictures: flavour -> file."""
+def exported(
+    arch: str, flavours: tuple[str, ...], folder: Path, keep_float: tuple[str, ...] = ()
+) -> Iterator[dict[str, Path]]:
+    """The files of an untrained network, quantised on made-up pictures but for some layers: flavour -> file."""
     inputs = usual_input(resolve(arch))
     noise = torch.rand(32, inputs.channels, 4, 4, generator=torch.Generator().manual_seed(1))
     smooth = torch.nn.functional.interpolate(noise, size=(inputs.height, inputs.width), mode="bicubic").clamp(0, 1)
@@ -71,7 +73,8 @@ def exported(arch: str, flavours: tuple[str, ...], folder: Path) -> Iterator[dic
     for flavour in flavours:
         row = FLAVOURS[flavour]
         if row.quantizer not in twins:
-            twins[row.quantizer] = ptq(twins[""], pictures, PtqConfig(flavour=row.quantizer, calibrator="max"))
+            config = PtqConfig(flavour=row.quantizer, calibrator="max", keep_float=keep_float)
+            twins[row.quantizer] = ptq(twins[""], pictures, config)
         files[flavour] = folder / row.file
         export(twins[row.quantizer], files[flavour], flavour, pixels[:8])
     yield files

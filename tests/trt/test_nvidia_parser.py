@@ -26,8 +26,8 @@ def build(libraries: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable
     return lambda *files: built(list(files), libraries, folder)
 
 
-def hold(arch, build, folder):
-    with exported(arch, FOR_TENSORRT, folder) as files:
+def hold(arch, build, folder, flavours=FOR_TENSORRT, keep_float=()):
+    with exported(arch, flavours, folder, keep_float) as files:
         found = build(*files.values())
         for flavour, file in files.items():
             if FLAVOURS[flavour].quantizer:
@@ -38,6 +38,12 @@ def hold(arch, build, folder):
 @pytest.mark.trt
 def test_every_tensorrt_file_of_a_small_student_is_built(build, tmp_path):
     hold("resnet8-w4", build, tmp_path)
+
+
+@pytest.mark.trt
+def test_layers_that_the_guard_leaves_float_are_no_trouble(build, tmp_path):
+    """The first and a residual block's, beside layers in INT8."""
+    hold("resnet8-w4", build, tmp_path, ("s8", "s8-fp16"), ("net.conv1", "net.layer2.0.conv2"))
 
 
 @pytest.mark.trt
