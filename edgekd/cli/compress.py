@@ -97,10 +97,9 @@ def compress(
 def _run(settings: RunConfig, out: Path | None, command: str, as_json: bool, quiet: bool) -> int:
     from .. import targets
     from ..pipeline import compress as run
-    from ..pipeline.intake import flattered
     from ..pipeline.unmeetable import unmeetable
 
-    screen.forewarn([*unmeetable(settings), *flattered(settings)])
+    screen.forewarn(unmeetable(settings))
     folder = out or Path("runs") / f"{Path(settings.teacher).stem}-{targets.get(settings.target).name}"
     with progress(quiet or as_json) as bars:
         record = run(settings, folder, command=command, progress=bars)
