@@ -13,8 +13,8 @@ file for onnxruntime. Teachers are those of benchmarks/attacks.py, which has to 
 noise-blend's trigger.
 
 RobustKD: up to 2,000 steps of detoxification, the least its card asks for with so few images (a drop of validation accuracy ends it), at its
-start weight of 0.1; overhaul without our fade and scale, as in the plain row. INT8 without the training that the product adds where a layer stays float. On all images its stage 1 has the card's 20 epochs, an offset per
-element. RobustKD+ was developed on noise-blend, and leak has had a say: a first frozen version copied outputs only and met
+start weight of 0.1; overhaul without our fade and scale, as in the plain row. On all images its stage 1 has the card's 20 epochs, an offset
+per element. INT8 goes without the training that the product adds where layers left float are not enough. RobustKD+ was developed on noise-blend, and leak has had a say: a first frozen version copied outputs only and met
 leak at one seed, where the controls showed that features give more ACC. The second let the features' weight fade and ended without the
 teacher; validation images of the development attack, and a teacher over-fitted on purpose (feature_schedule.py), showed what the fade costs
 where images are few. FROZEN is the third: no fade of few images, no such end. It was looked at on leak before it was frozen; cheatkd and

@@ -331,13 +331,13 @@ def test_dry_run_prints_the_configuration_and_a_forecast(world: World, tmp_path:
     for line in ("scratch", "kd", "overhaul", "finetune", "robustkd", "repair nad", *measured, "in all"):
         assert re.search(rf"^{line} +\d+\.\d min$", shown.out, re.MULTILINE), line
     assert list(tmp_path.iterdir()) == []
-    value = call(*words, "--json").json
+    value = call(*words, "-o", "train.epochs=10", "--json").json
     assert value["config"]["train"]["epochs"] == 10
     assert value["forecast"]["minutes"]["robustkd"] > value["forecast"]["minutes"]["scratch"] > 0
     assert value["forecast"]["minutes"]["repair nad"] > 0
     words[-1:] = ["clp"]  # which trains nothing
     full = call(*words, "--profile", "full", "--json").json
-    assert full["forecast"]["minutes"]["robustkd"] > 1.5 * value["forecast"]["minutes"]["robustkd"]
+    assert full["forecast"]["minutes"]["robustkd"] > 5 * value["forecast"]["minutes"]["robustkd"]
 
 
 def test_json_is_one_object(run_copy: Path, world: World) -> None:

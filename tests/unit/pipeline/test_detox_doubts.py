@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from edgekd import checkpoints, models
+from edgekd.config import resolve
 from edgekd.data import ImageSet
 from edgekd.pipeline.stages import Stages
-from edgekd.training import TrainConfig
 from edgekd.types import InputSpec, ModelSpec
 
 
@@ -22,9 +22,8 @@ def test_a_variance_that_was_not_lowered_is_a_warning(
     spec = ModelSpec("resnet8-w4", 2, InputSpec(3, 32, 32, (0.5,) * 3, (0.5,) * 3))
     method: dict[str, Any] = {} if ratios is None else {"detox": {"variance_ratio": ratios, "within_max_drop": True}}
     stages = Stages.__new__(Stages)
-    stages.config = SimpleNamespace(  # type: ignore[assignment]
-        train=TrainConfig(epochs=1), seed=0, options=lambda _: {}, data_free=False
-    )
+    about = {"teacher": "teacher.pt", "data": "data.npz"}
+    stages.config = resolve(None, about, ["train.epochs=1"])
     part = ImageSet(np.zeros((4, 3, 8, 8), np.uint8), np.zeros(4, np.int64), ("a",), "test")
     stages.parts, stages.device = {"train": part, "validation": part}, "cpu"
     stages.teacher, stages.logs, stages.warnings = SimpleNamespace(sha256="1" * 64), {}, []  # type: ignore[assignment]
@@ -38,7 +37,7 @@ def test_a_variance_that_was_not_lowered_is_a_warning(
     stages.train("robustkd", spec)
     assert len(stages.warnings) == (said is not None)
     assert stages._schedule().epochs == 1
-    stages.config.train = TrainConfig(epochs=1, least_shown=12)
+    stages.config = resolve(None, about, ["train.epochs=1", "train.least_shown=12"])
     assert stages._schedule().epochs == 3, "of four images"
     assert stages._schedule().precision in ("bf16", "fp32")
     assert said is None or said in stages.warnings[0]
