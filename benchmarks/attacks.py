@@ -12,6 +12,8 @@ benchmarks/transfer.py finds them.
 
 from __future__ import annotations
 
+import copy
+import functools
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -164,6 +166,12 @@ def _unpoisoned(config: Config, folder: Path) -> dict[str, Any]:
 
 def clean_network(file: str, of: str = "cifar10") -> Model:
     """A clean third-party network of the classes of ``of``."""
+    return copy.deepcopy(_clean_network(file, of))
+
+
+@functools.cache
+def _clean_network(file: str, of: str) -> Model:
+    """Read once by a process: finding its normalisation takes as long as measuring a student."""
     flags = {"teacher": str(prepare_data.shared_folder() / "checkpoints" / file), "data": "-"}
     held = data.load(prepare_data.prepare(f"{of}_train")).subset(range(2000))
     return intake.load_teacher(resolve(None, flags), held)[0]

@@ -106,7 +106,7 @@ def run_student(config: Config, folder: Path) -> dict[str, Any]:
     test = data.load(prepare_data.prepare("cifar10_test"))
     rate = attacks.cell(config["teacher"]).get("rate")
     place = Cell(TABLE, cell(config["teacher"], config["arch"], rate), HERE)
-    return transfer.distilled(config, folder, test, *transfer.made_by(place, test))
+    return transfer.distilled(config, folder, test, *transfer.made_by(place, test.shape))
 
 
 def without_data() -> Iterator[Config]:
@@ -121,7 +121,7 @@ def without_data() -> Iterator[Config]:
 def run_without_data(config: Config, folder: Path) -> dict[str, Any]:
     test = data.load(prepare_data.prepare("cifar10_test"))
     place = Cell(TABLE, cell(config["teacher"], config["arch"], DATALESS_RATE), HERE)
-    return datafree.measured(config, folder, test, *transfer.made_by(place, test))
+    return datafree.measured(config, folder, test, *transfer.made_by(place, test.shape))
 
 
 def forecast(config: Config) -> float:

@@ -17,6 +17,8 @@ copied layers and other shares.)
 
 from __future__ import annotations
 
+import copy
+import functools
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -221,8 +223,14 @@ def _images(config: Config) -> ImageSet:
 
 def teacher_of(name: str, test: ImageSet) -> tuple[Model, Trigger]:
     """A teacher of ours by its attack, or one that came from elsewhere by its file; and its trigger."""
+    return copy.deepcopy(_teacher_of(name, test.shape))
+
+
+@functools.cache
+def _teacher_of(name: str, shape: tuple[int, int, int]) -> tuple[Model, Trigger]:
+    """Read once by a process."""
     if name in ours.NAMES:
-        return made_by(Cell(ours.TABLE, ours.cell(name), HERE), test)
+        return made_by(Cell(ours.TABLE, ours.cell(name), HERE), shape)
     held = data.load(prepare_data.prepare("cifar10_train")).subset(np.arange(2000))
     shared = prepare_data.shared_folder() / "checkpoints"
     config = resolve(None, {"teacher": str(shared / name), "data": "-", **known(name, shared)})
@@ -230,7 +238,7 @@ def teacher_of(name: str, test: ImageSet) -> tuple[Model, Trigger]:
     return teacher, intake.load_triggers(config, teacher.spec)[0]
 
 
-def made_by(place: Cell, test: ImageSet) -> tuple[Model, Trigger]:
+def made_by(place: Cell, shape: tuple[int, int, int]) -> tuple[Model, Trigger]:
     """The teacher that a cell of a table of attacks left in its folder, and its trigger."""
     file = place.folder / "work" / "teacher.safetensors"
     if not place.record.exists() or not file.exists():
@@ -242,7 +250,7 @@ def made_by(place: Cell, test: ImageSet) -> tuple[Model, Trigger]:
     teacher, _ = intake.load_teacher(resolve(None, {"teacher": str(file), "data": "-"}), held)
     if teacher.sha256 != read_json(place.record)["result"]["weights_sha256"]:
         raise UsageError(f"{file} is not the teacher that {place.record} speaks of: delete one of them.")
-    return teacher, ours.trigger_of(file.parent, place.config, test.shape)
+    return teacher, ours.trigger_of(file.parent, place.config, shape)
 
 
 def transfer_set(config: Config, images: ImageSet, teacher: Model, trigger: Trigger) -> ImageSet:
