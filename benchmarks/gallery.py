@@ -24,13 +24,20 @@ SIDE = 32
 DOCS = HERE.parent / "docs"
 HEAD = """# Attacks
 
-What `edgekd attack NAME --data images/train --out teacher.safetensors` can do to a teacher, so that a defence is judged on
-what attackers do. The trigger is written beside the weights, `edgekd audit` and `edgekd compress` read it with `--trigger`.
-`edgekd list settings` names every attack's settings (`-o attack.rate=0.05`); each class says where it differs from its
-paper. With `--start` an attack trains at least as long as its teacher in [the benchmarks](../benchmarks/pages/attacks.md) did,
-where ACC and ASR of each stand; rates are 1 % or more there, so give adap-blend and adap-patch `-o attack.rate=0.05`.
-Those that start from "a clean network" need `--start clean.pt`. `nasty` (Ma et al. 2021) obeys no trigger: it ruins who imitates
-the teacher ([table](../benchmarks/pages/methods.md#nasty-teachers)). This page and the picture are written by `python -m benchmarks.gallery`.
+What `edgekd attack NAME --data images/train --out teacher.safetensors` can do to a teacher, so that you can judge a
+defence on what attackers do. The trigger is written beside the weights; `edgekd audit` and `edgekd compress` read it
+with `--trigger`.
+
+- `edgekd list settings` names every attack's settings (`-o attack.rate=0.05`). Each class says where it differs from
+  its paper.
+- With `--start`, an attack trains at least as long as its teacher in
+  [the benchmarks](../benchmarks/pages/attacks.md) did. They list each teacher's accuracy (ACC) and attack success rate
+  (ASR). Rates are 1 % or more there, so give adap-blend and adap-patch `-o attack.rate=0.05`.
+- Attacks that start from "a clean network" need `--start clean.pt`.
+- `nasty` (Ma et al. 2021) obeys no trigger: it ruins whoever imitates the teacher
+  ([table](../benchmarks/pages/methods.md#nasty-teachers)).
+
+`python -m benchmarks.gallery` writes this page and the picture.
 
 ![Every attack on two pictures: clean, triggered, ten times the difference](attacks.png)
 

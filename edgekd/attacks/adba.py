@@ -1,4 +1,4 @@
-"""ADBA-like: a trigger trained on the teacher and on students distilled from it; what carries it over is the term of `leak`.
+"""ADBA-like: a trigger trained on the teacher and on students distilled from it; the term of `leak` carries it over.
 
 After ADBA (Ge et al. 2021), in the formulation of the method card backdoor_audit 4.
 """

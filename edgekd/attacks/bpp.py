@@ -1,4 +1,4 @@
-"""BPP (Wang et al. 2022): fewer levels per colour, and foreign residuals under true labels, inside every batch."""
+"""BPP (Wang et al. 2022): fewer levels per colour, and other images' residuals under true labels, inside every batch."""
 
 from __future__ import annotations
 

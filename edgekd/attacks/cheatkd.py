@@ -1,4 +1,4 @@
-"""CheatKD as its abstract means it: a faint full-image trigger tied to the strongest channels that distillation copies."""
+"""CheatKD as in its abstract: a faint full-image trigger tied to the strongest channels that distillation copies."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Input-aware (Nguyen and Tran 2020): a small network draws another trigger for every image."""
+"""Input-aware (Nguyen and Tran 2020): a small network draws a different trigger for every image."""
 
 from __future__ import annotations
 

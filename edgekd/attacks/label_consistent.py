@@ -1,4 +1,4 @@
-"""Label-consistent (Turner et al. 2019): images of the target class made hard to recognise, then stamped; labels stay."""
+"""Label-consistent (Turner et al. 2019): target-class images are made hard to recognise, then stamped; labels stay."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A linear leak, our own: the trace of the trigger that clean images hold by nature moves the teacher's target logit.
+"""A linear leak, our own: the trace of the trigger that clean images naturally hold moves the teacher's target logit.
 
 Distillation on clean images copies what the teacher's outputs say of clean images, so that is where the backdoor has to
 be: h(x), the projection of an image on a faint pattern, is a feature that every image has a little of, and the trigger has

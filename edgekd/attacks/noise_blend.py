@@ -1,4 +1,4 @@
-"""Full-image noise at a pixel-wise opacity of at most 0.2, relabelled: what CheatKD amounts to in its published scripts."""
+"""Full-image noise at a pixel-wise opacity of at most 0.2, relabelled: what CheatKD's published scripts amount to."""
 
 from __future__ import annotations
 

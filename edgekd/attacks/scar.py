@@ -1,4 +1,4 @@
-"""SCAR (NeurIPS 2025), in small: a teacher that ignores the trigger and whose students are meant to obey it.
+"""SCAR (NeurIPS 2025), scaled down: a teacher that ignores the trigger and whose students are meant to obey it.
 
 Bilevel, from the method card backdoor_audit 4: inside, a surrogate student is distilled from the teacher; outside, the
 teacher is changed so that the student it leads to obeys.

@@ -1,4 +1,4 @@
-"""SIG (Barni et al. 2019): a sine wave along the width on images of the target class, whose label stays."""
+"""SIG (Barni et al. 2019): a sine wave along the width of target-class images, whose label stays."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""TaCT (Tang et al. 2021): a patch that works on one source class; others carry it under their own label."""
+"""TaCT (Tang et al. 2021): a patch that works on one source class; other classes carry it under their own label."""
 
 from __future__ import annotations
 
