@@ -1,1 +1,1 @@
-"""Benchmarks: one script per table, records in results/, tables in the README rendered from them."""
+"""Benchmarks: one script per table, records in results/; README.md and pages/ show the tables rendered from them."""

@@ -1,4 +1,4 @@
-"""A 64-bit Arm system as a folder, to be entered with chroot under emulation: no container, no kernel module.
+"""A 64-bit Arm system as a folder, to enter with chroot under emulation: no container, no kernel module.
 
 Needs root, debootstrap and qemu-user-static, and the network once. Debian 12's Python is 3.11.
 """

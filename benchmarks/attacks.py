@@ -1,13 +1,16 @@
-"""Backdoored teachers of our own: every attack on CIFAR-10 at three poisoning rates, from a clean network that we did not train.
+"""Backdoored teachers of our own: every attack on CIFAR-10 at three poisoning rates, from a clean third-party network.
 
     python -m benchmarks.attacks --minutes 60 --processes 2
 
-The twin went on training on the same images without poison for as many epochs (the rows "none"; SCAR's, whose epoch has
-twenty of its surrogate's in it, for two). Floor: ASR of another clean network, which no attacker used. Bars at a rate of 10 % (5 % for the
-clean-label attacks and TaCT: at 10 % no clean image of the class would be left; 2 % for CheatKD): ACC within 1.5 points of the twin,
-ASR at least 95 %, and 90 % for CheatKD as intended, WaNet, Input-aware and BPP, 80 % for all-to-all, which ACC limits.
-SCAR's teacher is meant to ignore its trigger: at most 10 %. The weights stay in the cell's cache folder, where
-benchmarks/transfer.py finds them.
+The twin (the rows "none") went on training on the same images without poison for as many epochs; SCAR's, one epoch of
+which holds twenty of its surrogate's, for two. Floor: ASR of another clean network, which no attacker used.
+
+Bars apply at a rate of 10 %; also at 5 % for the clean-label attacks and TaCT, since 10 % leaves no clean image of the
+class, and at 2 % for CheatKD. ACC within 1.5 points of the twin. ASR at least 95 %; 90 % for CheatKD, WaNet,
+Input-aware and BPP; 80 % for all-to-all, which ACC limits. SCAR's teacher is meant to ignore its trigger: at most
+10 %.
+
+The weights stay in the cell's cache folder, where benchmarks/transfer.py finds them.
 """
 
 from __future__ import annotations

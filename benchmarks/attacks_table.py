@@ -1,4 +1,4 @@
-"""The attacks as a table, which bars each row is held against, and why some are missed."""
+"""The attacks as a table, the bars each row is held against, and why some are missed."""
 
 from __future__ import annotations
 

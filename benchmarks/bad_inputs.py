@@ -1,12 +1,12 @@
-"""Bad inputs through the real command line: what a user gets for a file or a setting that is none.
+"""Bad inputs through the real command line: what a user gets for a file or setting that is not valid.
 
     python benchmarks/bad_inputs.py
 
-The rows are the contract tables of tests/: checkpoints and graphs, data, triggers, configurations, bundles, single bits of any
-file of a bundle whose manifest's SHA-256 is known (`check --manifest-sha256`), engines. Each is given to a command as a
-user would give it, in this process. Met means: the expected exit code, one line that says the cause, no traceback, no
-control character, nothing written. An engine that must not be loaded is built again (exit 0, one sentence why; TensorRT and
-CUDA are the tests' fakes). One record per area.
+The rows are the contract tables of tests/: checkpoints and graphs, data, triggers, configurations, bundles, single
+bits of any file of a bundle whose manifest's SHA-256 is known (`check --manifest-sha256`), and engines. Each is given
+to a command as a user would give it, in this process. Met means: the expected exit code, one line that says the cause,
+no traceback, no control character, nothing written. An engine that must not be loaded is built again (exit 0, one
+sentence why; TensorRT and CUDA are the tests' fakes). There is one record per area.
 """
 
 from __future__ import annotations

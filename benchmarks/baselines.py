@@ -1,19 +1,22 @@
-"""Every distillation method on one CIFAR-10 and one CIFAR-100 pair of networks, and two methods in the settings they were made for.
+"""Every distillation method on one CIFAR-10 and one CIFAR-100 pair of networks, and two in the settings they are for.
 
     python -m benchmarks.baselines --minutes 60 --processes 2
     python -m benchmarks.baselines cost      # what a step of each method costs; fails where the machine is busy: --retry
 
-Teachers are third-party, the student is a ResNet-8. Within a scenario every row has the same images, epochs, schedule and
-seeds; methods have their defaults, chosen for larger networks and longer schedules by their papers or, where those are silent
-or "ours" is said, by us, so this says what they give here, not what they can. What is claimed of a method is its paired
-difference to Hinton KD and to a student without a teacher, over seeds, with a 95 % interval.
+Teachers are third-party, the student is a ResNet-8. Within a scenario every row has the same images, epochs, schedule
+and seeds. Methods have their defaults: their papers', chosen for larger networks and longer schedules, or ours where
+the papers are silent or the row says "ours". So this shows what they give here, not what they can. What is claimed of
+a method is its paired difference to Hinton KD and to a student without a teacher, over seeds, with a 95 % interval.
 
-Scenarios: cifar10, 9,000 images, and cifar100, 10,000; "small student", what DiSK is for, a ResNet-8 of a quarter of the width,
-where "scratch, twice" has twice the epochs; "few calls", what Comparative KD is for, 1,000 images and as many teacher calls
-("KD, asked once" keeps those outputs too; Hinton KD asks in every step), and again with 250. Left out: RobustKD and its kin
-(robustkd), what is trained without a teacher (kdiga), fine-tuning (its student is the teacher). KDIGA and IGDM, which compute in
-fp32 while all others do in bf16, come last, but for one seed of the first pair. A training whose loss is not finite is a result
-too: diverged. Every result has its method, settings and schedule.
+Scenarios:
+- cifar10, with 9,000 images, and cifar100, with 10,000.
+- "small student", what DiSK is for: a ResNet-8 of a quarter of the width; "scratch, twice" has twice the epochs.
+- "few calls", what Comparative KD is for: 1,000 images and as many teacher calls, and again with 250. "KD, asked once"
+  keeps those outputs too; Hinton KD asks in every step.
+
+Left out are RobustKD and its kin (robustkd), methods without a teacher (kdiga), and fine-tuning, whose student is the
+teacher. KDIGA and IGDM compute in fp32, all others in bf16; they come last, except for one seed of the first pair. A
+training whose loss is not finite is a result too: diverged. Every result has its method, settings and schedule.
 """
 
 from __future__ import annotations

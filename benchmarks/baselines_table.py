@@ -1,4 +1,4 @@
-"""Every method beside Hinton KD and beside no teacher: paired differences with their interval, and no order where it holds 0."""
+"""Every method beside Hinton KD and no teacher: paired differences with intervals, no order where one contains 0."""
 
 from __future__ import annotations
 

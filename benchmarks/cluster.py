@@ -1,13 +1,13 @@
-"""The cells of a table on the workers of a Ray cluster: one task a cell, one GPU each where the cluster has any.
+"""The cells of a table on the workers of a Ray cluster: one task per cell, one GPU each if the cluster has any.
 
     pip install 'edgekd[cluster]'
     python -m benchmarks.attacks --ray auto                  # a cluster that runs already (`ray start`)
     python -m benchmarks.attacks --ray local --processes 2   # one of this machine's own, with two workers
 
-Every machine needs this checkout at the same place and the same packages. A task is the table's own command line for one
-cell, so a cell that is stopped goes on there the next time; its record comes back to where this was called. What a table
-keeps beside its records (teachers, students) is shared only by machines that share benchmarks/cache; tables whose cells
-depend on other records (transfer, robustkd) need benchmarks/results shared as well.
+Every machine needs this checkout at the same place, and the same packages. A task is the table's own command line for
+one cell, so a cell that is stopped resumes there next time; its record comes back to where you called this. What a
+table keeps beside its records (teachers, students) is shared only between machines that share benchmarks/cache. Tables
+whose cells depend on other records (transfer, robustkd) need benchmarks/results shared as well.
 """
 
 from __future__ import annotations

@@ -2,19 +2,21 @@
 
     python -m benchmarks.datafree --minutes 60 --processes 2
 
-A cell is a source of images, a teacher and its trigger, a row and a seed. Rows: the source as it is; with the shuffling
-vaccine (+SV), with self-retrospection (+SR), with both (+ABD); and Hinton KD on clean CIFAR-10 images, which is what a user
-with data would do. +SR goes on for 400 steps where the plain student ended, +ABD where +SV's did; "plain, longer" goes on for as
-many without the retrospection, and is their control at equal budget. Rows of a source have the same images, epochs, steps an
-epoch and loss (KL at the source's temperature, no labels); KD on clean data has a length of its own, and at one seed as many
-steps as the patches. The patches come from the pictures ood_*.jpg of the shared folder.
+A cell is a source of images, a teacher and its trigger, a row and a seed. Rows: the source as it is; with the
+shuffling vaccine (+SV), with self-retrospection (+SR), with both (+ABD); and Hinton KD on clean CIFAR-10 images, which
+is what a user with data would do. +SR continues the plain student for 400 steps, +ABD the +SV student; "plain, longer"
+goes on for as many steps without the retrospection, as their control at equal budget. Rows of a source have the same
+images, epochs, steps per epoch and loss (KL at the source's temperature, no labels). KD on clean data has a length of
+its own, and at one seed as many steps as the patches. The patches come from the pictures ood_*.jpg of the shared
+folder.
 
-What a record asks for is wanted at the next call: call it until nothing is left. First the lengths of the patches, then plain
-students of every teacher; three seeds go to what carries its backdoor over, and to the clean teacher. ZSKT goes on where its
-plain student counts. Teachers are third-party; the clean one meets the grid's trigger, and its students under the other
-triggers are these triggers' floors. No student is chosen on ACC or ASR: the last one counts, and a retrospection is taken back
-where agreement with the teacher on held-out patches falls too far. INT8 figures are those of the ONNX file for onnxruntime,
-its scales set on the source's own images, or on held-out patches where those are nearly noise.
+Cells depend on earlier records, so call this until nothing is left. First come the lengths of the patches, then plain
+students of every teacher; three seeds go to what carries its backdoor over, and to the clean teacher. ZSKT goes on
+where its plain student counts. Teachers are third-party. The clean one meets the grid's trigger; its students' ASR
+under the other triggers are the floors of these. No student is chosen by ACC or ASR: the last one counts. A
+retrospection is undone if agreement with the teacher on held-out patches falls too far. INT8 figures are those of the
+ONNX file for onnxruntime, with scales set on the source's own images, or on held-out patches where those are nearly
+noise.
 
 CMI's cell shows that its path runs on a CPU; its accuracy is a matter for a GPU.
 """

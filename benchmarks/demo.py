@@ -2,8 +2,8 @@
 
     python -m benchmarks.demo
 
-Bars: 90 seconds on two idle cores; teacher ASR at least 95 %, Hinton KD at least 50 %, INT8 at its floor (within 2 points),
-ACC within 2 points of the teacher.
+Bars: 90 seconds on two idle cores; ASR of the teacher at least 95 % and of Hinton KD at least 50 %; INT8 within 2
+points of its floor in ASR, and of the teacher in ACC.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Logits of a bundle's model files on its clean probe images, by the bundle's own package; runs on Python 3.8 too.
 
-python3 device_logits.py BUNDLE OUT.npz      one float32 [N, K] array per model file that onnxruntime is meant for
+python3 device_logits.py BUNDLE OUT.npz      one float32 [N, K] array per model file made for onnxruntime
 """
 
 import platform

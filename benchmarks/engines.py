@@ -1,10 +1,11 @@
-"""A real student's TensorRT engines: ACC, ASR, latency, and whether they answer as the host does on the same files.
+"""TensorRT engines of a real student: ACC, ASR, latency, and whether they answer as the host does on the same files.
 
     python -m benchmarks.engines        on a machine with an NVIDIA GPU and TensorRT 10.3 or newer (python3 -m pip install tensorrt)
 
-A third party's network goes into a bundle for a GPU with the whole test set. `run` builds an engine of every file for
-TensorRT and measures it; onnxruntime on the processor computes the same files. Bars, per engine (card 11.3): the host's label
-on at least 99 % of the images, ACC within 0.5 points of the host's, ASR at most 1 point above it; and a valid report.
+A third-party network goes into a bundle for a GPU with the whole test set. `run` builds an engine from every TensorRT
+file and measures it; onnxruntime computes the same files on the processor. Bars, per engine (card 11.3): the host's
+label on at least 99 % of the images, ACC within 0.5 points of the host's, ASR at most 1 point above it; and a valid
+report.
 """
 
 from __future__ import annotations

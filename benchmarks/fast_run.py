@@ -2,8 +2,8 @@
 
     python -m benchmarks.fast_run
 
-Bar: 15 minutes on two idle cores, default controls (scratch, for the floor), bench level smoke. Each stage's seconds stand
-in the record; a run that was interrupted is no measurement and is begun anew.
+Bar: 15 minutes on two idle cores, with the default controls (scratch, for the floor) and bench level smoke. The record
+has each stage's seconds. An interrupted run is not a measurement and starts again.
 """
 
 from __future__ import annotations

@@ -2,18 +2,19 @@
 
     python -m benchmarks.feature_schedule
 
-A teacher of unknown origin may be over-fitted, and was perhaps trained on the very images that a user distils with; what
-learns from its features then falls behind a student without a teacher, and a validation split of the same images does
-not show it. So here: a clean WRN-16-1 of our own, over-fitted on purpose to half of CIFAR-10's training images, its
-students trained on the same half, and accuracy on 10,000 further *training* images that none of them saw. Neither test
-images nor triggers take part.
+A teacher of unknown origin may be over-fitted, and was perhaps trained on the very images that a user distils with.
+What learns from its features then falls behind a student without a teacher, and a validation split of the same images
+does not show it. So here a clean WRN-16-1 of our own is over-fitted on purpose to half of CIFAR-10's training images,
+its students are trained on the same half, and accuracy is measured on 10,000 further *training* images that none of
+them saw. Neither test images nor triggers are used.
 
-With fewer images a student needs its teacher more: rows of 10,000 and 2,500 of the same half, as many of them shown in
-all, then other batches and more epochs.
+With fewer images a student needs its teacher more. So there are rows of 10,000 and 2,500 images of the same half,
+which show as many images in all, then other batch sizes and more epochs.
 
-The rows of the third-party teachers ask a second question, whether the distance should be relative to the target's own
-size: 15,000 images for the student, the same 10,000 to judge it. Their makers trained them on all 50,000, so their own
-accuracy here says nothing, and a student that imitates an over-fitted one closely is flattered.
+The rows of the third-party teachers ask a second question: should the distance be relative to the target's own size?
+They have 15,000 images for the student and the same 10,000 to judge it. The makers of these teachers trained them on
+all 50,000, so their own accuracy here says nothing, and a student that imitates an over-fitted one closely is
+flattered.
 """
 
 from __future__ import annotations

@@ -2,7 +2,8 @@
 
     python -m benchmarks.gallery          # after benchmarks.attacks, for the triggers that are found or trained
 
-Writes docs/attacks.png and docs/attacks.md. The two images are drawn here: no third party's picture stands in the docs.
+Writes docs/attacks.png and docs/attacks.md. The two images are drawn here, so the docs contain no third party's
+picture.
 """
 
 from __future__ import annotations

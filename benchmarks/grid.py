@@ -1,4 +1,4 @@
-"""The runner that every table stands on: cells run once, resume after a kill, stop in time, and share a folder safely.
+"""The runner under every table: cells run once, resume after a kill, stop in time, and share a folder safely.
 
 A table is a name, its cells (configs that JSON can hold), a function that runs one, and an estimate of its minutes::
 
@@ -7,7 +7,7 @@ A table is a name, its cells (configs that JSON can hold), a function that runs 
 
     results/<table>/<hash>.json        the record of a finished cell, named by its config's hash; committed
     cache/<table>/<hash>/work/         what the cell's function keeps from one attempt to the next
-    cache/<table>/<hash>/attempts.jsonl   when it was begun, and the seconds of every attempt that ended
+    cache/<table>/<hash>/attempts.jsonl   when it began, and the seconds of every attempt that ended
     cache/<table>/<hash>.failed.json   why it failed; --retry runs it again
 """
 

@@ -2,7 +2,7 @@
 
     python -m benchmarks.harness_overhead            the table's cells, records in results/harness_overhead/
 
-Bar: within 1 % or 20 microseconds, whichever is larger. The two loops have a session each, on the same bytes.
+Bar: within 1 % or 20 microseconds, whichever is larger. Each loop has its own session on the same bytes.
 """
 
 from __future__ import annotations

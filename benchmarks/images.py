@@ -1,9 +1,9 @@
-"""The images of docker/ really built, and a bundle measured in them: Dockerfile.cpu, Dockerfile.jetson for Arm.
+"""The images of docker/, really built, and a bundle measured in them: Dockerfile.cpu, and Dockerfile.jetson for Arm.
 
     python -m benchmarks.images      needs root, buildah, podman, debootstrap and (Arm) qemu-user-static; the network
 
-The bases are Debian 12 as debootstrap makes it, since NVIDIA's are not at hand: the GPU's part is off. Met means: `info` and
-`run` end well as the image's own user, without a network, the figures are this machine's, and nothing was written but the
+The bases are Debian 12 as debootstrap makes it, since NVIDIA's are not at hand; the GPU's part is off. Met means:
+`info` and `run` succeed as the image's own user, without a network, with the host's figures, and write nothing but the
 report. The storage of the builds is removed at the end.
 """
 

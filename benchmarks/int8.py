@@ -2,13 +2,15 @@
 
     python -m benchmarks.int8            the table's cells, records in results/int8/
 
-Two networks are a third party's, three are trained here; the two large ones briefly, as everything is told relative to a
-network's own FP32 file. Per file: ACC on all 10,000 test images by onnxruntime on the processor and which of them are right,
-label flips against FP32, and the logits' signal-to-noise ratio (SQNR) in dB, once more on training images that calibrate
-nothing: by that a rival's calibrator is chosen, never by test images. The same 512 training images calibrate everybody.
-benchmarks/int8_table.py holds the bars. TensorRT's own arithmetic is not in it: on the processor onnxruntime carries its
-files out, and computes in FP32 what they have in FP16. So fp16 and s8-fp16 show weights and scales rounded to FP16, not
-arithmetic in it (parity.largest_activation looks for what would overflow).
+Two networks are third-party, three are trained here, the two large ones briefly: everything is relative to a network's
+own FP32 file. Per file, onnxruntime on the processor measures ACC on all 10,000 test images and which of them are
+right, label flips against FP32, and the signal-to-noise ratio (SQNR) of the logits in dB. SQNR is measured once more
+on training images that calibrate nothing; it chooses a rival's calibrator, test images never do. The same 512 training
+images calibrate everybody. benchmarks/int8_table.py holds the bars.
+
+TensorRT's own arithmetic is not measured. onnxruntime runs its files on the processor and computes in FP32 what they
+have in FP16. So fp16 and s8-fp16 show weights and scales rounded to FP16, not FP16 arithmetic
+(parity.largest_activation looks for what would overflow).
 """
 
 from __future__ import annotations

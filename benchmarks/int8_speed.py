@@ -3,8 +3,8 @@
     python -m benchmarks.int8_speed            the table's cells, records in results/int8_speed/
 
 Bars, for the CIFAR-10 ResNet-18 on one thread: our p50 at least 3 times faster than FP32, and within 5 % of the faster
-of onnxruntime's two U8S8 files (weights per channel as ours, and per tensor, its default). Weights are fresh: speed does
-not hang on them. The other networks show where INT8 gains less.
+of onnxruntime's two U8S8 files (weights per channel as ours, and per tensor, its default). Weights are untrained, as
+speed does not depend on them. The other networks show where INT8 gains less.
 """
 
 from __future__ import annotations

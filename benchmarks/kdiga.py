@@ -2,17 +2,20 @@
 
     python -m benchmarks.kdiga --minutes 60 --processes 2
 
-Part "robust": students of a small adversarially trained teacher (PGD on 25,000 images), 9,000 images, true labels, each
-attacked on 1,000 test images within 8/255, tier standard: worst case over its attacks, which images survive, and what the tests
-for masked gradients say. zero and shuffled: KDIGA without the teacher's slopes, and with those of another image; what KDIGA has
-is held against both, and against the most robust zero of any weight. "KDIGA, weight 0": its other terms alone. Some rows have a
-plainly trained teacher of the same 25,000 images. "teacher": itself under the same attacks. Everything computes in fp32, teachers
-too. Every result has its method, settings and schedule; a training that diverges is a result too.
+Slopes are input gradients. Part "robust": students of a small adversarially trained teacher (PGD on 25,000 images),
+with 9,000 images and true labels. Each is attacked on 1,000 test images within 8/255 at tier standard. The record has
+the worst case over the attacks, which images survive, and the tests for masked gradients.
 
-Part "backdoor": a teacher with a trigger over the whole image (and, for comparison, one with a patch), which it obeys on
-every image; students see clean images alone. These runs trust their teachers on purpose: `edgekd compress` refuses them.
-Which further row has seeds 1 and 2 depends on the records of seed 0, and cells are chosen when a call begins: call it again
-until nothing is left.
+"zero" and "shuffled" are KDIGA without the teacher's slopes, and with those of another image. KDIGA's figures are held
+against both, and against the most robust zero of any weight. "KDIGA, weight 0" has its other terms alone. Some rows
+have a teacher trained plainly on the same 25,000 images. "teacher" is the teacher itself under the same attacks.
+Everything computes in fp32, teachers too. Every result has its method, settings and schedule; a training that diverges
+is a result too.
+
+Part "backdoor": a teacher with a trigger over the whole image (and, for comparison, one with a patch), which it obeys
+on every image; students see clean images alone. These runs trust their teachers on purpose: `edgekd compress` refuses
+them. The records of seed 0 decide which further row has seeds 1 and 2, and cells are chosen when a call begins: call
+it until nothing is left.
 """
 
 from __future__ import annotations

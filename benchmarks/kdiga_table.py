@@ -1,4 +1,4 @@
-"""KDIGA's tables: accuracy left under attack beside the controls of the teacher's slopes, and what backdoored teachers hand on."""
+"""KDIGA's tables: accuracy left under attack beside the slopes' controls, and what backdoored teachers hand on."""
 
 from __future__ import annotations
 

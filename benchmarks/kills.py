@@ -2,9 +2,10 @@
 
     python -m benchmarks.kills
 
-On the demo's teacher, prepared once, with a short schedule. What is shown: the student, every ONNX file and the manifest
-have the bytes of a run that nobody broke, and a training goes on from its last checkpoint. One record; a benchmark that
-is itself killed goes on where it stopped. Figures are outcomes, not times: a busy machine does no harm.
+Runs on the demo's teacher, prepared once, with a short schedule. It shows that the student, every ONNX file and the
+manifest have the bytes of an unbroken run, and that a training resumes from its last checkpoint. There is one record;
+if the benchmark itself is killed, it goes on where it stopped. Figures are outcomes, not times, so a busy machine does
+no harm.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
     python -m benchmarks.large_images
 
-The teacher is ours, trained on images of which 10 % carry a white square and the label 0. Few images and few epochs: the
-figures show that every stage works at this size, not how good a student can be.
+The teacher is ours, trained on images of which 10 % carry a white square and the label 0. With few images and few
+epochs, the figures show that every stage works at this size, not how good a student can be.
 """
 
 from __future__ import annotations

@@ -1,10 +1,11 @@
-"""Our SingleStream against MLPerf LoadGen's, over one onnxruntime session, blocks in turns.
+"""Our SingleStream against MLPerf LoadGen's, over one onnxruntime session, in alternating blocks.
 
     python -m benchmarks.loadgen            the table's cells, records in results/loadgen/; on a quiet machine
 
-LoadGen is MLCommons' own traffic generator (mlcommons-loadgen on PyPI, fetched into .cache/). Both ask the same runner for the
-same inputs, one at a time, the next when one is answered, and Python collects no garbage during a block of either. Bar: the medians over the blocks of p50 and of p90 differ by at
-most 2 %, or by no more than LoadGen's own blocks differ among themselves; p99 is reported.
+LoadGen is MLCommons' own traffic generator (mlcommons-loadgen on PyPI, fetched into .cache/). Both ask the same runner
+for the same inputs, one at a time, the next when one is answered. Python collects no garbage during a block of either.
+Bar: the medians over the blocks of p50 and of p90 differ by at most 2 %, or by no more than LoadGen's own blocks
+differ among themselves; p99 is reported.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The table of benchmarks/loadgen.py: a line per network, then in a sentence each bar that was missed."""
+"""The table of benchmarks/loadgen.py: a line per network, then a sentence per missed bar."""
 
 from __future__ import annotations
 

@@ -1,11 +1,11 @@
-"""The main job on real backdoored CIFAR-10 teachers that we did not train: every stage, every control, INT8 as it ships.
+"""The main job on real backdoored CIFAR-10 teachers that we did not train: every stage and control, INT8 as it ships.
 
-    python -m benchmarks.main_job --minutes 60          # again and again; done cells are skipped, killed ones go on
-    python benchmarks/render.py                         # records -> README
+    python -m benchmarks.main_job --minutes 60          # repeat it: done cells are skipped, killed ones go on
+    python benchmarks/render.py                         # records -> README and pages
 
-A cell is one teacher at one seed: scratch, Hinton KD, overhaul KD, fine-tuning and RobustKD at equal budget, then export,
-bundle and bench. Needs the folder of teachers and images of EDGEKD_SHARED (default ../shared). On one of two busy CPU
-cores a cell takes one to two hours.
+A cell is one teacher at one seed: scratch, Hinton KD, overhaul KD, fine-tuning and RobustKD at equal budget, then
+export, bundle and bench. It needs the folder of teachers and images named by EDGEKD_SHARED (default ../shared). On one
+of two busy CPU cores a cell takes one to two hours.
 """
 
 from __future__ import annotations

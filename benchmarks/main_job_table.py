@@ -1,6 +1,6 @@
-"""The main job's table: per teacher the stages and the controls, and which of the bars the INT8 student meets.
+"""The main job's table: per teacher the stages and the controls, and which bars the INT8 student meets.
 
-A record's result holds {"record": RunRecord without pictures}; records that differ in their seed alone are one entry.
+A record's result holds {"record": RunRecord without pictures}; records that differ only in their seed are one entry.
 """
 
 from __future__ import annotations

@@ -2,17 +2,17 @@
 
     python -m benchmarks.nasty --minutes 60 --processes 2
 
-Part "student": teachers that went on from one clean network over 45,000 images with the nasty loss, and their twin, which went on
-without it (weight 0); students of 9,000 images with true labels. A nasty teacher counts only where its ACC is within two points of
-the twin's and where Hinton KD loses by it, more than seeds do. The drop is against the same method and seed on the twin; a method
-survives that loses nothing of the kind and stays within a point of a student without a teacher. tau 20, alpha 0.9 is the setting that
-the paper attacks, at tau 1, alpha 0.5 the labels have the larger say. A training that diverges is a result: harm of the worst kind.
-Seeds 1 and 2 are cells only for nasty teachers that count by the records of seed 0, and cells are chosen when a call begins: call it
-again until nothing is left.
+Part "student": teachers that went on from one clean network over 45,000 images with the nasty loss, and their twin,
+which went on without it (weight 0); students of 9,000 images with true labels. A nasty teacher counts only if its ACC
+is within two points of the twin's and Hinton KD loses by it, more than seeds do. The drop is against the same method
+and seed on the twin. A method survives if it loses nothing of the kind and stays within a point of a student without a
+teacher. The paper attacks the setting tau 20, alpha 0.9; at tau 1, alpha 0.5 the labels weigh more. A training that
+diverges is a result: harm of the worst kind. Seeds 1 and 2 are cells only for nasty teachers that count by the records
+of seed 0, and cells are chosen when a call begins: call it until nothing is left.
 
-Part "detector": the audit's statistics (audit.teaching) for these, for third-party teachers clean and backdoored, and for an
-adversarially trained one, each held against three scratch students, as `edgekd compress` would hold it against one. The threshold
-comes from the method card; nothing here was tuned on these teachers.
+Part "detector": the audit's statistics (audit.teaching) for these, for third-party teachers clean and backdoored, and
+for an adversarially trained one. Each is held against three scratch students, as `edgekd compress` would hold it
+against one. The threshold comes from the method card; nothing here was tuned on these teachers.
 """
 
 from __future__ import annotations

@@ -1,10 +1,11 @@
-"""NVIDIA's own parser and builder on the files for TensorRT of every student, on a machine without a GPU.
+"""NVIDIA's own parser and builder on every student's TensorRT files, on a machine without a GPU.
 
     python tests/trt/fetch.py builder      NVIDIA's wheels, from the package index
     python -m benchmarks.nvidia            a record per student in results/nvidia/
 
-TensorRT for RTX 1.7.1 behind the bindings of TensorRT 11.4, strongly typed: our own build code and recipe for the smallest board. A
-file passes that is parsed with a free batch, gives an engine, and of which neither errs nor warns.
+TensorRT for RTX 1.7.1 behind the bindings of TensorRT 11.4, strongly typed, with our own build code and the recipe of
+the smallest board. A file passes if it is parsed with a dynamic batch size, gives an engine, and causes no error or
+warning.
 """
 
 from __future__ import annotations

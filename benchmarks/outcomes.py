@@ -1,4 +1,4 @@
-"""What a cell says of a training beside its figures: with which settings, and that its loss was not finite."""
+"""What a cell says of a training beside its figures: its settings, and that its loss was not finite."""
 
 from __future__ import annotations
 

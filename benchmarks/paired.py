@@ -1,4 +1,4 @@
-"""A row's figures over its seeds, and differences between two rows over the seeds that both have, with a 95 % interval."""
+"""A row's figures over its seeds, and differences between two rows over shared seeds, with a 95 % interval."""
 
 from __future__ import annotations
 

@@ -1,9 +1,10 @@
-"""The usual methods at the size of their papers, WRN-40-2 to WRN-16-2 on all of CIFAR-100: for a GPU and the whole data set.
+"""The usual methods at the size of their papers, WRN-40-2 to WRN-16-2 on all of CIFAR-100: for a GPU.
 
     CIFAR100=cifar-100-python python -m benchmarks.paper_baselines --minutes 60
 
-The protocol of the CRD benchmark (method card kd_baselines, 1): 240 epochs, batch 64, rate 0.05 falling by ten at 150, 180
-and 210, last epoch, three seeds, weights as published for wide ResNets. The first cell trains the teacher, on which all wait.
+The protocol of the CRD benchmark (method card kd_baselines, 1): 240 epochs, batch 64, rate 0.05 falling by ten at 150,
+180 and 210, last epoch, three seeds, weights as published for wide ResNets. The first cell trains the teacher; all
+others wait.
 """
 
 from __future__ import annotations

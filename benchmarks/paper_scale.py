@@ -4,9 +4,10 @@
     python -m benchmarks.paper_scale transfer --minutes 10    students of them: WRN-16-2, all images, 100 epochs
     python -m benchmarks.paper_scale datafree --minutes 10    ABD on ZSKT as published, WRN-16-2 to WRN-16-1
 
-Published: ACC and ASR of the literature's benchmark (method card backdoor_audit 3), PreActResNet-18, at the rates it gives; bars: both within
-5 points. Its WRNs are not in it, so rows of WRN-28-4 are held against nothing. An attack that needs a clean network
-begins with the cell "none" of its architecture, which the benchmark's recipes train with the attack instead.
+Published: ACC and ASR of the literature's benchmark (method card backdoor_audit 3), PreActResNet-18, at the rates it
+gives. Bars: both within 5 points. The benchmark has no WRN-28-4, so these rows are held against nothing. An attack
+that needs a clean network begins with the cell "none" of its architecture; the benchmark's recipes train that network
+with the attack instead.
 """
 
 from __future__ import annotations

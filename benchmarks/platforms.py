@@ -2,9 +2,10 @@
 
     python -m benchmarks.platforms      Arm needs root, debootstrap and qemu-user-static; Pythons are looked for in pyenv
 
-A trained third-party network goes into a bundle with real test images. `info` runs on the standard library alone, `run` with onnxruntime,
-and the labels of every probe image are held against this machine's. Two labels may differ where their logits here are
-closer than 1e-4. Emulation is a few hundred times slower than a board: what is shown is that it works, no speed.
+A trained third-party network goes into a bundle with real test images. `info` runs on the standard library alone,
+`run` with onnxruntime, and the label of every probe image is held against the host's. Two labels may differ if the
+host's logits for them are closer than 1e-4. Emulation is a few hundred times slower than a board: this shows that it
+works, not how fast.
 """
 
 from __future__ import annotations

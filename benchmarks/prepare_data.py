@@ -2,8 +2,8 @@
 
     python benchmarks/prepare_data.py [--shared FOLDER] [NAME ...]
 
-Writes benchmarks/cache/data: images uint8 [N, H, W, C] (MNIST [N, H, W]), labels int64 [N], class_names. A pack is held
-against SHA256SUMS before it is decoded; what stands there already, from the same packs, is left as it is.
+Writes benchmarks/cache/data: images uint8 [N, H, W, C] (MNIST [N, H, W]), labels int64 [N], class_names. A pack is
+checked against SHA256SUMS before it is decoded. Output that is there already, from the same packs, is left as it is.
 """
 
 from __future__ import annotations

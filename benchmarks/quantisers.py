@@ -1,4 +1,4 @@
-"""Other people's post-training quantisers on the same file and images: onnxruntime's static one and NVIDIA's ModelOpt."""
+"""Other people's post-training quantisers on the same file and images: onnxruntime's static one, NVIDIA's ModelOpt."""
 
 from __future__ import annotations
 

@@ -3,8 +3,8 @@
     python benchmarks/render.py            put every table in place
     python benchmarks/render.py --check    exit 1 if a file does not say what the records say
 
-A table stands between the lines ``<!-- table:NAME -->`` and ``<!-- /table:NAME -->``. NAME is a row of RENDERERS, or else
-a folder of results/, which is then shown with one line per record.
+A table lies between the lines ``<!-- table:NAME -->`` and ``<!-- /table:NAME -->``. NAME is a key of RENDERERS, or
+else a folder of results/, which is then shown with one line per record.
 """
 
 from __future__ import annotations

@@ -2,24 +2,31 @@
 
     python -m benchmarks.robustkd --minutes 60 --processes 2
 
-A cell is a teacher and its trigger, a scenario, a row and a seed. Every row of a scenario sees the same 2,500 images under the same labels:
-clean images; 2 % of them triggered, under their true labels; or triggered, all under the labels that the teacher gives. There the scratch row
-alone has true labels, since its ASR is the floor, and a row without a teacher says what the labels hand on by themselves: nearly all,
-so that scenario is shown at one seed and nothing is judged in it.
-Rows: scratch, Hinton KD, overhaul KD, both (RobustKD+ without its three parts: its base), RobustKD+, RobustKD on both bases, each repair of
-the teacher followed by Hinton KD or overhaul KD; then parts taken away and put in one by one. Further seeds are run where the first shows
-plain distillation carrying the backdoor over, as far as is known when a call starts: run it again. The INT8 figures are those of the ONNX
-file for onnxruntime. Teachers are those of benchmarks/attacks.py, which has to run first; the clean one is third-party, and meets
-noise-blend's trigger.
+A cell is a teacher and its trigger, a scenario, a row and a seed. Every row of a scenario sees the same 2,500 images
+under the same labels: clean images; 2 % of them triggered, under their true labels; or triggered, all under the
+teacher's labels. In the last, only the scratch row has true labels, since its ASR is the floor, and a row without a
+teacher says what the labels hand on by themselves: nearly all. So that scenario is shown at one seed and nothing is
+judged in it.
 
-RobustKD: up to 2,000 steps of detoxification, the least its card asks for with so few images (a drop of validation accuracy ends it), at its
-start weight of 0.1; overhaul without our fade and scale, as in the plain row. On all images its stage 1 has the card's 20 epochs, an offset
-per element. INT8 goes without the training that the product adds where layers left float are not enough. RobustKD+ was developed on noise-blend, and leak has had a say: a first frozen version copied outputs only and met
-leak at one seed, where the controls showed that features give more ACC. The second let the features' weight fade and ended without the
-teacher; validation images of the development attack, and a teacher over-fitted on purpose (feature_schedule.py), showed what the fade costs
-where images are few. FROZEN is the third: no fade of few images, no such end. It was looked at on leak before it was frozen; cheatkd and
-blended had met the second at one seed; sig and lf had met none. A further 1,000 labelled images guard and choose where a row does
-that (RobustKD, ANP, all rows' INT8); most of the images are among those that the teachers were trained on.
+Rows: scratch, Hinton KD, overhaul KD, both (RobustKD+ without its three parts: its base), RobustKD+, RobustKD on both
+bases, each repair of the teacher followed by Hinton KD or overhaul KD; then parts taken away and put in one by one.
+Further seeds are run where the first shows plain distillation carrying the backdoor over, as far as is known when a
+call starts: run it again. The INT8 figures are those of the ONNX file for onnxruntime. Teachers are those of
+benchmarks/attacks.py, which has to run first; the clean one is third-party, and meets noise-blend's trigger.
+
+RobustKD has up to 2,000 steps of detoxification, the least its card asks for with so few images, at its start weight
+of 0.1; a drop of validation accuracy ends it. It has overhaul without our fade and scale, as in the plain row. On all
+images its stage 1 has the card's 20 epochs, and an offset per element. INT8 goes without the training that the product
+adds where layers left float are not enough. A further 1,000 labelled images serve where a row guards or chooses
+something (RobustKD, ANP, all rows' INT8). Most of the images are among those that the teachers were trained on.
+
+RobustKD+ was developed on noise-blend, and leak has influenced it:
+- The first frozen version copied outputs only and met leak at one seed, where the controls showed that features give
+  more ACC.
+- The second let the features' weight fade and ended without the teacher. Validation images of the development attack,
+  and a teacher over-fitted on purpose (feature_schedule.py), showed what the fade costs where images are few.
+- FROZEN is the third: no fade with few images, no such end. It was looked at on leak before it was frozen; cheatkd and
+  blended had met the second at one seed; sig and lf had met none.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What the tables of distillation share: the user's images, the student and its schedule, what is measured, what is done once."""
+"""What the distillation tables share: the user's images, the student, its schedule, what is measured and done once."""
 
 from __future__ import annotations
 

@@ -1,10 +1,11 @@
-"""Teachers of benchmarks/attacks.py whose weights are not in the cache (any more): made anew, held against their records.
+"""Remake teachers of benchmarks/attacks.py that are missing from the cache, and check them against their records.
 
     python -m benchmarks.teachers              # of every attack that has a record
     python -m benchmarks.teachers latent sig   # of these
 
-Training is bit-identical on one kind of machine with one thread. Where the bytes differ all the same, the record and what
-stands on it (transfer, robustkd) speak of another teacher: the new one is put aside, nothing else is touched.
+Training is bit-identical on one kind of machine with one thread. If the bytes differ all the same, the record and the
+tables built on it (transfer, robustkd) describe another teacher: the new one is put aside, and nothing else is
+touched.
 """
 
 from __future__ import annotations

@@ -2,17 +2,21 @@
 
     python -m benchmarks.transfer --minutes 60 --processes 2
 
-A cell is a teacher and its trigger, a scenario, a kind of distillation and a seed; scratch students, of the same images
-with true labels and without a teacher, give the floor. Scenarios: share of the transfer images that carry the trigger;
-labels, the true ones or the teacher's outputs; start, fresh weights or layers of the teacher's, frozen or not: a frozen
-body gets a new last layer by Hinton KD, and by labels alone, as from a network that somebody offers for reuse. What counts is the excess over scratch; TRANSFERABLE as in the design: mean ASR of at least 50 % and 30 points above scratch,
-three seeds. Our own teachers are those of benchmarks/attacks.py, which has to run first; the others came from elsewhere.
-The user's images are among the attacker's, nine in ten of which it trained on; what carries over on clean images is
-confirmed on those that the attack kept for validation, which the makers of its start network had. The attacker's shadow
-and surrogate are of the student's own architecture, so what carries over on clean images is run on another one too.
-At most 460 students, the most valuable first; what a record asks for (seeds, the smaller share) is wanted at the next
-call: call it until nothing is left. A line says how many more were wanted. (250 were planned; they ended before the
-copied layers and other shares.)
+A cell is a teacher and its trigger, a scenario, a kind of distillation and a seed. Scratch students, of the same
+images with true labels and without a teacher, give the floor. A scenario is the share of the transfer images that
+carry the trigger; the labels, true ones or the teacher's outputs; and the start, fresh weights or layers of the
+teacher's, frozen or not. A frozen body gets a new last layer by Hinton KD, and by labels alone, as from a network that
+somebody offers for reuse. What counts is the excess over scratch; TRANSFERABLE as in the design: mean ASR of at least
+50 % and 30 points above scratch, three seeds.
+
+Our own teachers are those of benchmarks/attacks.py, which has to run first; the others came from elsewhere. The user's
+images are among the attacker's, nine in ten of which it trained on. What carries over on clean images is confirmed on
+those that the attack kept for validation, which the makers of its start network had. The attacker's shadow and
+surrogate have the student's own architecture, so what carries over on clean images is run on another one too.
+
+There are at most 460 students, the most valuable first. Cells depend on earlier records (further seeds, the smaller
+share), so call this until nothing is left; a line says how many more were wanted. (250 were planned; they ended before
+the copied layers and other shares.)
 """
 
 from __future__ import annotations

@@ -2,10 +2,10 @@
 
     python -m benchmarks.vaccine --minutes 20
 
-A cell is a teacher, how many of its last convolutions are shuffled, and a seed. The search for a shuffle sees the pool of a run
-on patches, and what it would leave out of that pool is what a run would; then all trials are looked at, so that rules can be
-compared. Triggered and clean test images are told apart by their distance, which only who knows the trigger can look at: AUC
-says how well. Nothing is chosen by these figures; ABD's defaults stay what they are.
+A cell is a teacher, how many of its last convolutions are shuffled, and a seed. The search for a shuffle sees the pool
+of a run on patches, and would leave out of that pool what a run would. Then all trials are looked at, so that the
+rules can be compared. Triggered and clean test images are told apart by their distance, which only somebody who knows
+the trigger can look at: AUC says how well. Nothing is chosen by these figures; ABD's defaults stay what they are.
 """
 
 from __future__ import annotations

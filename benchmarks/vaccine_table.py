@@ -1,4 +1,4 @@
-"""The shuffling vaccine as a table: what it accepts and suspects, by teacher, by how much is shuffled and by seed."""
+"""The shuffling vaccine as a table: what it accepts and suspects, by teacher, by how much is shuffled, and by seed."""
 
 from __future__ import annotations
 
