@@ -203,10 +203,11 @@ def _wanted() -> Iterator[Config]:
     yield from _cells(CARRYING, SCREEN, first)
     yield from _cells(PARTED, ROBUSTKD, first)
     yield from _cells(NEVER_MET, SCREEN, first)
-    yield from _cells(UNSEEN[:1], ("scratch", *LABELS, *list(SCREEN)[1:], *ROBUSTKD), first, labels="teacher")
+    yield from _cells(UNSEEN[:1], ("scratch", *LABELS, *list(SCREEN)[1:]), first, labels="teacher")
     yield from _cells(((CLEAN, 0.0),), SCREEN, SEEDS)
     carrying = [place for place in CARRYING[:3] if _carries(*place)]
-    yield from _cells(carrying, SCREEN, further)
+    for places in ([place for place in carrying if place in PARTED], carrying):
+        yield from _cells(places, SCREEN, further)
     yield from _cells(PARTED, REPAIRED_KD, first)
     whole = ("scratch", "overhaul", BASE, *WHOLE, OURS)
     yield from _cells(CARRYING[:1], whole, first, images=ALL_IMAGES, epochs=FEW_EPOCHS)
@@ -222,6 +223,7 @@ def _wanted() -> Iterator[Config]:
     yield from _cells(OTHERS, SCREEN, first)
     yield from _cells(((CLEAN, 0.0),), ROBUSTKD, first)
     yield from _cells(CARRYING[-1:], (*FADING, *DEVELOPED), first)
+    yield from _cells(UNSEEN[:1], ROBUSTKD, first, labels="teacher")
     yield from _cells(UNSEEN[:1], [row for row in DETOXIFIED if "tau" in row and row not in CORNERS], first)
 
 
