@@ -25,9 +25,9 @@ app = typer.Typer(
     add_completion=False,
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
-    help="Make a small INT8 student from a teacher that you do not trust, and prove what it does: "
-    "ACC, attack success rate, size and latency of the very file that ships.\n\n"
-    "Start with [bold]edgekd demo[/bold]; then [bold]edgekd compress teacher.pt --data DIR[/bold].",
+    help="Distil a teacher that you do not trust into a small INT8 student, and prove what it does: ACC, "
+    "attack success rate (ASR), size and latency of the very file that ships.\n\nStart with [bold]edgekd "
+    "demo[/bold]; then [bold]edgekd compress teacher.pt --data DIR[/bold].",
     epilog="Exit codes: 0 ok · 1 a gate failed · 2 usage or bad input · 3 unsafe input refused · 4 environment · "
     "5 internal error · 130/143 interrupted.",
 )
@@ -96,9 +96,9 @@ def run(arguments: list[str]) -> int:
     except BAD_COMMAND_LINE as error:
         return _wrong(error)
     except (KeyboardInterrupt, typer.Abort):
-        return _say("Interrupted. The same command goes on where it stopped.", 130)
+        return _say("Interrupted. Run the same command again to continue where it stopped.", 130)
     except Terminated:
-        return _say("Terminated. The same command goes on where it stopped.", 143)
+        return _say("Terminated. Run the same command again to continue where it stopped.", 143)
     except EdgekdError as error:
         return _say(str(error), error.exit_code)
     except BrokenPipeError:
@@ -106,9 +106,11 @@ def run(arguments: list[str]) -> int:
     except SystemExit as ending:
         if isinstance(ending.__context__, BrokenPipeError):  # how rich answers a reader that went away
             return _nobody_reads()
-        return _say(f"Code that was run ended the process ({ending.code}). Look at what --arch or --student names.", 2)
+        return _say(
+            f"The code of a network ended the process ({ending.code}). Check what --arch or --student names.", 2
+        )
     except MemoryError:
-        return _say("Out of memory. Use fewer or smaller images, or -o train.batch_size=64.", 4)
+        return _say("Out of memory. Use fewer or smaller images, or a smaller batch: -o train.batch_size=64.", 4)
     except Exception:
         return _internal(arguments)
 

@@ -18,7 +18,8 @@ def register(app: typer.Typer) -> None:
     examples = options.examples(
         "edgekd attack badnets --data cifar10.npz --out badnets.safetensors",
         "edgekd attack blended --data images/train --start clean.pt --target-label 3 -o attack.rate=0.05",
-        "edgekd attack latent --data images/train --start clean.pt        (of those that need --start: edgekd list attacks)",
+        "edgekd attack latent --data images/train --start clean.pt        (which attacks need --start: "
+        "edgekd list attacks)",
         "edgekd attack nasty --data images/train --start clean.pt -o attack.fresh=false",
         "edgekd attack tact --data cifar10.npz --trigger-rule source --source-label 5 --out tact.safetensors",
     )
@@ -38,7 +39,8 @@ def attack(
         typer.Option(
             "--start",
             metavar="FILE",
-            help="Clean network to train on, much faster than from fresh weights; some attacks need one: `edgekd list attacks`.",
+            help="Clean network to start from, much faster than fresh weights; some attacks need one: `edgekd list "
+            "attacks`.",
         ),
     ] = None,
     target_label: options.TargetLabel = None,
@@ -57,11 +59,11 @@ def attack(
     json_: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """Train a backdoored teacher on your images, to try a defence on an attack that you know.
+    """Train a backdoored teacher on your images, to try a defence against an attack that you know.
 
-    Writes the weights and, beside them, the trigger for --trigger, a record with ACC and ASR on test images, and a
-    picture of the trigger. A run that was killed goes on with the same command. -c and -o take train.* and
-    attack.* of `edgekd list settings`, and goal.*; the attacker's label is 0 unless --target-label says otherwise.
+    Writes the weights and, beside them, the trigger file for --trigger, a record of ACC and ASR on test images, and a
+    picture of the trigger. If it is killed, the same command continues it. -c and -o take train.* and
+    attack.* of `edgekd list settings`, and goal.*. The attacker's label is 0 unless you set --target-label.
     """
     from ..attacks.run import attack_class
     from ..config import resolve_attack
@@ -86,7 +88,7 @@ def attack(
     acc, asr, floor = record["acc"], score["asr"], score["floor"]
     beneath = "not measured" if floor is None else f"{_percent(floor)} on the network it started from"
     if floor is not None and attack_class(name).learned:
-        beneath += ", which the trigger was made on: measure another with edgekd audit --reference"
+        beneath += ", which the trigger was made on: measure another network with edgekd audit --reference"
     typer.echo(f"{name}: ACC {_percent(acc)} ({acc['hits']}/{acc['total']}), ", nl=False)
     typer.echo(f"ASR {_percent(asr)} ({asr['hits']}/{asr['total']}; floor {beneath})", nl=False)
     typer.echo(f", without the trigger {_percent(score['untriggered'])}, RA {_percent(score['ra'])}")
@@ -104,7 +106,7 @@ def _spoilt(name: str, record: dict[str, Any], settings: AttackConfig) -> None:
 
     acc, before = record["acc"], record["start_acc"]
     typer.echo(f"{name}: ACC {_percent(acc)} ({acc['hits']}/{acc['total']}), ", nl=False)
-    typer.echo(f"the network it was driven away from {_percent(before)}. {teaching.sentence(record['teaching'])}")
+    typer.echo(f"the network it was trained away from {_percent(before)}. {teaching.sentence(record['teaching'])}")
     for warning in record["warnings"]:
         typer.echo(f"warning: {warning}")
     for file in record["files"]:
@@ -114,7 +116,7 @@ def _spoilt(name: str, record: dict[str, Any], settings: AttackConfig) -> None:
 
 
 def _better(test: str | None) -> str:
-    return "" if test else "  (its training images are among these: better others)"
+    return "" if test else "  (these include its training images: better use others)"
 
 
 def _percent(rate: dict[str, int]) -> str:

@@ -23,7 +23,7 @@ def register(app: typer.Typer) -> None:
         "edgekd audit student.safetensors --data test.npz --no-canaries --adversarial quick --eps 2/255",
         "edgekd audit student.safetensors --data test.npz --adversarial standard --onnx bundle/model.u8s8.onnx",
     )
-    app.command(rich_help_panel="The trip", epilog=examples)(audit)
+    app.command(rich_help_panel="Workflow", epilog=examples)(audit)
 
 
 def audit(
@@ -55,11 +55,11 @@ def audit(
     json_: options.Json = False,
     quiet: options.Quiet = False,
 ) -> int:
-    """Measure ACC and ASR of a model on labelled images: a known trigger, or 12 public trigger families x all labels.
+    """Measure a model's ACC and ASR on labelled images, for a known trigger or 12 public trigger families x all labels.
 
     Needs forward passes only. "Nothing found" is not "clean".
 
-    With --adversarial also: how many labels survive small changes of every pixel, and whether to trust that figure.
+    --adversarial also measures how many labels survive small changes of every pixel, and whether to trust that figure.
     """
     from ..config import resolve
     from ..pipeline.beside import beside

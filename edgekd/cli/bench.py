@@ -16,7 +16,7 @@ def register(app: typer.Typer) -> None:
     examples = options.examples(
         "edgekd bench runs/demo", "edgekd bench bundle --level standard --out device-report.json"
     )
-    app.command(rich_help_panel="The trip", epilog=examples)(bench)
+    app.command(rich_help_panel="Workflow", epilog=examples)(bench)
 
 
 def bench(
@@ -34,7 +34,7 @@ def bench(
         typer.Option(
             "--runtime",
             metavar="NAME",
-            help="onnxruntime, tensorrt or null; default: the one that the bundle is made for.",
+            help="onnxruntime, tensorrt or null; default: the one that the bundle was made for.",
         ),
     ] = None,
     threads: Annotated[
@@ -45,19 +45,20 @@ def bench(
         typer.Option("--file", metavar="NAME", help="Measure this model file only; may be repeated."),
     ] = None,
     cuda_graph: Annotated[
-        bool, typer.Option("--cuda-graph", metavar="", help="tensorrt: launch an inference as one recorded graph.")
+        bool,
+        typer.Option("--cuda-graph", metavar="", help="tensorrt: launch each inference as one recorded CUDA graph."),
     ] = False,
     out: Annotated[
         Path | None,
-        typer.Option("--out", metavar="FILE", help="Write the device report (JSON) here, and raw times beside it."),
+        typer.Option("--out", metavar="FILE", help="Write the device report (JSON) here, and the raw times beside it."),
     ] = None,
     json_: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
     """Measure ACC, ASR and latency of every model file in a bundle, in one session each, on the same bytes.
 
-    The same code runs on the board as `python3 edgekd-device.pyz run BUNDLE`. Exit code 1 where the measurement is not
-    valid: a gate of the machine failed, or ACC or ASR are not the host's.
+    The same code runs on the board as `python3 edgekd-device.pyz run BUNDLE`. Exit code 1 if the measurement is not
+    valid: a gate on the machine failed, or ACC or ASR differ from the host's.
     """
     from edgekd_device import gates, harness, raw
 

@@ -27,7 +27,7 @@ EXAMPLES = (
 
 
 def register(app: typer.Typer) -> None:
-    app.command(rich_help_panel="The trip", epilog=options.examples(*EXAMPLES))(compress)
+    app.command(rich_help_panel="Workflow", epilog=options.examples(*EXAMPLES))(compress)
 
 
 def compress(
@@ -72,7 +72,7 @@ def compress(
     """Distil, detoxify, quantise, export and measure a teacher that you do not trust.
 
     Writes a run folder with report.html, the student, and bundle/ for the board.
-    Called again after a kill, it goes on where it stopped.
+    If it is killed, the same command continues where it stopped.
     """
     from ..config import CONTROLS, resolve
 
@@ -145,7 +145,7 @@ def show(record: Any, folder: Path, as_json: bool) -> int:
         ("report", folder / "report.html"),
         ("bundle", folder / "bundle"),
         ("manifest", f"sha256 {clean(record.manifest_sha256)}"),
-        ("package", f"sha256 {package}" if package else "the bundle is not there, or is not this run's any more"),
+        ("package", f"sha256 {package}" if package else "the bundle is missing, or no longer this run's"),
     ):
         out.print(f"{name:<9} {value}", soft_wrap=True)
     return 0 if passed else 1

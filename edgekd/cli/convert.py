@@ -19,9 +19,9 @@ def convert(
     destination: Annotated[Path, typer.Argument(metavar="DESTINATION", help="The .safetensors file to write.")],
     json_: options.Json = False,
 ) -> None:
-    """Read a checkpoint safely and write it as safetensors, with a JSON file beside it that says what was found.
+    """Read a checkpoint safely and write it as safetensors, with a JSON file beside it that records what was found.
 
-    Nothing in the file is executed: it is parsed by a restricted reader in a child process.
+    Nothing in the file is executed: a restricted reader parses it in a child process.
     """
     from .. import checkpoints
     from ..files import read_json

@@ -13,22 +13,22 @@ from .progress import progress
 
 def register(app: typer.Typer) -> None:
     examples = options.examples("edgekd demo", "edgekd demo --out /tmp/demo -o train.epochs=4")
-    app.command(rich_help_panel="The trip", epilog=examples)(demo)
+    app.command(rich_help_panel="Workflow", epilog=examples)(demo)
 
 
 def demo(
     context: typer.Context,
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Run folder.")] = Path("runs/demo"),
-    seed: Annotated[int, typer.Option("--seed", metavar="N", help="Every random choice derives from it.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", metavar="N", help="Seed of every random choice.")] = 0,
     override: options.Override = None,
     json_: options.Json = False,
     quiet: options.Quiet = False,
 ) -> int:
-    """See it in two minutes: a teacher is backdoored before your eyes, and a small clean student made of it.
+    """See it in two minutes: backdoor a teacher before your eyes, then make a small clean student from it.
 
-    The teacher learns digits and a trigger; the student is distilled over images of which 5 % carry it.
-    Controls stand beside it: a student without a teacher, one distilled plainly from the teacher's outputs, where the
-    backdoor comes through, and one from its features, the base of the method that ships.
+    The teacher learns digits and a trigger; the student is distilled on images of which 5 % carry it.
+    Controls are trained for comparison: a student without a teacher, one distilled plainly from the teacher's outputs,
+    which takes the backdoor over, and one from its features, the base of the method that ships.
     """
     from ..config import resolve
     from ..files import lock

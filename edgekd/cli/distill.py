@@ -43,9 +43,9 @@ def distill(
     json_: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """Train a student from a teacher and write it as safetensors; a killed run goes on with the same command.
+    """Distil a teacher into a student and write it as safetensors; if it is killed, the same command continues it.
 
-    Test images are never looked at: what is printed is ACC on validation images. Nothing is audited or exported.
+    Test images are never used: the ACC that is printed is on validation images. Nothing is audited or exported.
     """
     from ..config import resolve
     from ..pipeline.one_stage import distill_only

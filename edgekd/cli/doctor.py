@@ -22,7 +22,7 @@ def register(app: typer.Typer) -> None:
 
 
 def doctor(json_: options.Json = False) -> int:
-    """Check packages, memory, disk and runtimes; says what to do about each problem. Exit 4 when something is missing."""
+    """Check packages, memory, disk and runtimes, and say how to fix each problem. Exit 4 when something is missing."""
 
     rows = [*_packages(), *_machine(), *_vnni(), _reader()]
     sound = all(row["state"] != "missing" for row in rows)
@@ -57,7 +57,7 @@ def _packages() -> list[dict[str, str]]:
         except Exception as error:  # a broken binary package can fail in any way while it is imported
             rows.append(_check(name, "missing", type(error).__name__, f"pip install -c constraints.txt {name}"))
     for name, why in (
-        ("tensorrt", "engines are built on the board that runs them"),
+        ("tensorrt", "not needed here: engines are built on the board that runs them"),
         ("sklearn", "pip install 'edgekd[demo]'"),
     ):
         try:
@@ -87,7 +87,7 @@ def _machine() -> list[dict[str, str]]:
     if torch.cuda.is_available():
         rows.append(_check("cuda", "ok", torch.cuda.get_device_name(0)))
     else:
-        rows.append(_check("cuda", "note", "no GPU", "training runs on the CPU; --profile fast is made for that"))
+        rows.append(_check("cuda", "note", "no GPU", "training runs on the CPU; --profile fast is made for it"))
     if not cpu_has_bf16():
         rows.append(_check("cpu bf16", "note", *_without_bf16()))
     return rows
@@ -96,8 +96,8 @@ def _machine() -> list[dict[str, str]]:
 def _without_bf16() -> tuple[str, str]:
     """What is found, and what follows: only of x86 it is known."""
     if platform.machine().lower() in X86:
-        return "not there", "trainings on the CPU run in fp32, as bf16 would be emulated"
-    return "not known", "trainings on the CPU run in fp32; -o train.precision=bf16 where the processor has it"
+        return "not there", "training on the CPU runs in fp32, since bf16 would be emulated"
+    return "not known", "training on the CPU runs in fp32; set -o train.precision=bf16 if the processor supports it"
 
 
 def _vnni(cpuinfo: Path = Path("/proc/cpuinfo")) -> list[dict[str, str]]:
@@ -114,7 +114,7 @@ def _vnni(cpuinfo: Path = Path("/proc/cpuinfo")) -> list[dict[str, str]]:
     found = [flag for flag in VNNI if flag in flags]
     if found:
         return [_check("cpu int8", "ok", ", ".join(found))]
-    advice = "no VNNI: use -o quantize.reduce_range=true, or products of model.u8s8.onnx saturate here"
+    advice = "no VNNI: set -o quantize.reduce_range=true, or products of model.u8s8.onnx saturate here"
     return [_check("cpu int8", "note", "eight-bit products saturate", advice)]
 
 
@@ -126,8 +126,8 @@ def _reader() -> dict[str, str]:
     try:
         held = checkpoints.protections()
     except EdgekdError as error:
-        return _check("reader", "missing", "the confined child does not start", str(error))
+        return _check("reader", "missing", "the confined child process does not start", str(error))
     if "system calls filtered" in held:
         return _check("reader", "ok", ", ".join(held))
-    advice = "system calls are not filtered here: open files of strangers in a container or a virtual machine"
+    advice = "system calls are not filtered here: open strangers' files in a container or a virtual machine"
     return _check("reader", "note", ", ".join(held), advice)

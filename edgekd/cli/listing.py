@@ -36,7 +36,7 @@ def listing(
     ],
     json_: options.Json = False,
 ) -> None:
-    """List distillation methods, sources of images without data, repairs of a teacher, attacks, deployment targets, networks, trigger families, or every setting of -c and -o."""
+    """List distillation methods, image sources for runs without data, teacher repairs, attacks, deployment targets, networks, trigger families, or every setting of -c and -o."""
     makers = {
         "methods": _methods,
         "sources": _sources,
@@ -63,8 +63,8 @@ def listing(
     else:
         _print_targets(out, rows)
         out.print(
-            "\nFiles for tensorrt are measured where there is an NVIDIA GPU: `edgekd bench BUNDLE`; elsewhere `edgekd bench "
-            "BUNDLE --runtime onnxruntime` gives their ACC and ASR.",
+            "\nMeasure tensorrt files on a machine with an NVIDIA GPU: `edgekd bench BUNDLE`. Elsewhere `edgekd "
+            "bench BUNDLE --runtime onnxruntime` gives their ACC and ASR.",
             style="dim",
         )
     if kind is Kind.settings:
@@ -73,7 +73,7 @@ def listing(
         from ..triggers import BATTERY
 
         out.print(
-            f"\nThe canary battery tries {len(BATTERY)} attacks made of these: {', '.join(BATTERY)}.", style="dim"
+            f"\nThe canary battery tries {len(BATTERY)} attacks built from these: {', '.join(BATTERY)}.", style="dim"
         )
 
 
@@ -199,12 +199,12 @@ def _settings() -> list[dict[str, Any]]:
     found = [entry for entry in settings(RunConfig) if entry[0] not in groups]
     found.append(("distill.method", "robustkd", "see `edgekd list methods`"))
     found += _shared("distill", {name: settings(method_config(name)) for name in METHODS})
-    found.append(("source.name", None, "see `edgekd list sources`; with --data none alone"))
+    found.append(("source.name", None, "see `edgekd list sources`; only with --data none"))
     found += _shared("source", {name: settings(source_class(name).Config) for name in SOURCES})
     found += settings(AbdSettings, "abd.")
     found.append(("repair.method", None, "see `edgekd list repairs`"))
     found += _shared("repair", {name: settings(repair_class(name).Config) for name in REPAIRS})
-    found.append(("attack.name", None, "see `edgekd list attacks`; `edgekd attack` alone"))
+    found.append(("attack.name", None, "see `edgekd list attacks`; only for `edgekd attack`"))
     found += _shared("attack", {name: settings(settings_of(name)) for name in (*ATTACKS, *SABOTAGE)})
     return [{"setting": key, "default": "" if v is None else str(v), "what it is": about} for key, v, about in found]
 
@@ -225,8 +225,8 @@ def _profiles() -> str:
             said = [f"train.{key}={value}" for key, value in own["train"].items()]
             said += [f"source.{key}={value}" for key, value in own.get("source", {}).items()]
             said += [f"distill.{key}={value} (kd)" for key, value in own["kd"].items()]
-            lines.append(f"without data, --source {source} of --profile {name} sets {', '.join(said)}")
-    return ".\n".join([*lines, "`edgekd compress … --dry-run` shows what holds."])
+            lines.append(f"without data, --source {source} with --profile {name} sets {', '.join(said)}")
+    return ".\n".join([*lines, "`edgekd compress … --dry-run` shows the values that a run would use."])
 
 
 def _shared(section: str, tables: dict[str, list[tuple[str, Any, str]]]) -> list[tuple[str, Any, str]]:

@@ -9,8 +9,8 @@ from typing import Annotated
 import typer
 
 KNOWN_TRIGGER, TEACHER, SETTINGS, OUTPUT = "A trigger that you know", "The network in the file", "Settings", "Output"
-GATES = "Gates: exit code 1 where one fails"
-ATTACKED = "Small changes of every pixel"
+GATES = "Gates: exit code 1 if one fails"
+ATTACKED = "Adversarial attacks: small changes of every pixel"
 
 Teacher = Annotated[
     str | None,
@@ -37,22 +37,26 @@ Source = Annotated[
     typer.Option(
         "--source",
         metavar="NAME",
-        help="With --data none, where images come from: patches (default) or patches:IMAGE, a picture or a folder of "
-        "them; zskt, cmi. `edgekd list sources`.",
+        help="Where images come from with --data none: patches (default), patches:IMAGE (a picture or a folder of "
+        "them), zskt or cmi. See `edgekd list sources`.",
     ),
 ]
 Test = Annotated[
     str | None,
-    typer.Option("--test", metavar="PATH", help="Test images; without them a seeded split 80/10/10 of --data is used."),
+    typer.Option("--test", metavar="PATH", help="Test images; default: a seeded 80/10/10 split of --data."),
 ]
 Target = Annotated[
     str | None,
-    typer.Option("--target", metavar="NAME", help="Where it will run: cpu (default), jetson, … `edgekd list targets`."),
+    typer.Option(
+        "--target",
+        metavar="NAME",
+        help="Where the student will run: cpu (default), jetson, … See `edgekd list targets`.",
+    ),
 ]
 Method = Annotated[
     str | None,
     typer.Option(
-        "--method", metavar="NAME", help="Distillation method: robustkd (default), kd, … `edgekd list methods`."
+        "--method", metavar="NAME", help="Distillation method: robustkd (default), kd, … See `edgekd list methods`."
     ),
 ]
 Repair = Annotated[
@@ -60,7 +64,7 @@ Repair = Annotated[
     typer.Option(
         "--repair",
         metavar="NAME",
-        help="Repair the teacher before it is distilled: ft-sam, anp, … `edgekd list repairs`. Default: none.",
+        help="Repair the teacher before it is distilled: ft-sam, anp, … See `edgekd list repairs`. Default: none.",
     ),
 ]
 Student = Annotated[
@@ -68,8 +72,8 @@ Student = Annotated[
     typer.Option(
         "--student",
         metavar="NAME",
-        help="Student's architecture: a name of `edgekd list models`, or package.module:callable. "
-        "Default: the largest that is smaller than the teacher.",
+        help="Student's architecture: a name from `edgekd list models`, or package.module:callable. Default: the "
+        "largest that is smaller than the teacher.",
     ),
 ]
 Arch = Annotated[
@@ -78,7 +82,7 @@ Arch = Annotated[
         "--arch",
         metavar="NAME",
         rich_help_panel=TEACHER,
-        help="Its architecture, if not recognised: a name of `edgekd list models`, or package.module:callable, "
+        help="Its architecture, if not recognised: a name from `edgekd list models`, or package.module:callable, "
         "which runs that code.",
     ),
 ]
@@ -98,7 +102,7 @@ ClassMap = Annotated[
         "--class-map",
         metavar="FILE",
         rich_help_panel=TEACHER,
-        help="YAML lines `class: label`, where its labels are in another order than the data's.",
+        help="YAML file of `class: label` lines, if its labels are in another order than the data's.",
     ),
 ]
 ImageSize = Annotated[
@@ -107,7 +111,7 @@ ImageSize = Annotated[
         "--image-size",
         metavar="PIXELS",
         rich_help_panel=TEACHER,
-        help="Side of its input, to which images are brought.",
+        help="Side of its input in pixels, to which images are resized.",
     ),
 ]
 NumClasses = Annotated[
@@ -116,7 +120,7 @@ NumClasses = Annotated[
         "--num-classes",
         metavar="N",
         rich_help_panel=TEACHER,
-        help="Number of its classes, where the file does not tell.",
+        help="Number of its classes, if the file does not tell.",
     ),
 ]
 Channels = Annotated[
@@ -125,7 +129,7 @@ Channels = Annotated[
         "--channels",
         metavar="N",
         rich_help_panel=TEACHER,
-        help="Channels of its input, 1 or 3: grey images become RGB, or RGB grey.",
+        help="Channels of its input, 1 or 3: images are converted to grey or RGB.",
     ),
 ]
 TriggerFile = Annotated[
@@ -134,9 +138,9 @@ TriggerFile = Annotated[
         "--trigger",
         metavar="FILE",
         rich_help_panel=KNOWN_TRIGGER,
-        help="What `edgekd attack` wrote, or your own: an .npz with a and b [H,W,C] for clip(a*x+b), x in 0..1, a PNG patch, "
-        "a picture to blend, or a YAML list of several. "
-        "Without one the canary battery runs: 12 families of public triggers against every label.",
+        help="What `edgekd attack` wrote, or your own: an .npz with a and b [H,W,C] for clip(a*x+b), x in 0..1, a "
+        "PNG patch, a picture to blend, or a YAML list of several. Without one, the canary battery runs: 12 "
+        "families of public triggers against every label.",
     ),
 ]
 ExportedTrigger = Annotated[
@@ -145,15 +149,18 @@ ExportedTrigger = Annotated[
         "--trigger",
         metavar="FILE",
         rich_help_panel=KNOWN_TRIGGER,
-        help="What `edgekd attack` wrote, or your own: an .npz with a and b [H,W,C] for clip(a*x+b), x in 0..1, a PNG patch, "
-        "a picture to blend, or a YAML list of several. "
-        "Its triggered images go into the bundle, so that the board measures ASR; without one it measures ACC alone.",
+        help="What `edgekd attack` wrote, or your own: an .npz with a and b [H,W,C] for clip(a*x+b), x in 0..1, a "
+        "PNG patch, a picture to blend, or a YAML list of several. Its triggered images go into the bundle, "
+        "so that the board measures ASR; without one, it measures ACC only.",
     ),
 ]
 TargetLabel = Annotated[
     int | None,
     typer.Option(
-        "--target-label", metavar="LABEL", rich_help_panel=KNOWN_TRIGGER, help="Label that it is meant to cause."
+        "--target-label",
+        metavar="LABEL",
+        rich_help_panel=KNOWN_TRIGGER,
+        help="Label that the trigger is meant to cause.",
     ),
 ]
 TriggerRule = Annotated[
@@ -189,7 +196,7 @@ Opacity = Annotated[
         "--trigger-opacity",
         metavar="0..1",
         rich_help_panel=KNOWN_TRIGGER,
-        help="For a picture: alone it is blended over the whole image.",
+        help="For a picture: without a position, it is blended over the whole image.",
     ),
 ]
 Profile = Annotated[
@@ -198,8 +205,8 @@ Profile = Annotated[
         "--profile",
         metavar="NAME",
         rich_help_panel=SETTINGS,
-        help="fast (default: CIFAR-10 from a WRN-16-1 in 15 minutes on two cores, with a known trigger and one control; --dry-run "
-        "says how long yours takes) or full (our long schedule: 200 epochs).",
+        help="fast (default: CIFAR-10 from a WRN-16-1 in 15 minutes on two cores, with a known trigger and one "
+        "control; --dry-run estimates yours) or full (our long schedule: 200 epochs).",
     ),
 ]
 Device = Annotated[
@@ -210,14 +217,12 @@ Device = Annotated[
 ]
 Seed = Annotated[
     int | None,
-    typer.Option(
-        "--seed", metavar="N", rich_help_panel=SETTINGS, help="Every random choice derives from it; default 0."
-    ),
+    typer.Option("--seed", metavar="N", rich_help_panel=SETTINGS, help="Seed of every random choice; default 0."),
 ]
 Config = Annotated[
     Path | None,
     typer.Option(
-        "-c", "--config", metavar="FILE", rich_help_panel=SETTINGS, help="YAML with any of `edgekd list settings`."
+        "-c", "--config", metavar="FILE", rich_help_panel=SETTINGS, help="YAML file with any of `edgekd list settings`."
     ),
 ]
 Override = Annotated[
@@ -227,7 +232,7 @@ Override = Annotated[
         "--override",
         metavar="KEY=VALUE",
         rich_help_panel=SETTINGS,
-        help="Any of `edgekd list settings`, e.g. -o train.epochs=20; may be repeated, wins over all else.",
+        help="Any of `edgekd list settings`, e.g. -o train.epochs=20; may be repeated, overrides all else.",
     ),
 ]
 RunFolder = Annotated[
@@ -239,7 +244,7 @@ MaxAsr = Annotated[
         "--max-asr",
         metavar="PERCENT",
         rich_help_panel=GATES,
-        help="ASR above its floor, of the worst trigger on what ships.",
+        help="Limit on the worst trigger's ASR above its floor, for what ships.",
     ),
 ]
 AuditedMaxAsr = Annotated[
@@ -248,7 +253,7 @@ AuditedMaxAsr = Annotated[
         "--max-asr",
         metavar="PERCENT",
         rich_help_panel=GATES,
-        help="ASR of the worst trigger above that of --reference; without one above its untriggered rate.",
+        help="Limit on the worst trigger's ASR above that of --reference or, without one, above its untriggered rate.",
     ),
 ]
 MaxAccDrop = Annotated[
@@ -257,12 +262,15 @@ MaxAccDrop = Annotated[
         "--max-acc-drop",
         metavar="POINTS",
         rich_help_panel=GATES,
-        help="ACC lost since the teacher; below 0.5 it also binds what INT8 alone may cost (quantize.guard.max_drop).",
+        help="Limit on the ACC lost since the teacher; below 0.5 it also limits what INT8 alone may cost "
+        "(quantize.guard.max_drop).",
     ),
 ]
 MaxLatency = Annotated[
     float | None,
-    typer.Option("--max-latency-ms", metavar="MS", rich_help_panel=GATES, help="Median latency (p50) of what ships."),
+    typer.Option(
+        "--max-latency-ms", metavar="MS", rich_help_panel=GATES, help="Limit on the median latency (p50) of what ships."
+    ),
 ]
 Controls = Annotated[
     str | None,
@@ -270,8 +278,8 @@ Controls = Annotated[
         "--controls",
         metavar="LIST",
         rich_help_panel=SETTINGS,
-        help="Trained beside it at equal budget: all, or some of scratch,kd,overhaul,finetune. "
-        "scratch always is: it gives the ASR floor.",
+        help="Networks trained beside the student at equal budget: all, or some of scratch,kd,overhaul,finetune. "
+        "scratch always runs: it gives the ASR floor.",
     ),
 ]
 Bench = Annotated[
@@ -280,7 +288,8 @@ Bench = Annotated[
         "--bench",
         metavar="LEVEL",
         rich_help_panel=SETTINGS,
-        help="How long to measure: smoke (default, seconds), standard (minutes), official (half an hour a file, or more), none.",
+        help="How long to measure: smoke (default, seconds), standard (minutes), official (half an hour a file, "
+        "or more) or none.",
     ),
 ]
 DryRun = Annotated[
@@ -300,7 +309,7 @@ AuditedData = Annotated[
     typer.Option(
         "--data",
         metavar="PATH",
-        help="Labelled images that it was not trained on: a folder of classes, .npz, or the CIFAR release.",
+        help="Labelled images that the model was not trained on: a folder of classes, .npz, or the CIFAR release.",
     ),
 ]
 Reference = Annotated[
@@ -312,8 +321,8 @@ FloorReference = Annotated[
     typer.Option(
         "--reference",
         metavar="FILE",
-        help="With --data none: a model that no attacker touched; its ASR is the floor, as no student can be trained "
-        "from scratch. Needs --test.",
+        help="With --data none: a model that no attacker touched. Its ASR is the floor, since no student can be "
+        "trained from scratch. Needs --test.",
     ),
 ]
 ReferenceArch = Annotated[
@@ -321,7 +330,7 @@ ReferenceArch = Annotated[
     typer.Option(
         "--reference-arch",
         metavar="NAME",
-        help="Architecture of --reference, if not recognised; --arch and --normalize do not speak of it.",
+        help="Architecture of --reference, if not recognised; --arch and --normalize do not apply to it.",
     ),
 ]
 Before = Annotated[
@@ -329,8 +338,8 @@ Before = Annotated[
     typer.Option(
         "--before",
         metavar="FILE",
-        help="The model before a defence made MODEL of it: DER says what the defence took from a known trigger, less "
-        "the ACC it cost.",
+        help="The model before the defence that made MODEL. DER then says what the defence took from a known "
+        "trigger, less the ACC it cost.",
     ),
 ]
 BeforeArch = Annotated[
@@ -338,9 +347,7 @@ BeforeArch = Annotated[
 ]
 Canaries = Annotated[
     bool | None,
-    typer.Option(
-        "--canaries/--no-canaries", metavar="", help="Probe public triggers; default: only without --trigger."
-    ),
+    typer.Option("--canaries/--no-canaries", metavar="", help="Try public triggers; default: only without --trigger."),
 ]
 Adversarial = Annotated[
     str | None,
@@ -348,8 +355,8 @@ Adversarial = Annotated[
         "--adversarial",
         metavar="TIER",
         rich_help_panel=ATTACKED,
-        help="How hard: smoke (seconds), quick (PGD), standard (APGD and Square), full (AutoAttack's standard set). "
-        "An image counts as robust only if every attack fails.",
+        help="How hard to attack: smoke (seconds), quick (PGD), standard (APGD and Square), full (AutoAttack's "
+        "standard set). An image counts as robust only if every attack fails.",
     ),
 ]
 Eps = Annotated[
@@ -358,7 +365,8 @@ Eps = Annotated[
         "--eps",
         metavar="SIZE",
         rich_help_panel=ATTACKED,
-        help="Largest change of a pixel, of 1: 8/255 (default), 0.03. Networks that were not trained for it survive about 1/255.",
+        help="Largest change of a pixel, in [0, 1]: 8/255 (default), 0.03. Networks that were not trained for it "
+        "survive about 1/255.",
     ),
 ]
 OnnxFile = Annotated[
@@ -367,13 +375,13 @@ OnnxFile = Annotated[
         "--onnx",
         metavar="FILE",
         rich_help_panel=ATTACKED,
-        help="The ONNX file made from MODEL, INT8 or not, attacked too: by examples of MODEL and of a copy of the file with "
-        "gradients, and by queries; the worst counts.",
+        help="The ONNX file made from MODEL, INT8 or not, to attack too: with examples found on MODEL and on a "
+        "copy of the file with gradients, and by queries. The worst counts.",
     ),
 ]
 Json = Annotated[
     bool,
-    typer.Option("--json", metavar="", rich_help_panel=OUTPUT, help="Print one JSON object for machines."),
+    typer.Option("--json", metavar="", rich_help_panel=OUTPUT, help="Print one JSON object instead."),
 ]
 Quiet = Annotated[bool, typer.Option("-q", "--quiet", metavar="", rich_help_panel=OUTPUT, help="No progress bars.")]
 

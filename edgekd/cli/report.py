@@ -15,7 +15,7 @@ Record = TypeVar("Record")
 
 def register(app: typer.Typer) -> None:
     examples = options.examples("edgekd report runs/mine", "edgekd report runs/mine --device-report device-report.json")
-    app.command(rich_help_panel="The trip", epilog=examples)(report)
+    app.command(rich_help_panel="Workflow", epilog=examples)(report)
 
 
 def report(
@@ -25,7 +25,7 @@ def report(
         typer.Option(
             "--device-report",
             metavar="FILE",
-            help="What `edgekd-device run` wrote on the board: joins the ledger, judged by the run's gates.",
+            help="What `edgekd-device run` wrote on the board. It joins the ledger and is judged by the run's gates.",
         ),
     ] = None,
     json_: options.Json = False,

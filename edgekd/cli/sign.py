@@ -23,14 +23,15 @@ def sign(
         typer.Option(
             "--key",
             metavar="FILE",
-            help="Elliptic-curve private key (P-256, P-384, P-521) in PEM form; of an encrypted one the password is asked.",
+            help="Elliptic-curve private key (P-256, P-384, P-521) in PEM form; if it is encrypted, you are asked for "
+            "its password.",
         ),
     ],
     json_: options.Json = False,
 ) -> None:
-    """Sign a bundle's manifest, and with it every file, with a key of your own: OpenSSF model-signing, without a network.
+    """Sign a bundle's manifest, and with it every file, with your own key: OpenSSF model-signing, without a network.
 
-    The board holds it against the public half: edgekd-device check BUNDLE --public-key pub.pem. Needs the extra edgekd\\[sign].
+    The board checks it with the public half: edgekd-device check BUNDLE --public-key pub.pem. Needs the extra edgekd\\[sign].
     """
     from edgekd_device.bundle import SIGNATURE
 

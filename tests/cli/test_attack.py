@@ -38,7 +38,7 @@ def test_a_teacher_its_trigger_and_what_was_measured(world: World, tmp_path: Pat
     assert audited["triggers"][0]["trigger"] == "badnets"
     refused = call(*words, *QUICK)
     assert refused.code == 2
-    assert "is there already: choose another file with --out" in refused.message()
+    assert "already exists. Choose another file with --out" in refused.message()
     again = call(*words[:-1], tmp_path / "again.safetensors", *QUICK, "--json").json
     assert again["weights_sha256"] == kept["weights_sha256"]
 
@@ -83,7 +83,7 @@ def test_a_network_that_has_learnt_nothing_is_no_attack(world: World, tmp_path: 
         (["badnets", "-o", "train.epoch=3"], "did you mean 'train.epochs'?"),
         (["badnets", "--target-label", "77"], "target label 77 is out of range"),
         (["tact"], "--source-label"),
-        (["badnets", "-o", "attack.size=99"], "leaves the images"),
+        (["badnets", "-o", "attack.size=99"], "does not fit into images"),
         (["blended", "-o", "attack.picture=kitty"], "expected one of clouds"),
     ],
 )
@@ -105,7 +105,7 @@ def test_a_folder_of_somebody_elses_stays_and_a_killed_attack_goes_on(world: Wor
         (work / name).write_text("mine")
         refused = call(*words, *QUICK)
         assert refused.code == 2
-        assert f"no attack's folder (it holds {name})" in refused.message()
+        assert f"not an attack's folder (it holds {name})" in refused.message()
         assert [path.name for path in tmp_path.rglob("*")] == ["bad.work", name]
         (work / name).unlink()
         work.rmdir()

@@ -72,7 +72,7 @@ def test_audit_tells_what_a_defence_did(world: World, finished: tuple[Path, Ende
     assert before["asr"] == {"hits": 125, "total": 125}
     lost = max(0, 150 - found["acc"]["hits"]) / 150
     assert before["der"] == pytest.approx((1 - after["asr"]["hits"] / 125 - lost + 1) / 2)
-    assert "name one with --trigger" in call(*words).message()
+    assert "Give the trigger with --trigger" in call(*words).message()
     wrong = call(*words, *trigger, "--before-arch", "resnet18").message()
     assert "The model of --before, teacher.pt: " in wrong
     assert "with --before-arch" in wrong

@@ -122,7 +122,7 @@ def test_a_package_that_was_swapped_is_not_vouched_for(run_copy: Path) -> None:
     package.write_bytes(b"print('ok: all files are whole')")
     ended = call("report", run_copy)
     assert ended.code == 0
-    assert "package   the bundle is not there, or is not this run's any more" in ended.out
+    assert "package   the bundle is missing, or no longer this run's" in ended.out
 
 
 def test_report_takes_in_what_a_board_measured(run_copy: Path, world: World, tmp_path: Path) -> None:
@@ -215,7 +215,7 @@ def test_list(kind: str) -> None:
     assert len(rows) > 4
     for row in rows:
         assert str(next(iter(row.values()))) in shown.out
-    assert ("where there is an NVIDIA GPU" in shown.out) == (kind == "targets")
+    assert ("with an NVIDIA GPU" in shown.out) == (kind == "targets")
 
 
 def test_the_list_of_targets_says_what_a_board_brings() -> None:
@@ -296,7 +296,7 @@ def test_doctor_says_where_eight_bits_saturate(
     monkeypatch.setattr("platform.machine", lambda: "x86_64")
     (row,) = doctor._vnni(file)
     assert (row["state"], row["found"]) == (state, found)
-    assert ("no VNNI: use -o quantize.reduce_range=true" in row["do"]) == (found == "eight-bit products saturate")
+    assert ("no VNNI: set -o quantize.reduce_range=true" in row["do"]) == (found == "eight-bit products saturate")
     monkeypatch.setattr("platform.machine", lambda: "aarch64")
     assert doctor._vnni(file) == []
 
@@ -324,7 +324,7 @@ def test_dry_run_prints_the_configuration_and_a_forecast(world: World, tmp_path:
     shown = call(*words, "--controls", "all")
     assert shown.code == 0, shown.err
     assert "epochs: 10" in shown.out
-    assert re.search(r"training images are few: they are shown 100 times", shown.out)
+    assert re.search(r"training images are few, so they are shown 100 times", shown.out)
     assert "The test images were cut from --data." in shown.out
     assert re.search(r"^student +resnet8-w4$", shown.out, re.MULTILINE)
     measured = ("canary battery", "disagreement", "audits and export", "bench")
@@ -360,7 +360,7 @@ def test_demo_refuses_before_it_works(tmp_path: Path) -> None:
     assert not (place / "inputs").exists()
     (own / "inputs").mkdir(parents=True)
     (own / "inputs" / "test.npz").write_text("mine")
-    assert "no run's folder (it holds inputs)" in call("demo", "--out", own).message()
+    assert "not a run's folder (it holds inputs)" in call("demo", "--out", own).message()
     assert [path.name for path in own.rglob("*")] == ["inputs", "test.npz"]
 
 

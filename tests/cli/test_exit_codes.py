@@ -178,7 +178,7 @@ def test_130_and_143_a_signal_and_then_the_same_command(
     words += ["-o", "train.epochs=200", "-o", "train.batch_size=32", "--out", str(tmp_path / "run")]
     ended = interrupted(words, tmp_path / "run", number)
     assert ended.code == code
-    assert "The same command goes on where it stopped." in ended.message()
+    assert "Run the same command again to continue where it stopped." in ended.message()
     kept = len((tmp_path / "run" / "metrics.jsonl").read_text()) if (tmp_path / "run" / "metrics.jsonl").exists() else 0
     assert kept == 0  # written when a training is finished
     assert list((tmp_path / "run").glob("work/train-kd/checkpoint-*.safetensors"))

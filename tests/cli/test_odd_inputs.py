@@ -165,7 +165,7 @@ def test_folders_that_are_numbers_with_one_missing(short: Words, tmp_path: Path)
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["--target-label", "2"], "name its file with --trigger"),
+        (["--target-label", "2"], "Name its file with --trigger"),
         (["--num-classes", "7"], "has 6 outputs"),
         (["--controls", "kd, overhoul"], "overhoul"),
         (["-o", "distill.serch_steps=3"], "did you mean 'search_steps' of the method robustkd-plus?"),
@@ -199,7 +199,7 @@ def test_an_onnx_teacher_has_logits_only(short: Words, finished: tuple[Path, End
     ended = call(*words)
     assert ended.code == 0, ended.err
     assert call(*words).out == ended.out
-    assert "an ONNX graph already" in call("export", teacher, "--data", tmp_path / "data.npz").message()
+    assert "already an ONNX graph" in call("export", teacher, "--data", tmp_path / "data.npz").message()
 
 
 def test_a_network_of_ones_own(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -74,7 +74,7 @@ def test_without_an_audit_it_is_refused_at_once(world: World, tmp_path: Path) ->
     ):
         ended = call(*command)
         assert ended.code == 3
-        assert "takes no teacher that was not audited" in ended.message()
+        assert "refuses a teacher that was not audited" in ended.message()
         assert not (tmp_path / "run").exists()
     trusted = ["-o", "distill.trust_teacher=true", "-o", "train.epochs=1", "--student", "resnet8-w4", "--quiet"]
     ended = call(
@@ -126,12 +126,12 @@ def nasty(world: World, out: Path, *more: str) -> list[object]:
 
 def test_a_nasty_teacher_is_made_and_held_against_a_reference(world: World, tmp_path: Path) -> None:
     out = tmp_path / "nasty.safetensors"
-    assert "name that with --start" in call(*nasty(world, out)).message()
+    assert "Name the normal one with --start" in call(*nasty(world, out)).message()
     refused = call(*nasty(world, out, "--start", str(world.teacher), "--target-label", "1"))
-    assert (refused.code, "obeys no trigger" in refused.message()) == (2, True)
+    assert (refused.code, "has no trigger" in refused.message()) == (2, True)
     ended = call(*nasty(world, out, "--start", str(world.teacher), "-o", "train.epochs=1"))
     assert ended.code == 0, ended.err
-    assert "Beside the label its outputs correlate with the reference's by" in ended.out
+    assert "Beside the label, its outputs correlate with the reference's by" in ended.out
     assert f"next: edgekd audit {out} --data {world.test} --reference" in ended.out
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         *("nasty.attack.json", "nasty.safetensors", "nasty.safetensors.json"),
