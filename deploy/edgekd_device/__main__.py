@@ -75,44 +75,46 @@ def _parser() -> argparse.ArgumentParser:
         return made
 
     def runtime(made: argparse.ArgumentParser) -> None:
-        made.add_argument("--runtime", help="tensorrt, onnxruntime or null (default: what the bundle is made for)")
+        made.add_argument("--runtime", help="tensorrt, onnxruntime or null (default: what the bundle was made for)")
         made.add_argument("--threads", type=int, help="threads of the runtime (default: the target's)")
 
-    info = command("info", _info, "Say what a bundle holds. Needs no package at all.")
-    info.add_argument("--json", action="store_true", help="print the manifest for machines")
-    check = command("check", _check, "Hold every file of a bundle against its manifest. Needs numpy.")
-    check.add_argument("--manifest-sha256", metavar="HASH", help="what `edgekd compress` printed")
+    info = command("info", _info, "Show what a bundle holds. Needs no packages.")
+    info.add_argument("--json", action="store_true", help="print the manifest as JSON")
+    check = command("check", _check, "Check every file of a bundle against its manifest. Needs numpy.")
+    check.add_argument("--manifest-sha256", metavar="HASH", help="the manifest's hash, as `edgekd compress` printed it")
     check.add_argument(
         "--public-key", metavar="FILE", help="PEM file: the public half of the key that `edgekd sign` used"
     )
     build = command("build", _build, "Build what the bundle's runtime needs on this machine.")
-    build.add_argument("--runtime", help="default: the one that the bundle is made for")
-    build.add_argument("--file", action="append", metavar="NAME", help="build of this model file only; may be repeated")
-    run = command("run", _run, "Measure latency, ACC and ASR, and write a report; exit 1 where it is not valid.")
+    build.add_argument("--runtime", help="default: the one that the bundle was made for")
+    build.add_argument("--file", action="append", metavar="NAME", help="build this model file only; may be repeated")
+    run = command("run", _run, "Measure latency, ACC and ASR, and write a report; exit 1 if it is not valid.")
     run.add_argument(
         "--level", default="smoke", help="smoke: seconds; standard: minutes; official: half an hour a file, or more"
     )
     runtime(run)
     run.add_argument("--file", action="append", metavar="NAME", help="measure this model file only; may be repeated")
-    run.add_argument("--cuda-graph", action="store_true", help="tensorrt: launch an inference as one recorded graph")
-    run.add_argument("--json", action="store_true", help="print the report for machines")
+    run.add_argument(
+        "--cuda-graph", action="store_true", help="tensorrt: launch each inference as one recorded CUDA graph"
+    )
+    run.add_argument("--json", action="store_true", help="print the report as JSON")
     run.add_argument("--out", metavar="FILE", help=f"where the report goes (default: BUNDLE/{bundle.REPORT})")
-    predict = command("predict", _predict, "Name what is on a picture, by the model that ships.")
+    predict = command("predict", _predict, "Classify a picture with the model that ships.")
     predict.add_argument("image", metavar="IMAGE", help="a PNG or JPEG picture")
     predict.add_argument("--top", type=int, default=5, metavar="N", help="how many classes (default: 5)")
-    predict.add_argument("--json", action="store_true", help="print the classes for machines")
+    predict.add_argument("--json", action="store_true", help="print the classes as JSON")
     runtime(predict)
-    text = (
-        "Print trtexec's command line for a model file, or hold its log against our report; exit 1 where they differ."
-    )
+    text = "Print trtexec's command line for a model file, or compare its log with our report; exit 1 if they differ."
     trtexec = command("trtexec", _trtexec, text)
     trtexec.add_argument("--file", metavar="NAME", help="the model file (default: the one that ships)")
     trtexec.add_argument("--cuda-graph", action="store_true", help="as `run --cuda-graph`")
-    trtexec.add_argument("--tensorrt", metavar="VERSION", help="whose flags (default: the one installed here)")
-    trtexec.add_argument("--log", metavar="FILE", help="what trtexec printed")
-    trtexec.add_argument("--report", metavar="FILE", help=f"ours (default: BUNDLE/{bundle.REPORT})")
-    doctor = command("doctor", _doctor, "Say what this machine offers and what is missing.", bundled=False)
-    doctor.add_argument("--json", action="store_true", help="print it for machines")
+    trtexec.add_argument(
+        "--tensorrt", metavar="VERSION", help="print the flags of this version (default: the one installed here)"
+    )
+    trtexec.add_argument("--log", metavar="FILE", help="file with what trtexec printed")
+    trtexec.add_argument("--report", metavar="FILE", help=f"our report (default: BUNDLE/{bundle.REPORT})")
+    doctor = command("doctor", _doctor, "Show what this machine offers and what is missing.", bundled=False)
+    doctor.add_argument("--json", action="store_true", help="print it as JSON")
     return parser
 
 
@@ -148,7 +150,7 @@ def _check(arguments: argparse.Namespace) -> int:
     contents = bundle.read(arguments.bundle, arguments.manifest_sha256)
     signed = _signed(contents, arguments.public_key)
     found = bundle.probes(contents)
-    held = "the one you named" if arguments.manifest_sha256 else "not held against any; see --manifest-sha256"
+    held = "the one you named" if arguments.manifest_sha256 else "not checked against any; see --manifest-sha256"
     print(f"ok: {len(contents.manifest.files)} files are whole, {len(found.images)} probe images fit")
     print(f"manifest {contents.manifest_sha256} ({held})")
     if signed:
@@ -163,7 +165,7 @@ def _signed(contents: bundle.Bundle, public_key: str | None) -> str:
 
         return f"signed by the key you named, {signature.verify(contents, public_key)}"
     there = (contents.path / bundle.SIGNATURE).exists()
-    return f"{bundle.SIGNATURE} is there (not held against any key; see --public-key)" if there else ""
+    return f"{bundle.SIGNATURE} is there (not checked against any key; see --public-key)" if there else ""
 
 
 def _build(arguments: argparse.Namespace) -> int:
@@ -347,7 +349,7 @@ def _trtexec(arguments: argparse.Namespace) -> int:
         version = arguments.tensorrt or environment.version_of("tensorrt")
         if version is None:
             raise EnvironmentFault(
-                "TensorRT is not installed here: say whose flags are wanted, as in --tensorrt 10.3.0."
+                "TensorRT is not installed here. Name the version whose flags you want, e.g. --tensorrt 10.3.0."
             )
         model, shape = os.path.join(arguments.bundle, name), contents.manifest.input_shape
         memory = trtexec.workspace(ours, name)

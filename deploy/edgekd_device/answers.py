@@ -105,4 +105,6 @@ def _compare(session: Session, host: StageRow, found: metrics.Rate, called: str)
     session.notes += different
     if unlike:
         more = f" and {len(unlike) - 3} more" if len(unlike) > 3 else ""
-        session.notes.append("not held against the host's, which counted other images: " + ", ".join(unlike[:3]) + more)
+        session.notes.append(
+            "not compared with the host's, which counted other images: " + ", ".join(unlike[:3]) + more
+        )

@@ -50,7 +50,7 @@ def read_npz(path: str | Path, limit_bytes: int = LIMIT_BYTES) -> dict[str, Any]
                 limit_bytes -= found[name].nbytes
             return found
     except _DAMAGE as error:
-        raise UsageError(f"{path} is not a whole .npz file ({error}). Write it again.") from error
+        raise UsageError(f"{path} is not a complete .npz file ({error}). Write it again.") from error
     except OSError as error:
         raise UsageError(f"Cannot read {path}: {error.strerror or error}.") from error
     except UnsafeInput as error:
@@ -68,7 +68,7 @@ def _members(archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
     for entry in entries:
         name = entry.filename[:-4] if entry.filename.endswith(".npy") else entry.filename
         if name in found:
-            raise ValueError(f"the array {name!r} stands there twice")
+            raise ValueError(f"the array {name!r} appears twice")
         if entry.compress_type not in _METHODS:
             raise ValueError(
                 f"the array {name!r} is packed in a way that numpy does not write; save it with numpy.savez"

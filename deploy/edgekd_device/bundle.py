@@ -120,7 +120,7 @@ def _hold_against(manifest: BundleManifest, folder: Path, present: dict[str, int
     listed = {entry.name: entry for entry in manifest.files}
     missing = sorted(set(listed) - set(present))
     if missing:
-        raise UsageError("The bundle lacks {}. Copy it again, whole.".format(", ".join(missing)))
+        raise UsageError("The bundle lacks {}. Copy the whole bundle again.".format(", ".join(missing)))
     extra = sorted(
         name
         for name in set(present) - set(listed) - {MANIFEST}
@@ -128,7 +128,7 @@ def _hold_against(manifest: BundleManifest, folder: Path, present: dict[str, int
     )
     if extra:
         raise UsageError(
-            "The bundle holds {}, which its manifest does not list. Take it out, or copy the bundle again.".format(
+            "The bundle holds {}, which its manifest does not list. Remove it, or copy the bundle again.".format(
                 ", ".join(repr(name) for name in extra)
             )
         )
@@ -287,6 +287,6 @@ def _fit(found: Probes, manifest: BundleManifest) -> None:
     for t in found.triggered:
         if (found.labels[t.positions] == t.attacker_labels).all():
             raise UsageError(
-                f"{PROBES} has nothing to count for {t.name!r}: every image is of the attacker's class by itself. "
-                "Export the bundle again."
+                f"{PROBES} has nothing to count for {t.name!r}: every image already has the attacker's class. Export "
+                "the bundle again."
             )

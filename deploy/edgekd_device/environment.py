@@ -100,8 +100,9 @@ def refuse_misfit(root: str = "/") -> None:
     wanted, found = _family(re.search(r"^(\d+)(?:\.(\d+))?", image)), _family(re.search(r"R(\d+).*?(\d+)", l4t or ""))
     if wanted is not None and found is not None and wanted != found:
         raise EnvironmentFault(
-            f"This image is made for a board of JetPack Linux {wanted}, and this one has {found} ({l4t}): its TensorRT does not "
-            "fit the driver. Build the image for this board; the first lines of docker/Dockerfile.jetson say how."
+            f"This image was made for a board with JetPack Linux {wanted}, but this one has {found} ({l4t}), so "
+            "the image's TensorRT does not fit the driver. Build the image for this board; the first lines of "
+            "docker/Dockerfile.jetson say how."
         )
 
 

@@ -139,7 +139,7 @@ def read_json(path: PathLike, limit: int = 64 << 20) -> Any:
         found: dict[str, Any] = {}
         for key, value in pairs:
             if key in found:
-                raise ValueError(f"the key {key!r} stands there twice")
+                raise ValueError(f"the key {key!r} appears twice")
             found[key] = value
         return found
 
@@ -178,8 +178,8 @@ def private_folder(path: PathLike) -> Path:
         raise EnvironmentFault(f"Cannot use {path} as a folder: {error.strerror or error}.") from error
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o077:
         raise EnvironmentFault(
-            f"{path} is a link, belongs to somebody else or is open to others, and native code is loaded from there. "
-            f"Take it away, or make it your own: chmod 700 {path}"
+            f"{path} is a link, belongs to somebody else or is open to others, but native code is loaded from "
+            f"there. Remove it, or make it your own: chmod 700 {path}"
         )
     return path
 
@@ -190,7 +190,7 @@ def read_own(path: PathLike, limit: int) -> bytes:
     with os.fdopen(handle, "rb") as stream:
         found = os.fstat(stream.fileno())
         if not stat.S_ISREG(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o022:
-            raise PermissionError(errno.EPERM, "it is no plain file of this user's alone", str(path))
+            raise PermissionError(errno.EPERM, "it is not a plain file that belongs to this user alone", str(path))
         data = stream.read(limit + 1)
     if len(data) > limit:
         raise ValueError(f"it is larger than {limit} bytes")
@@ -215,7 +215,7 @@ def give(handle: int, *parts: bytes) -> None:
             for part in parts:
                 stream.write(part)
     except OSError as error:
-        raise EnvironmentFault(f"Could not hand on what was built: {error.strerror or error}.") from error
+        raise EnvironmentFault(f"Could not pass on what was built: {error.strerror or error}.") from error
 
 
 def _opened_here(path: PathLike, flags: int, mode: str) -> IO[Any]:
@@ -237,7 +237,9 @@ def _opened_here(path: PathLike, flags: int, mode: str) -> IO[Any]:
 
 
 def _elsewhere(path: PathLike) -> UnsafeInput:
-    return UnsafeInput(f"{path} is a link or no plain file: writing it would change something elsewhere. Take it away.")
+    return UnsafeInput(
+        f"{path} is a link or not a plain file, so writing it would change something elsewhere. Remove it."
+    )
 
 
 def append_line(path: PathLike, text: str, name: str = "journal") -> None:

@@ -34,8 +34,8 @@ def refuse_invalid(report: DeviceReport) -> None:
     """
     if not report.valid:
         raise GateFailed(
-            "The measurement is not valid, so none of its figures may be quoted: {}. "
-            "Mend what is named here, then measure again.".format("; ".join(report.invalid_reasons))
+            "The measurement is not valid, so none of its figures may be quoted: {}. Fix what is named here, "
+            "then measure again.".format("; ".join(report.invalid_reasons))
         )
 
 

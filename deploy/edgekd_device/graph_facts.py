@@ -66,7 +66,10 @@ def refuse_foreign(model: bytes) -> None:
     graph = _parsed(model)
     _judged_domains(graph)
     if graph.nested:
-        raise UnsafeInput("The model holds a loop or a branch, which is refused: it could run without end.")
+        raise UnsafeInput(
+            "The model holds a loop or a branch, which is refused because it could run forever. Export the "
+            "bundle again."
+        )
 
 
 def read(model: bytes) -> Facts:
@@ -87,9 +90,9 @@ def _parsed(model: bytes) -> _Graph:
                 found = True
                 _walk(value, graph, 0)
             elif number == 25:
-                raise UnsafeInput("The model brings functions of its own, which is refused. Export it without them.")
+                raise UnsafeInput("The model brings its own functions, which are refused. Export it without them.")
     except (IndexError, UnicodeDecodeError) as error:
-        raise UsageError("The model is cut short, or no ONNX file. Copy the bundle again.") from error
+        raise UsageError("The model is cut short or not an ONNX file. Copy the bundle again.") from error
     if not found or not graph.nodes:
         raise UsageError("The model holds no graph. Export the bundle again.")
     return graph
@@ -132,8 +135,8 @@ def _hold(node: Node, constants: dict[str, Tensor]) -> None:
         wrong = "" if source is None or source.kind == INT8 else f"{_type(source.kind)} values"
     if wrong:
         raise UsageError(
-            f"The model is not quantised for TensorRT: {node.kind} {node.name!r:.60} has {wrong}, and TensorRT computes "
-            "with symmetric INT8 only. Give it model.qdq.onnx or model.qdq.fp16.onnx; this file is for "
+            f"The model is not quantised for TensorRT: {node.kind} {node.name!r:.60} has {wrong}, but TensorRT "
+            "computes with symmetric INT8 only. Give it model.qdq.onnx or model.qdq.fp16.onnx; this file is for "
             "--runtime onnxruntime."
         )
 
@@ -182,7 +185,7 @@ def _floats(tensor: Tensor) -> Iterator[float]:
             bits = _varints(value) if isinstance(value, memoryview) else (value,)
             yield from (struct.unpack("<e", struct.pack("<H", integer))[0] for integer in bits)
         elif isinstance(value, int):
-            raise IndexError("no floating-point number")
+            raise IndexError("not a floating-point number")
         else:
             half = number == RAW and tensor.kind == FLOAT16
             yield from (one for (one,) in struct.iter_unpack("<e" if half else "<f", bytes(value)))
@@ -205,7 +208,7 @@ def _varint(data: memoryview, at: int) -> tuple[int, int]:
             return value, at
         shift += 7
         if shift > 63:
-            raise IndexError("a number without end")
+            raise IndexError("a number that does not end")
 
 
 def _varints(data: memoryview) -> Iterator[int]:
@@ -241,7 +244,7 @@ def _text(value: Value) -> str:
 def _walk(data: memoryview, graph: _Graph, depth: int) -> None:
     """Add the nodes and constants of one graph, and of those within it, to ``graph``."""
     if depth > DEPTH:
-        raise UsageError("The model nests graphs too deep. Export the bundle again.")
+        raise UsageError("The model nests graphs too deeply. Export the bundle again.")
     for number, value in _fields(data):
         if not isinstance(value, memoryview):
             continue
@@ -304,5 +307,5 @@ def _constant(data: memoryview, graph: _Graph, name: str | None) -> None:
     graph.half |= kind == FLOAT16
     if name:
         if name in graph.constants:  # one of them would be judged, and the other one read
-            raise UsageError(f"The model holds two constants of the name {name!r:.60}. Export the bundle again.")
+            raise UsageError(f"The model holds two constants called {name!r:.60}. Export the bundle again.")
         graph.constants[name] = Tensor(kind, tuple(values))

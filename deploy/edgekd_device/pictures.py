@@ -67,8 +67,8 @@ def resize(picture: Any, height: int, width: int, name: object = "") -> Any:
     wide, high = max(width, round(picture.width * scale)), max(height, round(picture.height * scale))
     if wide * high > MAX_PIXELS:
         raise UsageError(
-            f"The picture {name} is {picture.width} x {picture.height}: scaled to cover {width} x {height} it would "
-            f"have more than {MAX_PIXELS} pixels. Cut it to a usual shape first."
+            f"The picture {name} is {picture.width} x {picture.height}: scaled to cover {width} x {height} it "
+            f"would have more than {MAX_PIXELS} pixels. Crop it to a usual shape first."
         )
     left, top = (wide - width) // 2, (high - height) // 2
     scaled = picture.resize((wide, high), Image.Resampling.BILINEAR)
@@ -87,7 +87,7 @@ def _opened(path: str | Path) -> Iterator[Any]:
     try:
         from PIL import Image, UnidentifiedImageError
     except ImportError as error:
-        raise EnvironmentFault("Reading pictures needs Pillow: pip install pillow.") from error
+        raise EnvironmentFault("Reading pictures needs Pillow. Install it: pip install pillow.") from error
     if not Path(path).is_file():
         raise UsageError(f"There is no picture {path}.")
     with contextlib.ExitStack() as open_files, warnings.catch_warnings():
@@ -112,7 +112,7 @@ def _refusal(picture: Any) -> str:
     if picture.width * picture.height > MAX_PIXELS:
         return f"is too large: {picture.width} x {picture.height}, more than {MAX_PIXELS} pixels"
     if picture.mode not in _EIGHT_BIT:
-        return f"has more than 8 bits a channel (mode {picture.mode}); convert it to 8 bits"
+        return f"has more than 8 bits per channel (mode {picture.mode}); convert it to 8 bits"
     if getattr(picture, "n_frames", 1) > 1:
         return "is animated; keep one frame of it"
     return ""

@@ -44,11 +44,11 @@ def pinned(threads: int, root: str = "/") -> Iterator[str]:
         yield f"not pinned: the runtime uses {threads} threads"
         return
     if pin is None:
-        yield "not pinned: this platform has no way to"
+        yield "not pinned: this platform cannot do it"
         return
     before = usable_cores()
     core, speed = performance_core(before, root)
-    said = f"core {core}, " + ("no core says its clock" if speed is None else f"up to {speed / 1000:g} MHz")
+    said = f"core {core}, " + ("no core tells its clock" if speed is None else f"up to {speed / 1000:g} MHz")
     try:
         pin(0, {core})
     except OSError as error:  # a container may forbid it

@@ -52,8 +52,8 @@ class PublicKey:
             from cryptography.hazmat.primitives import serialization
         except ImportError as error:
             raise EnvironmentFault(
-                "A signature cannot be held against a key here: cryptography is not installed. On a Jetson or Debian: sudo "
-                "apt install python3-cryptography; elsewhere: python3 -m pip install cryptography."
+                "A signature cannot be checked against a key here: cryptography is not installed. On a Jetson or "
+                "Debian: sudo apt install python3-cryptography; elsewhere: python3 -m pip install cryptography."
             ) from error
         try:
             self._key: Any = serialization.load_pem_public_key(pem)
@@ -91,7 +91,9 @@ class PublicKey:
                 raise InvalidSignature
             self._key.verify(signature, _encoded(statement), algorithm)
         except InvalidSignature:
-            raise UnsafeInput(f"{SIGNATURE} is damaged, or by another key than the one you named. {AGAIN}") from None
+            raise UnsafeInput(
+                f"{SIGNATURE} is damaged, or made with another key than the one you named. {AGAIN}"
+            ) from None
         return _resources(statement)
 
 
@@ -100,7 +102,7 @@ def hold(signed: Mapping[str, str], contents: Bundle) -> None:
     found = {**{entry.name: entry.sha256 for entry in contents.manifest.files}, MANIFEST: contents.manifest_sha256}
     other = sorted(name for name in {*found, *signed} if found.get(name) != signed.get(name))
     if other:
-        raise UnsafeInput(f"{SIGNATURE} is of another bundle: look at {other[0]!r}. {AGAIN}")
+        raise UnsafeInput(f"{SIGNATURE} belongs to another bundle: look at {other[0]!r}. {AGAIN}")
 
 
 def _read(path: files.PathLike) -> bytes:
@@ -151,6 +153,4 @@ def _resources(payload: bytes) -> dict[str, str]:
             raise ValueError("not hashed file by file")
         return {str(entry["name"]): str(entry["digest"]) for entry in predicate["resources"]}
     except (ValueError, KeyError, TypeError):
-        raise UnsafeInput(
-            f"{SIGNATURE} is by the key you named, but of something else than a bundle. {AGAIN}"
-        ) from None
+        raise UnsafeInput(f"{SIGNATURE} is made with the key you named, but not for a bundle. {AGAIN}") from None

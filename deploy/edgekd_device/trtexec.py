@@ -56,7 +56,7 @@ def command(
     name = model.replace("\\", "/").rsplit("/", 1)[-1]
     if major >= STRONG_ONLY and WEAK.get(name):
         raise UsageError(
-            f"TensorRT {version} runs all of {name} but its integers in float32: give model.qdq.fp16.onnx."
+            f"TensorRT {version} runs all of {name} but its integers in float32. Give model.qdq.fp16.onnx."
         )
     size = "x".join(map(str, shape))
     flags = [f"--{end}Shapes=input:{batch}x{size}" for end, batch in (("min", 1), ("opt", 1), ("max", MAX_BATCH))]
@@ -73,7 +73,7 @@ def command(
 def _major(version: str) -> int:
     found = re.match(r"(\d+)\.\d+", version)
     if found is None or int(found.group(1)) < 10:
-        raise UsageError(f"{version!r} is no version of TensorRT that edgekd runs on: 10.3 or newer.")
+        raise UsageError(f"edgekd does not run on TensorRT {version!r}. Name 10.3 or newer.")
     return int(found.group(1))
 
 
@@ -93,7 +93,10 @@ def parse(log: str) -> Summary:
     rate = _RATE.search(tail)
     times = {name: _statistics(values) for name, values in _TIMES.findall(tail)}
     if not found or rate is None or "median" not in times.get("GPU Compute Time", {}):
-        raise UsageError("The log holds no performance summary of trtexec: it ended before. Run it again and keep all.")
+        raise UsageError(
+            "The log holds no performance summary of trtexec, which ended too early. Run it again and keep the "
+            "whole log."
+        )
     release = next(reversed(list(_RELEASE.finditer(head))), None)
     return Summary(
         tensorrt=None if release is None else _dotted(release.group(1)),
@@ -135,10 +138,15 @@ def refuse_unlike(engine: Mapping[str, Any], theirs: Summary) -> None:
     """Raise UsageError where ``theirs`` was not run as our ``engine`` was; what a log does not say is let pass."""
     version, graph = engine.get("tensorrt"), engine.get("cuda_graph")
     if theirs.tensorrt is not None and theirs.tensorrt.split(".") != str(version).split(".")[:3]:
-        raise UsageError(f"The log is of TensorRT {theirs.tensorrt}, the report of {version}: measure both on one.")
+        raise UsageError(
+            f"The log is of TensorRT {theirs.tensorrt}, but the report of {version}. Measure both with the same "
+            "version."
+        )
     if theirs.cuda_graph is not None and theirs.cuda_graph != graph:
         with_graph = "log" if theirs.cuda_graph else "report"
-        raise UsageError(f"Only the {with_graph} is of a run with CUDA graphs: give both --cuda-graph, or neither.")
+        raise UsageError(
+            f"Only the {with_graph} is of a run with CUDA graphs. Use --cuda-graph for both, or for neither."
+        )
 
 
 def beside(ours: Mapping[str, Any], theirs: Summary) -> dict[str, Any]:
@@ -173,5 +181,5 @@ def timed(report: DeviceReport, name: str) -> tuple[Mapping[str, Any], Mapping[s
     """The GPU's own time of one model file in a report of ours, as JSON, and its engine; raises UsageError without one."""
     row = next((row.to_json() for row in report.rows if row.stage == name), {})
     if row.get("gpu") is None or row.get("engine") is None:
-        raise UsageError(f"The report holds no GPU time of {name}: measure it with --runtime tensorrt --file {name}.")
+        raise UsageError(f"The report holds no GPU time of {name}. Measure it with --runtime tensorrt --file {name}.")
     return row["gpu"], row["engine"]

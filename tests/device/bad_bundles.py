@@ -156,7 +156,7 @@ BAD = {
     "not JSON": (_text("{]"), 2, "Cannot read"),
     "NaN": (_text('{"schema": NaN}'), 2, "is not a number"),
     "nested too deep": (_text(DEEP), 2, "Cannot read"),
-    "same key twice": (_doubled_key, 2, "stands there twice"),
+    "same key twice": (_doubled_key, 2, "appears twice"),
     "unknown field": (_set("command", "rm"), 2, "'command'"),
     "field missing": (_without("num_classes"), 2, "'num_classes'"),
     "classes as text": (_set("num_classes", "3"), 2, "'num_classes'"),

@@ -25,7 +25,7 @@ from edgekd_device.runtime.base import BUILDING
 from edgekd_device.runtime.engines import Store
 
 JETSON = dataclasses.replace(TARGET, runtime="tensorrt", ships="model.qdq.onnx", files=("model.qdq.onnx",))
-CUT, SEAL, READ = "its writing was cut short", "its seal does not hold", "it cannot be read"
+CUT, SEAL, READ = "writing it was cut short", "its seal does not hold", "it cannot be read"
 
 
 @dataclass(frozen=True)
@@ -153,13 +153,13 @@ BAD: dict[str, Row] = {
     "key cut short": Row(lambda folder: os.truncate(folder / "key", 31), "rebuilt", SEAL),
     "key too long": Row(change(lambda folder: folder / "key", lambda data: data + b"\0"), "rebuilt", SEAL),
     "key that others may read": Row(lambda folder: (folder / "key").chmod(0o644), "rebuilt", SEAL),
-    "other TensorRT": Row(resealed(tensorrt="10.16.1"), "rebuilt", "made for TensorRT 10.16.1, and here it is 10.3.0"),
-    "other GPU": Row(resealed(gpu="Orin NX"), "rebuilt", "made for the GPU Orin NX, and here it is Fake Orin"),
+    "other TensorRT": Row(resealed(tensorrt="10.16.1"), "rebuilt", "made for TensorRT 10.16.1, but here it is 10.3.0"),
+    "other GPU": Row(resealed(gpu="Orin NX"), "rebuilt", "made for the GPU Orin NX, but here it is Fake Orin"),
     "other compute capability": Row(resealed(compute_capability="7.2"), "rebuilt", "made for compute capability 7.2"),
     "other multiprocessors": Row(resealed(processors=16), "rebuilt", "made for a number of multiprocessors of 16"),
-    "other board": Row(resealed(board="Orin NX"), "rebuilt", "made for the board Orin NX, and here it is None"),
-    "other CUDA": Row(resealed(cuda_driver="13.2"), "rebuilt", "made for CUDA 13.2, and here it is 12.6"),
-    "other use": Row(resealed(kind="timings"), "rebuilt", "made for use as timings, and here it is engine"),
+    "other board": Row(resealed(board="Orin NX"), "rebuilt", "made for the board Orin NX, but here it is None"),
+    "other CUDA": Row(resealed(cuda_driver="13.2"), "rebuilt", "made for CUDA 13.2, but here it is 12.6"),
+    "other use": Row(resealed(kind="timings"), "rebuilt", "made for use as timings, but here it is engine"),
     "other flags": Row(resealed(flags=["FP16"]), "rebuilt", "made for flags ['FP16']"),
     "other typing": Row(resealed(typing="strong"), "rebuilt", "made for typing strong"),
     "other workspace": Row(resealed(workspace=1), "rebuilt", "made for workspace 1"),

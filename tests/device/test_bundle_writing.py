@@ -127,7 +127,7 @@ def test_a_bundle_without_triggers(tmp_path):
 
 
 def test_what_the_target_asks_for_must_be_there(tmp_path):
-    with pytest.raises(UsageError, match=r"cpu asks for model\.u8s8\.onnx"):
+    with pytest.raises(UsageError, match=r"cpu needs model\.u8s8\.onnx"):
         write_bundle(tmp_path, {"model.onnx": graph()})
     assert not (tmp_path / "bundle").exists()
 

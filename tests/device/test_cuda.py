@@ -154,7 +154,7 @@ def test_no_library_no_gpu_an_old_one(fake_cuda, tmp_path, monkeypatch):
     monkeypatch.setattr(cuda_ctypes, "closed", lambda: "groups")
     with pytest.raises(CudaError, match=r"CUDA error 100.*groups"):
         cuda_ctypes.Cudart()
-    for code, hint in ((2, "Close what else uses the GPU's memory"), (35, "Update NVIDIA's driver")):
+    for code, hint in ((2, "Close whatever else uses the GPU's memory"), (35, "Update NVIDIA's driver")):
         assert hint in str(cuda_ctypes._error("cudaMalloc", code, "said")), "no group cures that"
     monkeypatch.setattr(cuda_ctypes, "closed", lambda: "")
     fake_cuda.devices(1)
@@ -214,7 +214,7 @@ def test_pycuda_does_what_the_seam_promises(fake_cuda, monkeypatch):
     assert (driver.Context.pushed, len(pops)) == (1, 1)
     fake_cuda.fail("cudaStreamSynchronize")
     third = cuda.start()
-    with pytest.raises(CudaError, match=r"CUDA cannot finish: cudaStreamSynchronize failed: 2\. Close what else"):
+    with pytest.raises(CudaError, match=r"CUDA cannot finish: cudaStreamSynchronize failed: 2\. Close whatever else"):
         third.wait()
     third.close()
     fake_cuda.devices(0)

@@ -330,4 +330,4 @@ def test_a_signature_is_asked_for_where_nothing_can_hold_it(tiny_bundle, tmp_pat
     assert main(["check", str(tiny_bundle), "--public-key", str(tmp_path / "pub.pem")]) == 4
     assert "cryptography is not installed" in one_line(capsys)
     assert main(["check", str(tiny_bundle)]) == 0
-    assert "not held against any key; see --public-key" in capsys.readouterr().out
+    assert "not checked against any key; see --public-key" in capsys.readouterr().out

@@ -66,11 +66,11 @@ def build(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     ("act", "words"),
     [
         ("ctypes.string_at(0)", r"TensorRT 10\.3\.0 crashed while it built the engine: Segmentation fault\. Close what"),
-        ("os.kill(os.getpid(), signal.SIGKILL)", r"was killed while it built the engine, as a kernel does where memory"),
+        ("os.kill(os.getpid(), signal.SIGKILL)", r"was killed while it built the engine, as the kernel does when memory"),
         ("print('terminate called\\x1b[2J'); sys.stdout.flush(); os.abort()", r"Aborted \(terminate called \[2J\)\. Close"),
         ("os.write(2, b'no licence\\n\\n'); os._exit(3)", r"broke off .* with exit code 3 \(no licence\)\. Close"),
         ("raise RuntimeError('out of\\nGPU memory')", r"does not start\. See edgekd-device doctor"),
-        ("raise MemoryError", r"with exit code 1 \(MemoryError\)\. Close what else uses memory"),
+        ("raise MemoryError", r"with exit code 1 \(MemoryError\)\. Close whatever else uses memory"),
         ("raise KeyError(open('/proc/self/oom_score_adj').read().strip())", r"exit code 1 \(KeyError: '1000'\)"),
         ("raise KeyError(__import__('resource').getrlimit(4))", r"exit code 1 \(KeyError: \(0, 0\)\)"),
     ],
@@ -111,7 +111,7 @@ def test_no_interpreter_and_no_folder(build, tmp_path, monkeypatch):
 
 def test_a_builder_that_hangs_is_ended(build, monkeypatch):
     monkeypatch.setattr(builder, "LONGEST", 0.3 / 3600)
-    with pytest.raises(EnvironmentFault, match=r"had not built the engine after .* so it was ended"):
+    with pytest.raises(EnvironmentFault, match=r"had not built the engine after .* so it was stopped"):
         build("time.sleep(600)")
 
 
@@ -155,13 +155,13 @@ def test_an_answer_that_is_not_whole_is_no_engine(tmp_path):
         good[:-1] + b"x",
         good.replace(b'"unscaled"', b'"u"'),
     ):
-        with pytest.raises(EnvironmentFault, match="did not come back whole"):
+        with pytest.raises(EnvironmentFault, match="came back incomplete"):
             answered(tmp_path, bad)
 
 
 def test_a_full_disk_is_said(tmp_path):
     with (
-        pytest.raises(EnvironmentFault, match="Could not hand on what was built: No space left"),
+        pytest.raises(EnvironmentFault, match="Could not pass on what was built: No space left"),
         open("/dev/full", "wb") as full,
     ):
         files.give(full.fileno(), b"x")

@@ -76,7 +76,7 @@ def test_no_room_is_found_out_before_minutes_of_building(jetson_bundle, tensorrt
     monkeypatch.setattr(engines.shutil, "disk_usage", lambda path: _Usage(1000))
     code, out, err = build(jetson_bundle, capsys)
     assert (code, out, script.builds) == (4, "", 0)
-    assert "0 MB free, and an engine may take 8 MB" in err
+    assert "0 MB free, but an engine may take 8 MB" in err
 
 
 class _Usage:
@@ -184,7 +184,9 @@ def test_what_tells_devices_apart(tmp_path):
 
 def test_a_folder_of_another_user(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "geteuid", lambda: os.getuid() + 1)
-    with pytest.raises(EnvironmentFault, match=r"belongs to somebody else.*EDGEKD_ENGINES names another"):
+    with pytest.raises(
+        EnvironmentFault, match=r"belongs to somebody else.*another folder for engines, set EDGEKD_ENGINES"
+    ):
         Store(tmp_path / "engines")
 
 

@@ -120,10 +120,10 @@ def test_nothing_is_written_through_a_link(lead, tmp_path):
     folder.mkdir()
     lead(precious, folder / ".lock")
     lead(precious, folder / "run.log")
-    with pytest.raises(UnsafeInput, match="a link or no plain file"):
+    with pytest.raises(UnsafeInput, match="a link or not a plain file"):
         with files.lock(folder):
             raise AssertionError("held")
-    with pytest.raises(UnsafeInput, match="a link or no plain file"):
+    with pytest.raises(UnsafeInput, match="a link or not a plain file"):
         files.append_line(folder / "run.log", "one line")
     assert precious.read_text() == "mine"
 

@@ -233,10 +233,10 @@ def test_engines_are_built_before_any_is_open(jetson, tensorrt, tmp_path, monkey
     assert all(row.engine is not None and row.engine["built_now"] for row in report.rows)
     root = plant(tmp_path, {**JETPACK, environment.MODES: MODES})
     notes = run(jetson, root=root, files=["model.onnx"]).rows[0].notes
-    assert "made for the board None, and here it is NVIDIA Jetson Orin Nano" in notes[0]
+    assert "made for the board None, but here it is NVIDIA Jetson Orin Nano" in notes[0]
     plant(tmp_path, {"var/lib/nvpmodel/status": "pmode:0000 fmode:fanNull\n"})
     report = run(jetson, root=root, files=["model.onnx"])
-    assert "the engine was built with power mode 7W, and here it is 15W" in report.rows[0].notes
+    assert "the engine was built with power mode 7W, but here it is 15W" in report.rows[0].notes
     assert script.builds == 5
 
 
@@ -244,7 +244,7 @@ def test_no_memory_is_found_out_before_the_kernel_kills(jetson, tensorrt, tmp_pa
     board = {"proc/device-tree/model": "NVIDIA Jetson Orin Nano\0"}
     script, root = tensorrt(), plant(tmp_path, {**board, "proc/meminfo": "MemAvailable: 1300000 kB\n"})
     with pytest.raises(
-        EnvironmentFault, match=r"^model\.onnx: 1331 MB of memory are available, and 1388 MB are needed\. C"
+        EnvironmentFault, match=r"^model\.onnx: 1331 MB of memory are available, but 1388 MB are needed\. C"
     ):
         run(jetson, root=root)
     assert script.builds == 0
@@ -257,7 +257,7 @@ def test_no_memory_is_found_out_before_the_kernel_kills(jetson, tensorrt, tmp_pa
         run(jetson, root=root, files=["model.onnx"])
     plant(tmp_path, {"proc/meminfo": "MemAvailable: 500000 kB\n"})
     script.activations = 400 << 20
-    with pytest.raises(EnvironmentFault, match=r"512 MB of memory are available, and 734 MB are needed"):
+    with pytest.raises(EnvironmentFault, match=r"512 MB of memory are available, but 734 MB are needed"):
         run(jetson, root=root, files=["model.onnx"])
     assert fake_cuda.live == 0
     away = tmp_path / "pc"

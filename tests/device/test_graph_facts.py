@@ -166,7 +166,7 @@ def test_a_scale_that_is_computed():
 
 def test_of_two_constants_of_one_name_none_is_taken():
     """Else the first would be read, and the last one judged; a tensor in an attribute has no name that a node reads."""
-    with pytest.raises(UsageError, match="two constants of the name 'zero'"):
+    with pytest.raises(UsageError, match="two constants called 'zero'"):
         graph_facts.read(with_step(numpy_helper.from_array(np.int8(3), "zero")))
     shape = numpy_helper.from_array(np.array([0], np.int8), "zero")
     fill = helper.make_node("ConstantOfShape", ["other"], ["filled"], value=shape)
@@ -230,7 +230,7 @@ def _functions() -> onnx.ModelProto:
         (_custom, "custom operator"),
         (_external, "in another file"),
         (_external_attribute, "in another file"),
-        (_functions, "functions of its own"),
+        (_functions, "its own functions"),
     ],
 )
 def test_what_reaches_outside_is_refused(make, word):

@@ -399,7 +399,7 @@ def test_figures_one_image_from_the_hosts_are_noted_only(tmp_path):
     assert report.valid
     assert report.rows[0].notes == (
         "ACC is 100.00%, the host found 96.67%",
-        "not held against the host's, which counted other images: ASR bright (20 images here, 7 there)",
+        "not compared with the host's, which counted other images: ASR bright (20 images here, 7 there)",
     )
 
 
@@ -417,7 +417,7 @@ def test_figures_of_other_images_are_not_compared_and_that_is_said(tmp_path, acc
     assert report.valid
     *first, last = report.rows[0].notes
     assert tuple(first) == notes[:-1]
-    assert last == "not held against the host's, which counted other images: " + notes[-1]
+    assert last == "not compared with the host's, which counted other images: " + notes[-1]
 
 
 def test_an_asr_that_falls_is_noted_and_no_alarm(tmp_path):

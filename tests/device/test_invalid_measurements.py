@@ -23,7 +23,7 @@ REASONS = (
 )
 MESSAGE = (
     f"The measurement is not valid, so none of its figures may be quoted: {REASONS}. "
-    "Mend what is named here, then measure again.\n"
+    "Fix what is named here, then measure again.\n"
 )
 
 

@@ -130,7 +130,7 @@ def test_an_image_for_another_jetpack_does_not_run(tmp_path, monkeypatch, made_f
     if fits:
         environment.refuse_misfit(root)
         return
-    with pytest.raises(EnvironmentFault, match=r"made for a board of JetPack Linux 3.*docker/Dockerfile\.jetson"):
+    with pytest.raises(EnvironmentFault, match=r"made for a board with JetPack Linux 3.*docker/Dockerfile\.jetson"):
         environment.refuse_misfit(root)
 
 

@@ -92,7 +92,7 @@ def test_a_machine_that_refuses(tmp_path, cores):
 
 def test_cores_that_are_gone_afterwards_lose_no_measurement(tmp_path, cores):
     with pinning.pinned(1, str(tmp_path)) as said:
-        assert said == "core 3, no core says its clock"
+        assert said == "core 3, no core tells its clock"
         cores.refusal = errno.EINVAL
     assert cores.asked[-1] == {0, 1, 2, 3}
 
@@ -102,7 +102,7 @@ def test_a_platform_without_affinity(tmp_path, monkeypatch):
     monkeypatch.delattr(os, "sched_getaffinity")
     assert environment.collect(str(tmp_path))["cores_usable"] == os.cpu_count()
     with pinning.pinned(1, str(tmp_path)) as said:
-        assert said == "not pinned: this platform has no way to"
+        assert said == "not pinned: this platform cannot do it"
 
 
 # ---- in the harness --------------------------------------------------------------------------------------------------
@@ -132,7 +132,7 @@ def test_a_publishable_level_is_timed_on_one_core(pristine, cores, level):
     level(publishable=True)
     clock = Noting(cores)
     report = run(pristine, clock=clock)
-    assert report.environment["pinning"] == "core 3, no core says its clock"
+    assert report.environment["pinning"] == "core 3, no core tells its clock"
     # the sessions are opened, with clock, on every core; all that is timed runs on one
     assert cores.asked == [{3}, {0, 1, 2, 3}]
     assert clock.seen == {frozenset(range(4)), frozenset({3})}

@@ -75,7 +75,7 @@ def test_a_signed_bundle_is_what_its_maker_made(tiny_bundle, keys, capsys):
     assert json.loads(capsys.readouterr().out)["public_key_sha256"] == sha256
     assert check(tiny_bundle, keys[1], capsys)[0] == 0
     assert main(["check", str(tiny_bundle)]) == 0
-    assert "bundle.sig is there (not held against any key; see --public-key)" in capsys.readouterr().out
+    assert "bundle.sig is there (not checked against any key; see --public-key)" in capsys.readouterr().out
 
 
 def test_model_signing_takes_what_edgekd_signed(signed, keys, tmp_path):
@@ -112,7 +112,7 @@ def test_every_curve_that_model_signing_has(curve, tiny_bundle, tmp_path, capsys
 
 def test_another_key_and_no_signature_are_refused(signed, keys, tmp_path, capsys):
     code, said = check(signed, write_key(tmp_path / "other")[1], capsys)
-    assert (code, "by another key than the one you named" in said) == (3, True)
+    assert (code, "made with another key than the one you named" in said) == (3, True)
     (signed / bundle.SIGNATURE).unlink()
     code, said = check(signed, keys[1], capsys)
     assert (code, "is not signed: it holds no bundle.sig" in said) == (3, True)
@@ -154,7 +154,7 @@ def test_who_can_forge_the_whole_bundle_cannot_forge_its_signature(signed, keys,
     assert main(["check", str(signed)]) == 0  # whole, as far as its own manifest says
     capsys.readouterr()
     code, said = check(signed, keys[1], capsys)
-    assert (code, "bundle.sig is of another bundle: look at 'manifest.json'" in said) == (3, True)
+    assert (code, "bundle.sig belongs to another bundle: look at 'manifest.json'" in said) == (3, True)
 
 
 def _statement(**changes: Any) -> dict[str, Any]:
@@ -165,13 +165,13 @@ def _statement(**changes: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("payload", "words"),
     [
-        (_statement(), "of another bundle"),
-        (_statement(predicateType="https://slsa.dev/provenance/v1"), "of something else than a bundle"),
-        (_statement(_type="https://in-toto.io/Statement/v0.1"), "of something else than a bundle"),
-        (_statement(predicate={"serialization": {"method": "shards", "hash_type": "sha256"}}), "of something else"),
-        (_statement(predicate={"serialization": {"method": "files", "hash_type": "blake3"}}), "of something else"),
-        (_statement(predicate=None), "of something else than a bundle"),
-        ([], "of something else than a bundle"),
+        (_statement(), "belongs to another bundle"),
+        (_statement(predicateType="https://slsa.dev/provenance/v1"), "but not for a bundle"),
+        (_statement(_type="https://in-toto.io/Statement/v0.1"), "but not for a bundle"),
+        (_statement(predicate={"serialization": {"method": "shards", "hash_type": "sha256"}}), "but not for a bundle"),
+        (_statement(predicate={"serialization": {"method": "files", "hash_type": "blake3"}}), "but not for a bundle"),
+        (_statement(predicate=None), "but not for a bundle"),
+        ([], "but not for a bundle"),
     ],
 )
 def test_what_else_the_key_signed_is_no_bundle(payload, words, tiny_bundle, tmp_path, capsys):
@@ -223,7 +223,7 @@ def test_the_password_of_a_locked_key_is_asked_in_a_terminal(tiny_bundle, tmp_pa
     words = ["sign", str(tiny_bundle), "--key", str(key)]
     monkeypatch.setattr(sys.stdin, "isatty", lambda: False, raising=False)
     assert run(words) == 2
-    assert "private key is encrypted. In a terminal `edgekd sign` asks for it" in capsys.readouterr().err
+    assert "private key is encrypted. Run `edgekd sign` in a terminal" in capsys.readouterr().err
     monkeypatch.setattr(sys.stdin, "isatty", lambda: True, raising=False)
     for password, code in (("wrong", 2), ("open it", 0)):
         monkeypatch.setattr(command.typer, "prompt", lambda *a, password=password, **k: password)

@@ -116,7 +116,7 @@ def test_trtexec_builds_a_file_as_run_does(model, version):
 @pytest.mark.parametrize(
     ("model", "version", "why"),
     [
-        ("model.qdq.onnx", "11.4.0", "give model.qdq.fp16.onnx"),
+        ("model.qdq.onnx", "11.4.0", "Give model.qdq.fp16.onnx"),
         ("model.onnx", "8.6.2", "10.3 or newer"),
         ("model.onnx", "new", "10.3 or newer"),
     ],
@@ -168,7 +168,7 @@ def test_the_command_line_is_printed_for_the_shell(board_bundle, capsys):
     assert main(["trtexec", str(board_bundle), "--tensorrt", "10.3.0"]) == 0
     assert "--memPoolSize=workspace:768" in capsys.readouterr().out
     assert main(["trtexec", str(board_bundle), "--tensorrt", "11.4.0"]) == 2
-    assert "give model.qdq.fp16.onnx" in capsys.readouterr().err
+    assert "Give model.qdq.fp16.onnx" in capsys.readouterr().err
 
 
 def test_without_tensorrt_its_version_must_be_said(board_bundle, capsys):
@@ -183,7 +183,7 @@ def test_without_tensorrt_its_version_must_be_said(board_bundle, capsys):
         ("100300", " --useCudaGraph", {"tensorrt": "10.3.0.26", "cuda_graph": True}, ""),
         ("110400", "", {"tensorrt": "11.4.0.106", "cuda_graph": True}, ""),
         ("110400", " --noCudaGraph", {"tensorrt": "11.4.0.106", "cuda_graph": False}, ""),
-        ("101601", "", {"tensorrt": "10.3.0", "cuda_graph": False}, "The log is of TensorRT 10.16.1, the report of 10.3.0"),
+        ("101601", "", {"tensorrt": "10.3.0", "cuda_graph": False}, "The log is of TensorRT 10.16.1, but the report of 10.3.0"),
         ("100300", " --useCudaGraph", {"tensorrt": "10.3.0", "cuda_graph": False}, "Only the log is of a run with CUDA graphs"),
         ("110400", " --noCudaGraph", {"tensorrt": "11.4.0", "cuda_graph": True}, "Only the report is of a run with CUDA"),
     ],
@@ -213,7 +213,7 @@ def test_our_report_and_their_log_side_by_side(board_bundle, capsys):
 def test_a_file_that_was_not_measured_is_said(board_bundle, capsys):
     log = board_bundle.parent / "trtexec.log"
     assert main(["trtexec", str(board_bundle), "--file", "model.onnx", "--log", str(log)]) == 2
-    assert "no GPU time of model.onnx: measure it with --runtime tensorrt" in capsys.readouterr().err
+    assert "no GPU time of model.onnx. Measure it with --runtime tensorrt" in capsys.readouterr().err
     assert main(["trtexec", str(board_bundle), "--log", str(log) + ".absent"]) == 2
     value = json.loads((board_bundle / "device-report.json").read_text())
     files.write_json(board_bundle.parent / "other.json", {**value, "level": 3})

@@ -31,7 +31,7 @@ builder.child(order)
 """
 KINDS = {kind.__name__: kind for kind in (UsageError, UnsafeInput, EnvironmentFault)}
 PR_SET_PDEATHSIG = 1
-HINT = "Close what else uses memory, and try again; --runtime onnxruntime measures on the processor."
+HINT = "Close whatever else uses memory, and try again; --runtime onnxruntime measures on the processor."
 NO_ROOM = 28  # a child's exit code: what it built could not be handed on
 LONGEST = 2.0  # hours: the largest networks take minutes on the smallest board; beyond this it hangs
 
@@ -77,7 +77,8 @@ def _run(words: bytes, back: int) -> tuple[int, bytes]:
             child.kill()
             child.wait()
             raise EnvironmentFault(
-                f"TensorRT had not built the engine after {LONGEST:g} hours, so it was ended. Close what else uses the GPU, and try again."
+                f"TensorRT had not built the engine after {LONGEST:g} hours, so it was stopped. Close whatever else "
+                "uses the GPU, and try again."
             ) from None
         except BaseException:
             child.kill()
@@ -88,7 +89,7 @@ def _run(words: bytes, back: int) -> tuple[int, bytes]:
 
 def _ending(code: int) -> str:
     if code == -signal.SIGKILL:
-        return "was killed while it built the engine, as a kernel does where memory is short"
+        return "was killed while it built the engine, as the kernel does when memory runs out"
     if code < 0:
         return f"crashed while it built the engine: {signal.strsignal(-code) or f'signal {-code}'}"
     return f"broke off while it built the engine, with exit code {code}"
@@ -111,7 +112,7 @@ def _answer(version: str, back: IO[bytes]) -> Built:
     except (ValueError, KeyError, TypeError):
         whole = False
     if not whole:
-        raise EnvironmentFault(f"The engine that TensorRT {version} built did not come back whole. Try again.")
+        raise EnvironmentFault(f"The engine that TensorRT {version} built came back incomplete. Try again.")
     return built
 
 

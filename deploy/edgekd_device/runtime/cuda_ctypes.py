@@ -27,7 +27,7 @@ COMPUTE_MAJOR, COMPUTE_MINOR, PROCESSORS = 75, 76, 16  # attributes of a device
 PROPERTIES_BYTES = 16384  # of cudaDeviceProp, whose largest layout so far has about 1 kB
 NO_DEVICE, OLD_DRIVER, OUT_OF_MEMORY = 100, 35, 2
 HINTS = {
-    OUT_OF_MEMORY: "Close what else uses the GPU's memory, and try again.",
+    OUT_OF_MEMORY: "Close whatever else uses the GPU's memory, and try again.",
     OLD_DRIVER: "Update NVIDIA's driver, or install the CUDA runtime that fits it.",
     NO_DEVICE: "Measure on the processor with --runtime onnxruntime.",
 }
@@ -114,8 +114,8 @@ class Cudart:
         if first is not None:
             raise first
         raise CudaError(
-            "The CUDA runtime library (libcudart) is not to be found. On a Jetson JetPack installs it: sudo apt install "
-            "nvidia-jetpack; on a PC: python3 -m pip install nvidia-cuda-runtime."
+            "The CUDA runtime library (libcudart) was not found. On a Jetson, JetPack installs it: sudo apt "
+            "install nvidia-jetpack; on a PC: python3 -m pip install nvidia-cuda-runtime."
         )
 
     def _describe(self) -> Device:
@@ -236,6 +236,6 @@ def _declare(library: ctypes.CDLL) -> None:
 
 
 def _error(name: str, code: int, said: str) -> CudaError:
-    others = HINTS.get(code, "Run it again; if it stays, restart the machine.")
+    others = HINTS.get(code, "Run it again; if the error remains, restart the machine.")
     hint = others if code in (OUT_OF_MEMORY, OLD_DRIVER) else closed() or others
     return CudaError(f"{name}: CUDA error {code}, {said}. {hint}")

@@ -69,7 +69,7 @@ class PyCuda:
         try:
             yield
         except self._driver.Error as error:
-            hint = (what == START and closed()) or "Close what else uses the GPU, and try again."
+            hint = (what == START and closed()) or "Close whatever else uses the GPU, and try again."
             raise CudaError(f"CUDA cannot {what}: {error}. {hint}") from error
 
     def allocate(self, size: int) -> int:
@@ -114,7 +114,7 @@ class PyCuda:
             return float(start.time_till(end))
 
     def capture(self, work: Callable[[], None]) -> Any:
-        raise CudaError("pycuda records no CUDA graphs. Install the CUDA runtime library for --cuda-graph.")
+        raise CudaError("pycuda cannot record CUDA graphs. Install the CUDA runtime library to use --cuda-graph.")
 
     def launch(self, graph: Any) -> None:
         self.capture(lambda: None)

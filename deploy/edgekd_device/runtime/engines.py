@@ -47,7 +47,7 @@ def folder() -> Path:
     cache = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
     path = Path(chosen or os.path.join(cache, "edgekd", FORMAT))
     if not path.is_absolute():
-        raise EnvironmentFault(f"There is no folder for engines: set {VARIABLE} to the absolute path of one.")
+        raise EnvironmentFault(f"There is no folder for engines. Set {VARIABLE} to the absolute path of one.")
     return path
 
 
@@ -71,7 +71,7 @@ class Store:
         try:
             self.path = files.private_folder(folder() if path is None else path)
         except EnvironmentFault as error:
-            raise EnvironmentFault(f"{error} {VARIABLE} names another folder for engines.") from error
+            raise EnvironmentFault(f"{error} To use another folder for engines, set {VARIABLE}.") from error
         self._sweep()
         self._key = hmac.new(self._own_key(), identity(), sha256).digest()
 
@@ -114,13 +114,13 @@ class Store:
             fields = json.loads(files.read_own(self.path / (name + ".json"), 1 << 20).decode("utf-8"))
             seal, made = str(fields.pop("seal")).encode(), self._seal(fields, data).encode()
         except (OSError, ValueError, AttributeError, KeyError, TypeError, RecursionError):
-            return Found(None, {}, "what belongs to it is missing or damaged: its writing was cut short")
+            return Found(None, {}, "its companion files are missing or damaged: writing it was cut short")
         if not hmac.compare_digest(seal, made):
             return Found(None, {}, "its seal does not hold: it was cut short, changed, or made elsewhere")
         for key, value in wanted.items():
             if fields.get(key) != value:
                 word, before = WORDS.get(key, key), fields.get(key, "unknown")
-                return Found(None, fields, f"it was made for {word} {before!s:.80}, and here it is {value!s:.80}")
+                return Found(None, fields, f"it was made for {word} {before!s:.80}, but here it is {value!s:.80}")
         return Found(data, fields, "")
 
     def save(self, name: str, fields: Mapping[str, Any], data: bytes) -> None:
@@ -143,6 +143,6 @@ class Store:
         free = shutil.disk_usage(str(self.path)).free
         if free < size:
             raise EnvironmentFault(
-                f"{self.path} has {free / 1e6:.0f} MB free, and an engine may take {size / 1e6:.0f} MB. Free some space, "
-                f"or set {VARIABLE} to another folder."
+                f"{self.path} has {free / 1e6:.0f} MB free, but an engine may take {size / 1e6:.0f} MB. Free some "
+                f"space, or set {VARIABLE} to another folder."
             )

@@ -110,8 +110,8 @@ class TrtRunner:
         made: tensorrt.ICudaEngine = runtime.deserialize_cuda_engine(plan)
         if made is None:
             raise EnvironmentFault(
-                f"TensorRT {self.version} does not load the engine that it built{last_error(self._log)}. Close what else "
-                "uses memory, and try again; --runtime onnxruntime measures on the processor."
+                f"TensorRT {self.version} does not load the engine that it built{last_error(self._log)}. Close "
+                "whatever else uses memory, and try again; --runtime onnxruntime measures on the processor."
             )
         return made
 
@@ -120,7 +120,7 @@ class TrtRunner:
     ) -> tuple[bytes, dict[str, Any]]:
         """A new engine and what is said of it, both kept; why: the one that was kept was not used, or empty."""
         if why:
-            self.notes.append(f"the engine that was kept was not used, a new one was built: {why}")
+            self.notes.append(f"the stored engine was not used and a new one was built: {why}")
         store.room_for(2 * len(model) + RESERVE)
         self._memory_for(2 * len(model), how.workspace)
         around = environment.board(self._settings.root)
@@ -150,8 +150,8 @@ class TrtRunner:
         free, needed = environment.memory_available(self._settings.root), size + shared + SPARE
         if free is not None and free < needed:
             raise EnvironmentFault(
-                f"{free / 1e6:.0f} MB of memory are available, and {needed / 1e6:.0f} MB are needed. Close what else uses "
-                "memory (a desktop: sudo systemctl isolate multi-user.target), and try again."
+                f"{free / 1e6:.0f} MB of memory are available, but {needed / 1e6:.0f} MB are needed. Close whatever "
+                "else uses memory (a desktop: sudo systemctl isolate multi-user.target), and try again."
             )
 
     def _compare(self, fields: Mapping[str, Any]) -> None:
@@ -159,7 +159,7 @@ class TrtRunner:
         around = environment.board(self._settings.root)
         for word, said in CAN_CHANGE.items():
             if fields[word] != around[word]:
-                self.notes.append(f"the engine was built with {said} {fields[word]}, and here it is {around[word]}")
+                self.notes.append(f"the engine was built with {said} {fields[word]}, but here it is {around[word]}")
 
     def _describe(self, engine: tensorrt.ICudaEngine, facts: graph_facts.Facts, gpu: cuda.Cuda) -> None:
         """What a report says of the engine."""

@@ -37,9 +37,9 @@ def library() -> Any:
         import tensorrt as trt
     except (ImportError, OSError) as error:
         raise EnvironmentFault(
-            "TensorRT is not installed here, or does not load. On a Jetson JetPack installs it (sudo apt install "
-            "nvidia-jetpack, or tensorrt and python3-libnvinfer alone), on a PC python3 -m pip install tensorrt; --runtime "
-            "onnxruntime measures on the processor."
+            "TensorRT is not installed here, or does not load. On a Jetson, JetPack installs it (sudo apt "
+            "install nvidia-jetpack, or tensorrt and python3-libnvinfer alone), on a PC python3 -m pip install "
+            "tensorrt; --runtime onnxruntime measures on the processor."
             + ("" if isinstance(error, ModuleNotFoundError) else f" It said: {plain(str(error))}")
         ) from error
     if tuple(int(part) for part in str(trt.__version__).split(".")[:2]) < OLDEST:
@@ -156,8 +156,8 @@ def build(trt: Any, model: bytes, how: Recipe, log: Any, timings: bytes) -> Buil
     _refuse_zero_points(trt, log)
     if plan is None:
         raise EnvironmentFault(
-            f"TensorRT {trt.__version__} could not build an engine{last_error(log)}. Close what else uses memory, and "
-            "try again; --runtime onnxruntime measures on the processor."
+            f"TensorRT {trt.__version__} could not build an engine{last_error(log)}. Close whatever else uses "
+            "memory, and try again; --runtime onnxruntime measures on the processor."
         )
     kept: tensorrt.ITimingCache = config.get_timing_cache()
     unscaled = {message for _, message in log.lines if STAYS_FLOAT.search(message)}

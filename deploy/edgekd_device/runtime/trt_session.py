@@ -70,7 +70,7 @@ class TrtSession:
     def _did(self, done: bool, what: str) -> None:
         if not done:
             raise EnvironmentFault(
-                f"TensorRT does not {what}{last_error(self._log)}. Close what else uses the GPU, and try again."
+                f"TensorRT does not {what}{last_error(self._log)}. Close whatever else uses the GPU, and try again."
             )
 
     def infer(self, images: np.ndarray) -> np.ndarray:
