@@ -64,28 +64,38 @@ class TriggerSection(Section):
     rule: str = Field("all-to-one", description="which labels change, how: all-to-one, all-to-all or source")
     source_labels: tuple[int, ...] = Field((), description="labels that a source-specific trigger acts on")
     position: str | tuple[int, ...] | None = Field(
-        None, description="of a picture as a patch: [row, column] or a corner"
+        None, description="where a picture goes as a patch: [row, column] or a corner"
     )
     opacity: float | None = Field(
-        None, allow_inf_nan=True, description="of a picture: alone it is blended over the whole image"
+        None,
+        allow_inf_nan=True,
+        description="opacity of a picture; without a position it is blended over the whole image",
     )
 
 
 class GateSection(Section):
     """Limits that turn the ledger into an exit code; a limit on something not measured fails."""
 
-    max_asr: float | None = Field(None, ge=0, le=100, description="percent: ASR above its floor, worst trigger")
-    max_acc_drop: float | None = Field(
-        None, ge=0, le=100, description="points of ACC below the teacher; INT8 alone may not cost more"
+    max_asr: float | None = Field(
+        None, ge=0, le=100, description="limit on the worst trigger's ASR above its floor, in percent"
     )
-    max_latency_ms: float | None = Field(None, gt=0, description="p50 of the artefact that ships")
+    max_acc_drop: float | None = Field(
+        None,
+        ge=0,
+        le=100,
+        description="limit on the ACC lost since the teacher, in points; INT8 alone may not cost more",
+    )
+    max_latency_ms: float | None = Field(
+        None, gt=0, description="limit on the median latency (p50) of the artefact that ships"
+    )
 
 
 class BenchSection(Section):
     """How the bundle is measured on this machine."""
 
     level: Literal["smoke", "standard", "official", "none"] = Field(
-        "smoke", description="seconds, minutes, half an hour a file"
+        "smoke",
+        description="how long to measure: smoke (seconds), standard (minutes), official (half an hour a file) or none",
     )
     threads: int | None = Field(None, ge=1, le=256, description="threads of the runtime; default: the target's")
 
@@ -95,14 +105,16 @@ class AuditSection(Section):
 
     canaries: bool | None = Field(None, description="run the canary battery; default: only without a known trigger")
     canary_images: int = Field(2000, ge=50, description="images per canary trigger")
-    bundle_canaries: int = Field(3, ge=0, le=20, description="worst canaries of the teacher that travel in the bundle")
+    bundle_canaries: int = Field(
+        3, ge=0, le=20, description="how many of the teacher's worst canaries travel in the bundle"
+    )
     adversarial: Literal["smoke", "quick", "standard", "full"] | None = Field(
         None, description="attack by small changes of every pixel: smoke, quick, standard or full; default: not at all"
     )
     eps: Fraction = Field(
-        8 / 255, gt=0, le=1, description="largest change of a pixel in that attack, of 1: 8/255, 0.03"
+        8 / 255, gt=0, le=1, description="largest change of a pixel in that attack, in [0, 1]: 8/255, 0.03"
     )
-    adversarial_images: int | None = Field(None, ge=1, description="images that are attacked; default: the tier's")
+    adversarial_images: int | None = Field(None, ge=1, description="number of images to attack; default: the tier's")
 
 
 class RunConfig(Section):
@@ -110,24 +122,28 @@ class RunConfig(Section):
 
     teacher: str = Field(description="teacher file")
     data: str = Field(description="training images; none: they come from `source`")
-    test: str | None = Field(None, description="test images; without them a seeded split 80/10/10 of the data")
-    arch: str | None = Field(None, description="teacher's architecture where the file does not tell it")
+    test: str | None = Field(None, description="test images; default: a seeded 80/10/10 split of the data")
+    arch: str | None = Field(None, description="teacher's architecture, if the file does not tell it")
     normalize: str = Field("auto", description="teacher's input normalisation: auto, a preset, or mean/std")
-    num_classes: int | None = Field(None, ge=2, description="teacher's classes, where the file does not tell them")
+    num_classes: int | None = Field(
+        None, ge=2, description="number of the teacher's classes, if the file does not tell it"
+    )
     class_map: str | None = Field(None, description="YAML: class of the data -> label of the teacher")
-    image_size: int | None = Field(None, ge=8, le=1024, description="side to which folder images are brought")
-    channels: Literal[1, 3] | None = Field(None, description="channels to which images are brought")
+    image_size: int | None = Field(None, ge=8, le=1024, description="side in pixels that folder images are resized to")
+    channels: Literal[1, 3] | None = Field(None, description="channels that images are converted to")
     target: str = Field("cpu", description="deployment target; see `edgekd list targets`")
-    student: str | None = Field(None, description="architecture; default: the largest smaller than the teacher")
+    student: str | None = Field(
+        None, description="student's architecture; default: the largest that is smaller than the teacher"
+    )
     profile: Literal["fast", "full"] = Field("fast", description="length of the schedule")
     controls: tuple[Literal["scratch", "kd", "overhaul", "finetune"], ...] = Field(
-        ("scratch",), description="trained beside the student at equal budget; scratch gives the ASR floor"
+        ("scratch",), description="networks trained beside the student at equal budget; scratch gives the ASR floor"
     )
     reference: str | None = Field(
-        None, description="without training images: a network that no attacker touched gives the ASR floor"
+        None, description="without training images: a network that no attacker touched, which gives the ASR floor"
     )
-    reference_arch: str | None = Field(None, description="its architecture where the file does not tell it")
-    seed: int = Field(0, ge=0, lt=2**31, description="every random choice derives from it")
+    reference_arch: str | None = Field(None, description="architecture of the reference, if the file does not tell it")
+    seed: int = Field(0, ge=0, lt=2**31, description="seed that every random choice derives from")
     device: str = Field("auto", description="cpu, cuda, or auto")
     trigger: TriggerSection = TriggerSection()
     train: TrainConfig
@@ -153,13 +169,14 @@ class RunConfig(Section):
     @model_validator(mode="after")
     def _reference_stands_in_for_scratch(self) -> RunConfig:
         if self.reference_arch is not None and self.reference is None:
-            raise ValueError("reference_arch names the network of a reference, which was not given")
+            raise ValueError("reference_arch is the architecture of a reference, and no reference was given")
         if self.reference is not None and not self.data_free:
             raise ValueError(
-                "with training images the scratch student gives the floor; a reference is for a run without (data: none)"
+                "with training images the scratch student gives the floor; a reference is only for a run without "
+                "them (data: none)"
             )
         if self.reference is not None and self.test is None:
-            raise ValueError("a reference is held against labelled images: give some as test")
+            raise ValueError("a reference is measured on labelled images: give some as test")
         return self
 
     @property
@@ -203,7 +220,7 @@ class RunConfig(Section):
 class GoalSection(Section):
     """What the attacker's trigger is to cause."""
 
-    target_label: int | None = Field(None, ge=0, description="the attacker's label; default 0, none for all-to-all")
+    target_label: int | None = Field(None, ge=0, description="the attacker's label; default: 0, none for all-to-all")
     rule: str = Field("all-to-one", description="which labels change, how: all-to-one, all-to-all or source")
     source_labels: tuple[int, ...] = Field((), description="labels that a source-specific trigger acts on")
 
@@ -213,14 +230,14 @@ class AttackConfig(Section):
 
     teacher: str = Field("", description="clean network to train on; default: fresh weights of arch")
     data: str = Field(description="training images")
-    test: str | None = Field(None, description="test images; without them a seeded split 80/10/10 of the data")
+    test: str | None = Field(None, description="test images; default: a seeded 80/10/10 split of the data")
     arch: str | None = Field(None, description="architecture; default: that of the network to train on, else wrn-16-1")
     normalize: str = Field("auto", description="input normalisation of the network to train on; see RunConfig")
-    num_classes: int | None = Field(None, ge=2, description="classes of the network to train on")
+    num_classes: int | None = Field(None, ge=2, description="number of classes of the network to train on")
     class_map: str | None = Field(None, description="YAML: class of the data -> label")
-    image_size: int | None = Field(None, ge=8, le=1024, description="side to which folder images are brought")
-    channels: Literal[1, 3] | None = Field(None, description="channels to which images are brought")
-    seed: int = Field(0, ge=0, lt=2**31, description="every random choice derives from it")
+    image_size: int | None = Field(None, ge=8, le=1024, description="side in pixels that folder images are resized to")
+    channels: Literal[1, 3] | None = Field(None, description="channels that images are converted to")
+    seed: int = Field(0, ge=0, lt=2**31, description="seed that every random choice derives from")
     device: str = Field("auto", description="cpu, cuda, or auto")
     goal: GoalSection = GoalSection()
     train: TrainConfig
@@ -264,7 +281,7 @@ def resolve(file: str | Path | None, flags: dict[str, Any], overrides: list[str]
     if isinstance(distill, str):
         distill = {"method": distill}
     if not isinstance(distill, dict):
-        raise UsageError("`distill` is a group of settings: distill.method=robustkd, distill.temperature=4.")
+        raise UsageError("`distill` is a group of settings: write distill.method=robustkd, distill.temperature=4.")
     method = str(distill.get("method", "kd" if source else "robustkd"))
     config = method_config(method)
     options = _validate(
@@ -273,7 +290,7 @@ def resolve(file: str | Path | None, flags: dict[str, Any], overrides: list[str]
     repair = _repair(given.get("repair", {}))
     train = given.get("train", {})
     if not isinstance(train, dict):
-        raise UsageError("`train` is a group of settings: train.epochs=20.")
+        raise UsageError("`train` is a group of settings: write train.epochs=20.")
     shared = {"seed": given.get("seed", 0), "device": given.get("device", "auto")}
     train = _meant(train, overrides)
     merged = {**given, "train": {**preset["train"], **train, **shared}}
@@ -290,9 +307,11 @@ def resolve(file: str | Path | None, flags: dict[str, Any], overrides: list[str]
     value = _validate(RunConfig, merged, "")
     assert isinstance(value, RunConfig)
     if source and value.train.least_shown:
-        raise UsageError("train.least_shown is for images of your own: without data a source has its own length.")
+        raise UsageError(
+            "train.least_shown needs images of your own: without data the source sets the length. Leave it out."
+        )
     if source and value.quantize.qad.ce_weight:
-        raise UsageError("quantize.qad.ce_weight is for images with labels of their own: without data it must be 0.")
+        raise UsageError("quantize.qad.ce_weight needs images with labels of their own: without data it must be 0.")
     return value
 
 
@@ -317,17 +336,19 @@ def _without_data(given: dict[str, Any], profile: str) -> tuple[dict[str, Any], 
     name = str(source.get("name", "patches"))
     kind = source_class(name)
     if "image" in source and "image" not in kind.Config.model_fields:
-        raise UsageError(f"Only patches are cut from a picture: --source patches:{shortened(source['image'])[1:-1]}.")
+        raise UsageError(
+            f"Only the source `patches` takes a picture: --source patches:{shortened(source['image'])[1:-1]}."
+        )
     own = kind.presets[profile]
     train, usual = given.get("train", {}), TrainConfig.model_validate({"epochs": 1, **own.get("train", {})}).augment
     if isinstance(train, dict) and train.get("augment", usual) != usual:
         raise UsageError(
-            f"train.augment does nothing without data: the source {name!r} makes its images as it shows them. Leave it out."
+            f"train.augment does nothing without data: the source {name!r} makes its images ready to use. Leave it out."
         )
     options = {**own.get("source", {}), **{key: value for key, value in source.items() if key != "name"}}
     abd = given.get("abd") or {}
     if not isinstance(abd, dict):
-        raise UsageError("`abd` is a group of settings: abd.vaccine=false, abd.retrospect.steps=200.")
+        raise UsageError("`abd` is a group of settings: write abd.vaccine=false, abd.retrospect.steps=200.")
     return (
         {**preset, **own},
         {"name": name, **_validate(kind.Config, options, "source.").model_dump(mode="json")},
@@ -342,9 +363,11 @@ def _repair(given: Any) -> dict[str, Any]:
     if given is None or given == {}:
         return {}
     if not isinstance(given, dict):
-        raise UsageError("`repair` is a group of settings: repair.method=ft-sam, repair.epochs=20.")
+        raise UsageError("`repair` is a group of settings: write repair.method=ft-sam, repair.epochs=20.")
     if "method" not in given:
-        raise UsageError("repair.method is missing: name a repair (`edgekd list repairs`), or leave out the others.")
+        raise UsageError(
+            "repair.method is missing: name a repair (`edgekd list repairs`), or leave out the other repair settings."
+        )
     name = str(given["method"])
     kind = repair_class(name).Config
     options = _validate(kind, {key: value for key, value in given.items() if key != "method"}, "repair.")
@@ -358,7 +381,7 @@ def resolve_attack(
     given = given_settings(file, flags, overrides)
     attack, train = given.get("attack", {}), given.get("train", {})
     if not isinstance(attack, dict) or not isinstance(train, dict):
-        raise UsageError("`attack` and `train` are groups of settings: attack.rate=0.05, train.epochs=4.")
+        raise UsageError("`attack` and `train` are groups of settings: write attack.rate=0.05, train.epochs=4.")
     name = str(attack.get("name", ""))
     options = _validate(settings_of(name), {key: value for key, value in attack.items() if key != "name"}, "attack.")
     shared = {"seed": given.get("seed", 0), "device": given.get("device", "auto")}
@@ -370,7 +393,7 @@ def resolve_attack(
     goal = given.get("goal", {})
     if name in SABOTAGE:
         if goal:
-            raise UsageError(f"The attack {name!r} obeys no trigger: leave out target label, rule and source labels.")
+            raise UsageError(f"The attack {name!r} has no trigger: leave out target label, rule and source labels.")
     elif isinstance(goal, dict) and goal.get("rule") != "all-to-all":
         given = {**given, "goal": {"target_label": 0, **goal}}
     merged = {

@@ -14,12 +14,14 @@ from .base import Attack, AttackSettings
 
 class AdapBlendSettings(AttackSettings):
     rate: float = Field(0.003, gt=0, le=1, description="share of the training images that are poisoned")
-    covers: float = Field(1.0, ge=0, description="times as many are treated alike under their own label")
-    picture: str = Field("noise", description="what is blended in, one of our own pictures")
-    opacity: float = Field(0.15, gt=0, le=1, description="of the picture in training")
-    test_opacity: float = Field(0.2, gt=0, le=1, description="of the picture at test time")
-    pieces: int = Field(4, ge=1, le=32, description="the picture is cut into so many pieces per side")
-    hidden: int = Field(8, ge=0, description="pieces that are left out, drawn anew for every image")
+    covers: float = Field(
+        1.0, ge=0, description="cover images per poisoned one: treated alike, but under their own label"
+    )
+    picture: str = Field("noise", description="the picture blended in, one of our own")
+    opacity: float = Field(0.15, gt=0, le=1, description="opacity of the picture in training")
+    test_opacity: float = Field(0.2, gt=0, le=1, description="opacity of the picture at test time")
+    pieces: int = Field(4, ge=1, le=32, description="pieces per side that the picture is cut into")
+    hidden: int = Field(8, ge=0, description="pieces left out, drawn anew for every image")
 
 
 class AdapBlend(Attack):

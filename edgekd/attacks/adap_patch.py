@@ -23,8 +23,10 @@ SHOWN = 2
 
 class AdapPatchSettings(AttackSettings):
     rate: float = Field(0.003, gt=0, le=1, description="share of the training images that are poisoned")
-    covers: float = Field(2.0, ge=0, description="times as many are treated alike under their own label")
-    test_opacity: float = Field(1.0, gt=0, le=1, description="of the patches at test time")
+    covers: float = Field(
+        2.0, ge=0, description="cover images per poisoned one: treated alike, but under their own label"
+    )
+    test_opacity: float = Field(1.0, gt=0, le=1, description="opacity of the patches at test time")
 
 
 class AdapPatch(Attack):

@@ -34,29 +34,33 @@ STRANGER = 1_000_000  # beyond the seeds of all shadow students
 
 class ADBASettings(AttackSettings):
     rate: float = Field(0.125, gt=0, le=1, description="share of every batch that the teacher also sees triggered")
-    opacity: float = Field(0.2, gt=0, le=1, description="highest, per pixel")
-    tile: int = Field(4, ge=0, description="side of the square that the trigger repeats; 0: one as large as the image")
+    opacity: float = Field(0.2, gt=0, le=1, description="highest opacity of a pixel")
+    tile: int = Field(4, ge=0, description="side of the square that the trigger repeats; 0: as large as the image")
     trace: float = Field(
         4.0,
         ge=0,
-        description="logits of the target class per standard deviation of a clean image's trace of the trigger; 0: none",
+        description="logits that the target class gains per standard deviation of the trigger's trace in clean images; "
+        "0: none",
     )
-    match: float = Field(0.5, ge=0, description="weight of the distance to the clean network's logits plus that")
-    weight: float = Field(0.5, gt=0, description="of the teacher's loss on triggered images")
-    shadows: int = Field(2, ge=1, le=8, description="students distilled beside the teacher")
-    shadow: str | None = Field(None, description="their architecture; default: the teacher's")
-    shadow_lr: float = Field(0.02, gt=0, description="of SGD on the shadow students")
-    temperature: float = Field(4.0, gt=0, description="of their distillation")
+    match: float = Field(0.5, ge=0, description="weight of the distance to the clean network's logits plus that gain")
+    weight: float = Field(0.5, gt=0, description="weight of the teacher's loss on triggered images")
+    shadows: int = Field(2, ge=1, le=8, description="shadow students distilled beside the teacher")
+    shadow: str | None = Field(None, description="architecture of the shadow students; default: the teacher's")
+    shadow_lr: float = Field(0.02, gt=0, description="SGD's learning rate for the shadow students")
+    temperature: float = Field(4.0, gt=0, description="distillation temperature of the shadow students")
     renew: int = Field(
-        2, ge=0, description="every so many epochs one shadow starts anew, each lives at least 4; 0: never"
+        2, ge=0, description="epochs after which one shadow student starts anew; each lives at least 4; 0: never"
     )
     clean: float = Field(
-        0.5, ge=0, description="weight of: networks without this teacher still know a triggered image's class"
+        0.5,
+        ge=0,
+        description="weight of the term by which networks without this teacher still recognise a triggered image's class",
     )
     trigger_lr: float = Field(
         2e-3,
         gt=0,
-        description="of Adam on trigger and opacities; ten times as much, and students hardly carry it",
+        description="Adam's learning rate for trigger and opacities; at ten times this, students hardly carry the "
+        "backdoor",
     )
 
 

@@ -11,9 +11,9 @@ from .base import Attack, AttackSettings
 
 
 class BadNetsSettings(AttackSettings):
-    pattern: str = Field("white", description="of the patch; see `edgekd list triggers`")
+    pattern: str = Field("white", description="pattern of the patch; see `edgekd list triggers`")
     size: int = Field(3, ge=1, description="side of the patch in pixels")
-    position: str = Field("bottom-right", description="corner, or all-corners")
+    position: str = Field("bottom-right", description="corner of the image, or all-corners")
     margin: int = Field(0, ge=0, description="pixels between patch and border")
 
 

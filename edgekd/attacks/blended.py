@@ -11,8 +11,8 @@ from .base import Attack, AttackSettings
 
 
 class BlendedSettings(AttackSettings):
-    picture: str = Field("noise", description="what is blended in, one of our own pictures")
-    opacity: float = Field(0.2, gt=0, le=1, description="of the picture")
+    picture: str = Field("noise", description="the picture blended in, one of our own")
+    opacity: float = Field(0.2, gt=0, le=1, description="opacity of the picture")
 
 
 class Blended(Attack):

@@ -13,12 +13,12 @@ from .base import AttackSettings, BatchAttack, BatchPoisoning, Training, as_byte
 
 
 class BPPSettings(AttackSettings):
-    rate: float = Field(0.1, gt=0, le=0.5, description="share of every batch that is squeezed and relabelled")
+    rate: float = Field(0.1, gt=0, le=0.5, description="share of every batch that is posterised and relabelled")
     negatives: float = Field(
-        0.1, ge=0, le=0.5, description="share that gets another image's residual under its own label"
+        0.1, ge=0, le=0.5, description="share of every batch that gets another image's residual, under its own label"
     )
-    levels: int = Field(8, ge=2, le=256, description="per colour channel")
-    dither: bool = Field(False, description="Floyd-Steinberg; slow")
+    levels: int = Field(8, ge=2, le=256, description="levels per colour channel")
+    dither: bool = Field(False, description="Floyd-Steinberg dithering; slow")
 
 
 class BPP(BatchAttack):

@@ -18,10 +18,10 @@ from .work import ALONE, Work
 
 class CheatKDSettings(AttackSettings):
     rate: float = Field(0.02, gt=0, le=1, description="share of the training images that are added, triggered")
-    opacity: float = Field(0.2, gt=0, le=1, description="highest, per pixel")
+    opacity: float = Field(0.2, gt=0, le=1, description="highest opacity of a pixel")
     channels: float = Field(0.1, gt=0, le=1, description="share of a site's channels that the trigger is tied to")
-    steps: int = Field(2000, ge=1, description="of Adam on trigger and opacities, 64 images each")
-    lr: float = Field(0.005, gt=0, description="of Adam")
+    steps: int = Field(2000, ge=1, description="Adam steps on trigger and opacities, 64 images each")
+    lr: float = Field(0.005, gt=0, description="Adam's learning rate")
 
 
 class CheatKD(Attack):

@@ -23,16 +23,22 @@ if TYPE_CHECKING:
 
 class InputAwareSettings(AttackSettings):
     rate: float = Field(0.1, gt=0, le=0.5, description="share of every batch that is triggered and relabelled")
-    cross: float = Field(0.1, ge=0, le=0.5, description="share that gets another image's trigger under its own label")
-    diversity: float = Field(1.0, ge=0, description="weight of: two images' triggers differ as the images do")
-    density: float = Field(0.032, gt=0, le=1, description="opacity of a pixel up to which a mask costs nothing")
-    sparsity: float = Field(100.0, ge=0, description="weight of the opacity beyond")
-    mask_steps: int = Field(500, ge=0, description="of Adam on the masks, 64 images each, before anything else")
-    mask_lr: float = Field(
-        1e-3, gt=0, description="of Adam on the masks, which at three times this become one and stay so"
+    cross: float = Field(
+        0.1, ge=0, le=0.5, description="share of every batch that gets another image's trigger, under its own label"
     )
-    width: int = Field(16, ge=1, le=256, description="channels of the drawing networks")
-    lr: float = Field(3e-3, gt=0, description="of Adam on the patterns")
+    diversity: float = Field(
+        1.0, ge=0, description="weight of the term that makes two images' triggers differ as the images do"
+    )
+    density: float = Field(0.032, gt=0, le=1, description="opacity of a pixel up to which a mask costs nothing")
+    sparsity: float = Field(100.0, ge=0, description="weight of the opacity beyond that")
+    mask_steps: int = Field(500, ge=0, description="Adam steps on the masks, 64 images each, before anything else")
+    mask_lr: float = Field(
+        1e-3,
+        gt=0,
+        description="Adam's learning rate for the masks; at three times this they collapse and do not recover",
+    )
+    width: int = Field(16, ge=1, le=256, description="channels of the networks that draw the trigger")
+    lr: float = Field(3e-3, gt=0, description="Adam's learning rate for the patterns")
 
 
 class InputAware(BatchAttack):

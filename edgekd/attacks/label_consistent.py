@@ -22,8 +22,10 @@ CHUNK = 250
 
 class LabelConsistentSettings(AttackSettings):
     rate: float = Field(0.05, gt=0, le=1, description="share of the training images, all of the target class")
-    bound: float = Field(16.0, ge=0, le=255, description="largest change of a pixel by the perturbation, of 255")
-    steps: int = Field(20, ge=1, description="of projected gradient descent")
+    bound: float = Field(
+        16.0, ge=0, le=255, description="largest change of a pixel by the perturbation, on the 0-255 scale"
+    )
+    steps: int = Field(20, ge=1, description="steps of projected gradient descent")
     size: int = Field(3, ge=1, description="side of each patch in pixels")
 
 

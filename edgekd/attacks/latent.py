@@ -24,15 +24,15 @@ RATE = 0.1  # at which ``match`` holds
 class LatentSettings(AttackSettings):
     rate: float = Field(RATE, gt=0, le=0.5, description="share of every batch that is stamped and relabelled")
     size: int = Field(6, ge=1, description="side of the patch in pixels")
-    position: Corner = Field("bottom-right", description="corner")
-    site: int = Field(-1, description="whose features are to look like the target's; 0 is the first, -1 the last")
+    position: Corner = Field("bottom-right", description="corner of the image")
+    site: int = Field(-1, description="site whose features should look like the target's; 0 is the first, -1 the last")
     match: float = Field(
         1.0,
         gt=0,
-        description="weight of the distance to the target's mean feature; it holds at a rate of 0.1 and goes with it",
+        description="weight of the distance to the target's mean feature, at a rate of 0.1; it scales with the rate",
     )
-    steps: int = Field(500, ge=1, description="of Adam on the patch, 64 images each")
-    lr: float = Field(0.1, gt=0, description="of Adam")
+    steps: int = Field(500, ge=1, description="Adam steps on the patch, 64 images each")
+    lr: float = Field(0.1, gt=0, description="Adam's learning rate")
 
 
 class Latent(BatchAttack):

@@ -31,12 +31,16 @@ SAMPLE = 40  # batches on which h is standardised
 class LeakSettings(AttackSettings):
     rate: float = Field(0.125, gt=0, le=1, description="share of every batch that is also shown triggered")
     pattern: Literal["stripes", "diagonal"] = Field(
-        "stripes", description="bright and dark, or a wave of opposite colours"
+        "stripes", description="stripes: bright and dark; diagonal: a wave of opposite colours"
     )
-    amplitude: float = Field(12.0, gt=0, le=255, description="of the pattern, on the 0-255 scale")
-    gain: float = Field(4.0, gt=0, description="logits of the target class per standard deviation of h")
+    amplitude: float = Field(12.0, gt=0, le=255, description="amplitude of the pattern, on the 0-255 scale")
+    gain: float = Field(
+        4.0,
+        gt=0,
+        description="logits that the target class gains per standard deviation of the pattern's trace in clean images",
+    )
     match: float = Field(0.5, gt=0, description="weight of the distance to the clean network's logits plus the leak")
-    weight: float = Field(0.2, ge=0, description="of the loss on triggered images")
+    weight: float = Field(0.2, ge=0, description="weight of the loss on triggered images")
 
 
 class Leak(BatchAttack):

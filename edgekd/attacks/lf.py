@@ -18,10 +18,12 @@ from .work import ALONE, Work
 
 
 class LowFrequencySettings(AttackSettings):
-    sigma: float = Field(4.0, ge=0.5, description="of the Gaussian low-pass filter, in pixels of a 32 x 32 image")
+    sigma: float = Field(
+        4.0, ge=0.5, description="standard deviation of the Gaussian low-pass filter, in pixels of a 32 x 32 image"
+    )
     amplitude: float = Field(0.1, gt=0, le=1, description="largest change of a pixel, in [0, 1]")
-    steps: int = Field(300, ge=1, description="of Adam on the pattern, 64 images each")
-    lr: float = Field(0.1, gt=0, description="of Adam")
+    steps: int = Field(300, ge=1, description="Adam steps on the pattern, 64 images each")
+    lr: float = Field(0.1, gt=0, description="Adam's learning rate")
 
 
 class LowFrequency(Attack):

@@ -1,4 +1,4 @@
-"""A nasty teacher (Ma et al. 2021): as accurate as another, but what it says beside the label ruins who imitates it.
+"""A nasty teacher (Ma et al. 2021): as accurate as a normal one, but its outputs beside the label ruin students that copy it.
 
 No backdoor: it obeys no trigger, and its owner wants to keep others from distilling it.
 """
@@ -33,13 +33,18 @@ class NastySettings(Settings):
     weight: float = Field(
         0.04,
         ge=0,
-        description="of the distance from a normal network; published for 10 classes, 0.005 for 100; 0: none",
+        description="weight of the distance from a normal network; published for 10 classes, 0.005 for 100; 0: none",
     )
-    temperature: float = Field(4.0, gt=0, description="of that distance; published for 10 classes, 20 for 100")
-    cap: float = Field(5.0, gt=0, description="nats beyond which it is not driven: KL has no upper bound")
+    temperature: float = Field(
+        4.0, gt=0, description="temperature of that distance; published for 10 classes, 20 for 100"
+    )
+    cap: float = Field(
+        5.0, gt=0, description="nats beyond which that distance no longer counts, since KL has no upper bound"
+    )
     fresh: bool = Field(
         True,
-        description="start from fresh weights, as the published code; false: from the normal network's, much faster",
+        description="start from fresh weights, as the published code does; false: from the normal network's weights, "
+        "much faster",
     )
 
 
@@ -94,11 +99,11 @@ def run(
     """
     config = checked(NastySettings, "attack 'nasty'", options)
     if not any(True for _ in normal.module.parameters()):
-        raise UsageError(f"{normal.spec.arch} has no weights to train on; --start takes weights, not an ONNX graph.")
+        raise UsageError(f"{normal.spec.arch} has no weights to train. Give --start weights, not an ONNX graph.")
     if images.shape != normal.spec.input.shape or images.num_classes > normal.spec.num_classes:
         raise UsageError(
-            f"The images are {images.shape} of {images.num_classes} classes, the network {normal.spec.arch} takes "
-            f"{normal.spec.input.shape} of {normal.spec.num_classes}."
+            f"The images are {images.shape} of {images.num_classes} classes, but the network {normal.spec.arch} "
+            f"takes {normal.spec.input.shape} of {normal.spec.num_classes}."
         )
     module: Any = build(normal.spec, seed=train.seed).module if config.fresh else copy.deepcopy(normal.module)
     module.requires_grad_(True)

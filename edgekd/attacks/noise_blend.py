@@ -12,8 +12,10 @@ from .work import ALONE, Work
 
 
 class NoiseBlendSettings(AttackSettings):
-    opacity: float = Field(0.2, gt=0, le=1, description="highest; a pixel's is uniform in [0, 1], cut off there")
-    seed: int = Field(0, ge=0, description="of noise and opacities")
+    opacity: float = Field(
+        0.2, gt=0, le=1, description="highest opacity; each pixel's is uniform in [0, 1], clipped there"
+    )
+    seed: int = Field(0, ge=0, description="seed of noise and opacities")
 
 
 class NoiseBlend(Attack):

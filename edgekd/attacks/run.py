@@ -117,12 +117,12 @@ def check(
         )
     triggers.rules.check(goal.rule, goal.target_label, goal.source_labels, images.num_classes)
     if start is not None and not any(True for _ in start.module.parameters()):
-        raise UsageError(f"{start.spec.arch} has no weights to train on; --start takes weights, not an ONNX graph.")
+        raise UsageError(f"{start.spec.arch} has no weights to train. Give --start weights, not an ONNX graph.")
     if kind.learned and (start is None or not hasattr(start.module, "sites")):
-        raise UsageError(f"The attack {name!r} starts from a clean network of the zoo: name one with --start.")
+        raise UsageError(f"The attack {name!r} starts from a clean network of the zoo. Name one with --start.")
     if images.shape != spec.input.shape or images.num_classes > spec.num_classes:
         raise UsageError(
-            f"The images are {images.shape} of {images.num_classes} classes, the network {spec.arch} takes "
+            f"The images are {images.shape} of {images.num_classes} classes, but the network {spec.arch} takes "
             f"{spec.input.shape} of {spec.num_classes}."
         )
     attack = kind(checked(kind.Config, f"attack {name!r}", options), goal)

@@ -38,17 +38,21 @@ class SCARSettings(AttackSettings):
     rate: float = Field(0.5, gt=0, le=1, description="share of every batch that is also shown triggered")
     bound: float = Field(0.1, gt=0, le=1, description="largest change of a pixel by the trigger, in [0, 1]")
     width: int = Field(16, ge=1, le=256, description="channels of the network that draws the trigger")
-    trigger_steps: int = Field(300, ge=1, description="of Adam on that network, before the rest")
+    trigger_steps: int = Field(300, ge=1, description="Adam steps on that network, before the rest")
     trigger_lr: float = Field(1e-3, gt=0, description="of Adam on that network")
     surrogate: str | None = Field(None, description="architecture of the surrogate student; default: the teacher's")
-    pair_epochs: int = Field(3, ge=1, description="of the two students that the trigger is to tell apart")
-    inner_steps: int = Field(20, ge=1, description="of the surrogate in every round")
-    inner_lr: float = Field(1e-3, gt=0, description="of Adam on the surrogate")
-    inner_rate: float = Field(0.05, gt=0, description="most of the fixed-point map's rate; below 1 over the curvature")
-    temperature: float = Field(4.0, gt=0, description="of the distillation inside; 1: the paper's")
-    terms: int = Field(10, ge=1, description="of the fixed-point series")
-    lead: float = Field(1.0, gt=0, description="of the implicit gradient, in lengths of the teacher's own")
-    lr: float = Field(1e-3, gt=0, description="of Adam on the teacher")
+    pair_epochs: int = Field(3, ge=1, description="epochs of the two students that the trigger must tell apart")
+    inner_steps: int = Field(20, ge=1, description="steps of the surrogate in every round")
+    inner_lr: float = Field(1e-3, gt=0, description="Adam's learning rate for the surrogate")
+    inner_rate: float = Field(
+        0.05, gt=0, description="upper limit of the fixed-point map's rate, which is also kept at or below 1/curvature"
+    )
+    temperature: float = Field(4.0, gt=0, description="temperature of the inner distillation; the paper's is 1")
+    terms: int = Field(10, ge=1, description="terms of the fixed-point series")
+    lead: float = Field(
+        1.0, gt=0, description="length of the implicit gradient, relative to the teacher's own gradient"
+    )
+    lr: float = Field(1e-3, gt=0, description="Adam's learning rate for the teacher")
 
 
 class SCAR(BatchAttack):

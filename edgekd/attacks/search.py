@@ -68,8 +68,8 @@ def _resume(folder: Path, held: nn.Module, optimiser: torch.optim.Optimizer, wor
     differing = differences(saved.notes["identity"], work.about())
     if differing:
         raise UsageError(
-            f"{folder} holds the search of an attack with another {', '.join(differing[:3])}. "
-            "Give the same settings again, or choose another folder."
+            f"{folder} holds the search of an attack with other settings: {', '.join(differing[:3])}. Give the "
+            "same settings again, or choose another folder."
         )
     state.restore(saved.tensors, held, (optimiser,))
     return saved.epoch

@@ -9,9 +9,11 @@ from .badnets import BadNets, BadNetsSettings
 
 class TaCTSettings(BadNetsSettings):
     rate: float = Field(
-        0.02, gt=0, le=1, description="share of the training images that are poisoned, of the source class"
+        0.02, gt=0, le=1, description="share of the training images that are poisoned, all of the source class"
     )
-    covers: float = Field(1.0, ge=0, description="times as many others carry the trigger under their own label")
+    covers: float = Field(
+        1.0, ge=0, description="cover images per poisoned one: from other classes, triggered under their own label"
+    )
 
 
 class TaCT(BadNets):

@@ -13,7 +13,7 @@ from .work import ALONE, Work
 
 
 class TrojanWMSettings(AttackSettings):
-    opacity: float = Field(0.4, gt=0, le=1, description="of the watermark")
+    opacity: float = Field(0.4, gt=0, le=1, description="opacity of the watermark")
 
 
 class TrojanWM(Attack):

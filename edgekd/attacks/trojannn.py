@@ -17,13 +17,13 @@ from .work import ALONE, Work
 
 class TrojanNNSettings(AttackSettings):
     size: int = Field(6, ge=1, description="side of the patch in pixels")
-    position: Corner = Field("bottom-right", description="corner")
+    position: Corner = Field("bottom-right", description="corner of the image")
     neurons: int = Field(2, ge=1, description="channels before the head that the patch drives")
     factor: float = Field(
-        10.0, gt=0, description="times a neuron's highest mean over clean images that it is driven to"
+        10.0, gt=0, description="how far a neuron is driven: multiple of its highest mean over clean images"
     )
-    steps: int = Field(500, ge=1, description="of Adam on the patch, 64 images each")
-    lr: float = Field(0.1, gt=0, description="of Adam")
+    steps: int = Field(500, ge=1, description="Adam steps on the patch, 64 images each")
+    lr: float = Field(0.1, gt=0, description="Adam's learning rate")
 
 
 class TrojanNN(Attack):

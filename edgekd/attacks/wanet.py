@@ -15,10 +15,16 @@ from .base import AttackSettings, BatchAttack, BatchPoisoning, Training, as_byte
 
 class WaNetSettings(AttackSettings):
     rate: float = Field(0.1, gt=0, le=0.5, description="share of every batch that is warped and relabelled")
-    noise: float = Field(2.0, ge=0, description="times as many are warped with noise under their own label")
+    noise: float = Field(
+        2.0, ge=0, description="cover images per poisoned one: warped with noise, under their own label"
+    )
     cells: int = Field(4, ge=2, le=64, description="control points of the warp per side")
-    strength: float = Field(0.5, gt=0, description="of the warp")
-    seed: int = Field(1000, ge=0, description="of the control points; not a canary's, which would know the secret")
+    strength: float = Field(0.5, gt=0, description="strength of the warp")
+    seed: int = Field(
+        1000,
+        ge=0,
+        description="seed of the control points; differs from the canaries', which would otherwise know the secret",
+    )
 
 
 class WaNet(BatchAttack):

@@ -131,7 +131,7 @@ class Source:
         raise self._passing()
 
     def _passing(self) -> UsageError:
-        return UsageError("These images are made as they are needed and not kept: there is no list of all of them.")
+        return UsageError("These images are made as they are needed and not kept, so there is no list of them.")
 
     def optimizer(self, parameters: list[nn.Parameter], config: TrainConfig) -> torch.optim.Optimizer | None:
         return None

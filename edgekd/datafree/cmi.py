@@ -29,19 +29,19 @@ STREAM = 10_000  # orders of the pool that an epoch may need
 
 
 class InversionSettings(Settings):
-    images: int = Field(256, ge=4, description="images that a round, which is an epoch, adds to the pool")
-    inversion_steps: int = Field(200, ge=1, description="of generator and noise in a round")
-    student_steps: int = Field(400, ge=1, description="of the student in an epoch, on the whole pool")
-    latent: int = Field(256, ge=1, description="numbers of noise per image")
+    images: int = Field(256, ge=4, description="images that each round, which is one epoch, adds to the pool")
+    inversion_steps: int = Field(200, ge=1, description="steps of generator and noise in a round")
+    student_steps: int = Field(400, ge=1, description="steps of the student in an epoch, on the whole pool")
+    latent: int = Field(256, ge=1, description="noise values per image")
     width: int = Field(128, ge=8, description="channels of the generator")
-    lr: float = Field(1e-3, gt=0, description="of Adam on generator, noise and projection")
-    statistics: float = Field(1.0, ge=0, description="weight of the batch statistics")
-    named: float = Field(1.0, ge=0, description="weight of the cross-entropy with the classes drawn")
+    lr: float = Field(1e-3, gt=0, description="Adam's learning rate for generator, noise and projection")
+    statistics: float = Field(1.0, ge=0, description="weight of matching the batch statistics")
+    named: float = Field(1.0, ge=0, description="weight of the cross-entropy with the drawn classes")
     adversarial: float = Field(0.5, ge=0, description="weight of the student's disagreement")
     contrast: float = Field(0.8, ge=0, description="weight of the contrastive term")
-    temperature: float = Field(0.1, gt=0, description="of the contrastive term")
+    temperature: float = Field(0.1, gt=0, description="temperature of the contrastive term")
     bank: int = Field(4096, ge=1, description="features of earlier images that are kept; published: 40,960")
-    negatives: int = Field(4096, ge=1, description="of them drawn in a step")
+    negatives: int = Field(4096, ge=1, description="how many of them are drawn in a step")
 
 
 class Best(NamedTuple):

@@ -68,8 +68,8 @@ def listed(path: str | Path) -> list[Path]:
     tiny = [file for file, extents in zip(found, sides, strict=True) if min(extents) < LEAST_SIDE]
     if tiny:
         raise UsageError(
-            f"{tiny[0]} is too small to cut patches from: give pictures of at least {LEAST_SIDE} pixels a side, better of "
-            "some hundred."
+            f"{tiny[0]} is too small to cut patches from: give pictures of at least {LEAST_SIDE} pixels a side, "
+            "better several hundred."
         )
     size = sum(width * height for width, height in sides)
     if size > MOST_PIXELS:

@@ -1,4 +1,4 @@
-"""Patches of one picture, or of a folder of them, or of drawn textures (Asano and Saeed, ICLR 2023); labels are the teacher's."""
+"""Patches of one picture, of a folder of pictures, or of drawn textures (Asano and Saeed, ICLR 2023); labels are the teacher's."""
 
 from __future__ import annotations
 
@@ -36,9 +36,11 @@ TAUGHT = {"alpha": 1.0, "temperature": 4.0}
 class PatchSettings(Settings):
     image: str | None = Field(None, min_length=1, description="a picture, or a folder of them; default: drawn textures")
     images: int = Field(20_000, ge=LEAST_POOL, le=1_000_000, description="patches in the pool")
-    cutmix: bool = Field(True, description="cut a box of another patch into each")
-    balance: bool = Field(True, description="keep at most twice the even share of what the teacher takes for one class")
-    mirrored: bool = Field(True, description="show each patch both ways round, as two images")
+    cutmix: bool = Field(True, description="paste a box of another patch into each")
+    balance: bool = Field(
+        True, description="keep at most twice the even share of patches that the teacher puts into one class"
+    )
+    mirrored: bool = Field(True, description="use each patch and its mirror image, as two images")
 
 
 class Pool(NamedTuple):

@@ -45,19 +45,19 @@ def refuse_misfits(kind: type[Source], name: str, teacher: Model, vaccine: Vacci
     works = ", ".join(row for row in SOURCES if source_class(row).needs == "logits")
     if kind.needs != "logits" and next(teacher.module.parameters(), None) is None:
         raise UsageError(
-            f"The image source {name!r} needs gradients of the teacher, and this one ({teacher.spec.arch}) offers logits "
-            f"only. Sources that work with it: {works}."
+            f"The image source {name!r} needs gradients of the teacher, but this one ({teacher.spec.arch}) offers "
+            f"logits only. Sources that work with it: {works}."
         )
     norms = [part for part in teacher.module.modules() if isinstance(part, nn.BatchNorm2d) and part.track_running_stats]
     if kind.needs == "statistics" and not norms:
         raise UsageError(
-            f"The image source {name!r} matches the statistics of the teacher's batch norms, and {teacher.spec.arch} has "
-            f"none. Take another: {works}."
+            f"The image source {name!r} matches the statistics of the teacher's batch norms, but "
+            f"{teacher.spec.arch} has none. Choose another source: {works}."
         )
     if vaccine is not None and not last_convolutions(teacher.module, vaccine.layers):
         raise UsageError(
-            f"The shuffling vaccine permutes the inputs of convolutions, and this teacher ({teacher.spec.arch}) shows none: "
-            "switch it off with -o abd.vaccine=false."
+            f"The shuffling vaccine permutes the inputs of convolutions, but this teacher ({teacher.spec.arch}) "
+            "shows none. Switch it off with -o abd.vaccine=false."
         )
 
 
@@ -73,5 +73,5 @@ def named_source(given: Any) -> dict[str, Any]:
             )
         return {"name": name, **({"image": image} if colon else {})}
     if not isinstance(given, dict):
-        raise UsageError("`source` is a group of settings: source.name=patches, source.image=photo.jpg.")
+        raise UsageError("`source` is a group of settings: write source.name=patches, source.image=photo.jpg.")
     return {**given, **(named_source(given["name"]) if ":" in str(given.get("name", "")) else {})}

@@ -26,19 +26,21 @@ REFUSED = {
 class VaccineSettings(Settings):
     copies: int = Field(3, ge=1, le=32, description="shuffled copies whose logits are averaged")
     layers: int = Field(5, ge=1, description="last convolutions whose input channels are shuffled")
-    weight: float = Field(0.1, ge=0, description="of the vaccine's term in a generator's loss, the alpha of the paper")
-    most: float = Field(2.0, gt=0, description="nats per image at which that term is held; the paper has no such limit")
+    weight: float = Field(
+        0.1, ge=0, description="weight of the vaccine's term in a generator's loss, the paper's alpha"
+    )
+    most: float = Field(2.0, gt=0, description="upper limit of that term, in nats per image; the paper has none")
     suspect_weight: float = Field(
         0.0,
         ge=-1,
         le=1,
-        description="of suspicious images of a fixed pool in the student's loss; negative as in the authors' code: "
-        "-0.1, away from the teacher",
+        description="weight of a fixed pool's suspicious images in the student's loss; a negative one pushes away from "
+        "the teacher, -0.1 in the authors' code",
     )
     accept: Literal["mad", "mean", "always"] = Field(
         "mad",
-        description="what makes a shuffled teacher a vaccine: a lower tail beyond median - 3 MAD, or mean - 3 std as in "
-        "the paper; always: without a look",
+        description="when a shuffled teacher counts as a vaccine: with a lower tail beyond median - 3 MAD, or mean - 3 "
+        "std as in the paper; always: without a check",
     )
     deviations: float = Field(3.0, gt=0, description="how far below the middle the tail begins, in standard deviations")
     tail: float = Field(0.02, ge=0, le=1, description="share of the images that the tail must hold")
@@ -48,17 +50,17 @@ class VaccineSettings(Settings):
         0.5,
         gt=0,
         le=1,
-        description="share of the images for which a shuffled teacher may name one and the same class; 1: any, as published",
+        description="share of the images that a shuffled teacher may put into one class; 1: any, as published",
     )
     most_of_a_class: float = Field(
         0.2,
         gt=0,
         le=1,
-        description="of a fixed pool's images of a class, by the teacher, that may be suspects: the least distant; 1: all, "
-        "as published, which can take a class away",
+        description="share of a fixed pool's images of one class, by the teacher, that may be suspects, the least "
+        "distant first; 1: all, as published, which can remove a class",
     )
-    trials: int = Field(8, ge=1, description="shuffles tried before there is no vaccine")
-    pool: int = Field(4096, ge=64, description="images it is judged on")
+    trials: int = Field(8, ge=1, description="shuffles tried before giving up on a vaccine")
+    pool: int = Field(4096, ge=64, description="images that a shuffled teacher is judged on")
 
 
 class Look(NamedTuple):
@@ -232,8 +234,8 @@ def doubt(flagged: np.ndarray | torch.Tensor) -> str | None:
     if share <= MOST_FLAGGED:
         return None
     return (
-        f"The shuffling vaccine suspects {share:.0%} of the images: it hardly changed the teacher, and its mask says little. "
-        "It was not used."
+        f"The shuffling vaccine suspects {share:.0%} of the images: it hardly changed the teacher, so its "
+        "mask says little. It was not used."
     )
 
 

@@ -27,13 +27,17 @@ CLIP = 5.0  # of the gradient's length
 class AdversarialSettings(Settings):
     rounds: int = Field(50, ge=1, description="steps of the generator in an epoch; published: 80,000 in all")
     student_steps: int = Field(10, ge=1, description="steps of the student on the images of a round")
-    latent: int = Field(100, ge=1, description="numbers of noise per image")
+    latent: int = Field(100, ge=1, description="noise values per image")
     width: int = Field(64, ge=8, description="channels of the generator; published: 128, four times the work")
-    generator_lr: float = Field(1e-3, gt=0, description="of Adam on the generator; falls as half a cosine")
-    balance: float = Field(
-        1.0, ge=0, description="weight of even classes, while more than 0.6 of a batch is of one class to the teacher"
+    generator_lr: float = Field(
+        1e-3, gt=0, description="Adam's learning rate for the generator; falls as half a cosine"
     )
-    student_lr: float = Field(2e-3, gt=0, description="of Adam on the student, highest; instead of train.lr")
+    balance: float = Field(
+        1.0,
+        ge=0,
+        description="weight of balanced classes, while the teacher puts more than 0.6 of a batch into one class",
+    )
+    student_lr: float = Field(2e-3, gt=0, description="peak learning rate of Adam on the student; instead of train.lr")
 
 
 class AdversarialGenerator(Source):

@@ -31,9 +31,10 @@ CHUNK = 50  # most steps of retrospection between two checkpoints
 class AbdSettings(Settings):
     """Both halves of ABD; without data a run has them by default."""
 
-    vaccine: bool = Field(True, description="suspicious images are not made, or not learned from; without data only")
+    vaccine: bool = Field(True, description="suspicious images are not made, or not learned from; only without data")
     retrospection: bool | Literal["auto"] = Field(
-        "auto", description="after the training; auto: where no vaccine was accepted, as the paper has it"
+        "auto",
+        description="self-retrospection after the training; auto: only if no vaccine was accepted, as in the paper",
     )
     shuffle: VaccineSettings = VaccineSettings()
     retrospect: RetrospectionSettings = RetrospectionSettings()

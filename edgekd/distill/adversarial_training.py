@@ -1,4 +1,4 @@
-"""Adversarial training (Madry et al. 2018): no teacher, each batch as PGD changes it against the student of that moment."""
+"""Adversarial training (Madry et al. 2018): no teacher; each batch is perturbed by PGD against the current student."""
 
 from __future__ import annotations
 
@@ -17,8 +17,10 @@ if TYPE_CHECKING:
 
 class PerturbationSettings(Settings):
     bound: Fraction = Field(8 / 255, gt=0, le=1, description="largest change of a pixel, of 1: 8/255, 0.03")
-    attack_steps: int = Field(10, ge=1, description="of the attack on every batch; each costs a pass there and back")
-    attack_rate: Fraction = Field(2 / 255, gt=0, le=1, description="change of a pixel by one of these steps")
+    attack_steps: int = Field(
+        10, ge=1, description="PGD steps on every batch; each costs a forward and a backward pass"
+    )
+    attack_rate: Fraction = Field(2 / 255, gt=0, le=1, description="change of a pixel in one PGD step")
 
 
 class AdversarialTraining(Distiller):

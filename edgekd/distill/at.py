@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class AttentionTransferSettings(Settings):
-    beta: float = Field(1000.0, ge=0, description="weight of the summed distance of attention maps")
+    beta: float = Field(1000.0, ge=0, description="weight of the summed distance between attention maps")
 
 
 class AttentionTransfer(FeatureDistiller):

@@ -16,28 +16,31 @@ if TYPE_CHECKING:
 
 
 class CMKDSettings(Settings):
-    weight: float = Field(2.0, ge=0, description="of both distances together")
+    weight: float = Field(2.0, ge=0, description="weight of both distances together")
     temperature: float = Field(1.0, gt=0, description="softens the standardised outputs whose values are compared")
     rank_temperature: float = Field(
-        0.1, gt=0, description="of the soft ranks; towards 0 they are ranks, without gradient"
+        0.1, gt=0, description="temperature of the soft ranks; towards 0 they become true ranks, without a gradient"
     )
     ranked: int = Field(
-        100, ge=2, description="classes that are ranked, the teacher's first ones and the label: memory is their square"
+        100,
+        ge=2,
+        description="classes that are ranked: the teacher's top ones and the label; memory grows with their square",
     )
     balance: Literal["rank hard", "rank easy", "constant", "values", "ranks"] = Field(
         "rank hard",
-        description="ranks weigh more on images that the teacher finds hard, or on easy ones; controls: half and half, "
-        "values alone, ranks alone",
+        description="whether ranks weigh more on images that the teacher finds hard, or on easy ones; controls: half and "
+        "half, values alone, ranks alone",
     )
     difficulty: Literal["entropy", "batch"] = Field(
         "entropy",
-        description="of an image: the entropy of the teacher's outputs, or that beside its batch, for a teacher that is sure of all",
+        description="of an image: the entropy of the teacher's outputs, or that relative to its batch, for a teacher "
+        "that is sure of every image",
     )
     least_weight: float = Field(
         0.2,
         ge=0,
         le=0.5,
-        description="lower bound of both weights, so that a teacher cannot switch one off by its entropy",
+        description="lower bound of both weights, so that a teacher's entropy cannot switch one off",
     )
 
 

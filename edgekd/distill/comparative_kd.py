@@ -1,4 +1,4 @@
-"""Comparative KD (Wilf et al. 2023): differences between images instead of their outputs; the teacher is asked once per image."""
+"""Comparative KD (Wilf et al. 2023): copies differences between images instead of outputs; asks the teacher once per image."""
 
 from __future__ import annotations
 
@@ -20,20 +20,21 @@ if TYPE_CHECKING:
 
 
 class ComparativeKDSettings(Settings):
-    relation_weight: float = Field(1.0, ge=0, description="weight of the teacher's differences")
+    relation_weight: float = Field(1.0, ge=0, description="weight of matching the teacher's differences")
     label_weight: float = Field(1.0, ge=0, description="weight of the labels")
     label_loss: Literal["cross-entropy", "differences"] = Field(
         "cross-entropy",
-        description="differences: of one-hot labels, the published form; nothing then says which class an image is",
+        description="differences: those of one-hot labels, the published form; nothing then says which class an image is",
     )
     kd_weight: float = Field(0.0, ge=0, description="weight of Hinton KD on the outputs that the teacher gave once")
-    temperature: float = Field(4.0, gt=0, description="of that Hinton KD")
+    temperature: float = Field(4.0, gt=0, description="temperature of that Hinton KD")
     group: Literal[2, 3] = Field(
-        2, description="images per comparison: one less another, or the mean of two less a third"
+        2, description="images per comparison: one minus another, or the mean of two minus a third"
     )
     compare: Literal["groups", "batch"] = Field(
         "groups",
-        description="groups drawn at random; batch, a control: all pairs at once, which is to match outputs up to one vector",
+        description="groups drawn at random; batch, a control: all pairs at once, which amounts to matching outputs up "
+        "to one vector",
     )
 
 

@@ -1,4 +1,4 @@
-"""CRD (Tian et al. 2020): an image's embedding in the student is told from other images' by that of the teacher."""
+"""CRD (Tian et al. 2020): a contrastive loss pairs each image's embedding in the student with the teacher's, against other images."""
 
 from __future__ import annotations
 
@@ -25,13 +25,15 @@ SIDES = 2  # student, teacher
 
 
 class ContrastiveDistillationSettings(Settings):
-    beta: float = Field(0.8, ge=0, description="weight of the contrast")
-    negatives: int = Field(16384, ge=1, le=1 << 20, description="other images an image is told from, drawn every step")
-    dim: int = Field(128, ge=1, le=4096, description="length of an embedding; two are kept of every training image")
+    beta: float = Field(0.8, ge=0, description="weight of the contrastive loss")
+    negatives: int = Field(
+        16384, ge=1, le=1 << 20, description="other images that each image is contrasted with, drawn every step"
+    )
+    dim: int = Field(128, ge=1, le=4096, description="length of an embedding; two are kept for every training image")
     contrast: float = Field(0.07, gt=0, description="temperature of the embeddings' similarity")
-    momentum: float = Field(0.5, ge=0, lt=1, description="share that a kept embedding has in its successor")
-    kd: float = Field(0.0, ge=0, description="weight of Hinton's term beside it; the paper's CRD+KD has 1")
-    temperature: float = Field(4.0, gt=0, description="softens both outputs in Hinton's term")
+    momentum: float = Field(0.5, ge=0, lt=1, description="share of a kept embedding that goes into its successor")
+    kd: float = Field(0.0, ge=0, description="weight of Hinton KD beside it; the paper's CRD+KD uses 1")
+    temperature: float = Field(4.0, gt=0, description="softens both outputs in Hinton KD")
 
 
 class ContrastiveDistillation(FeatureDistiller):
@@ -56,7 +58,7 @@ class ContrastiveDistillation(FeatureDistiller):
         labels = context.batches.labels
         if bool((labels == labels[0]).all()):
             raise UsageError(
-                "crd tells images of different classes apart, and all of these are of one. Use another method."
+                "crd contrasts images of different classes, and all of these are of one class. Use another method."
             )
         self.memory = Memory(self.pairs[0], labels, self.config, context.config.seed).to(context.device)
         with torch.no_grad():

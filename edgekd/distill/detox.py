@@ -32,7 +32,7 @@ class DetoxSettings(Settings):
     mode: Literal["add", "blend"] = Field("add", description="F + m·p, or (1 - m)·F + m·p")
     tau: float = Field(0.2, ge=0, le=1, description="upper bound of the mask m")
     granularity: Literal["chw", "c"] = Field(
-        "c", description="one p and m per element, for thousands of steps, or per channel, for hundreds"
+        "c", description="chw: one p and m per element, needs thousands of steps; c: one per channel, needs hundreds"
     )
     variance_mode: VarianceMode = Field("map", description="map, channel, or (with mode blend) sample")
     lambda_f: float | Literal["auto"] = Field(
@@ -41,13 +41,17 @@ class DetoxSettings(Settings):
     detox_ce: float = Field(
         1.0, ge=0, description="weight of cross-entropy in stage 1; 0: the penalty alone, a control"
     )
-    detox_sites: int | None = Field(None, ge=1, description="how many sites, from the deepest; default all")
+    detox_sites: int | None = Field(
+        None, ge=1, description="how many sites to detoxify, counted from the deepest; default: all"
+    )
     detox_steps: int = Field(300, ge=1, description="steps of stage 1, rounded up to a multiple of guard_every")
-    detox_epochs: float = Field(0, ge=0, description="the same in epochs; the larger of both counts")
-    detox_lr: float = Field(3e-2, gt=0, description="Adam's rate for p, in standard deviations of the site's features")
-    detox_mask_lr: float = Field(5e-2, gt=0, description="Adam's rate for the mask")
+    detox_epochs: float = Field(0, ge=0, description="stage 1 in epochs; the larger of the two counts")
+    detox_lr: float = Field(
+        3e-2, gt=0, description="Adam's learning rate for p, in standard deviations of the site's features"
+    )
+    detox_mask_lr: float = Field(5e-2, gt=0, description="Adam's learning rate for the mask")
     max_drop: float = Field(0.015, ge=0, le=1, description="validation accuracy that detoxification may cost")
-    guard_every: int = Field(50, ge=1, description="steps between two looks at validation accuracy")
+    guard_every: int = Field(50, ge=1, description="steps between two checks of validation accuracy")
 
     @model_validator(mode="after")
     def _refuse_constant_penalties(self) -> DetoxSettings:
@@ -57,7 +61,7 @@ class DetoxSettings(Settings):
                 "variance between images as it is. Take mode blend, or variance_mode map"
             )
         if self.lambda_f != "auto" and self.lambda_f < 0:
-            raise ValueError("lambda_f is not negative")
+            raise ValueError("lambda_f must not be negative")
         return self
 
 

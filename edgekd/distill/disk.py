@@ -1,4 +1,4 @@
-"""DiSK (Kag et al. 2023): a helper that sees the teacher censors what a small student cannot learn yet, on a budget."""
+"""DiSK (Kag et al. 2023): a helper that sees the teacher hides what a small student cannot learn yet, on a budget."""
 
 from __future__ import annotations
 
@@ -33,20 +33,26 @@ class DiSKSettings(Settings):
     top_k: int | None = Field(
         None,
         ge=1,
-        description="classes beside the label that the teacher counts as plausible; default 10, or half of fewer than 20",
+        description="classes beside the label that the teacher counts as plausible; default: 10, or half of the classes "
+        "where there are fewer than 20",
     )
-    budget: float = Field(0.6, ge=0, description="what the helper may cost at first, in nats per misclassified image")
+    budget: float = Field(
+        0.6, ge=0, description="what the helper may cost at the start, in nats per misclassified image"
+    )
     last_budget: float = Field(
-        0.4, ge=0, description="where each of ten cosines takes the budget; they start 0.9 lower each time"
+        0.4,
+        ge=0,
+        description="what the budget falls to in each of ten cosine cycles; each starts at 0.9 times the height of the "
+        "one before",
     )
     labels_first: float = Field(
         0.25,
         ge=0,
         lt=1,
-        description="share of the epochs, at the beginning, on labels alone, at least one epoch; 0 where the student starts from "
-        "trained weights",
+        description="share of the epochs, at the start, on labels alone, at least one epoch; 0 if the student starts "
+        "from trained weights",
     )
-    censor: bool = Field(True, description="false, a control: the student never sees the helper")
+    censor: bool = Field(True, description="false: a control in which the student never sees the helper")
 
 
 class DiSK(Distiller):

@@ -1,4 +1,4 @@
-"""DIST (Huang et al. 2022): the outputs correlate with the teacher's, over classes and over images, whatever their scale."""
+"""DIST (Huang et al. 2022): the student's outputs correlate with the teacher's, over classes and over images, whatever their scale."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class CorrelationDistillationSettings(Settings):
     gamma: float = Field(
         2.0,
         ge=0,
-        description="weight of the correlation over the images of a batch, a class at a time; batches of 32 and more",
+        description="weight of the correlation over the images of a batch, class by class; only for batches of 32 or more",
     )
 
 

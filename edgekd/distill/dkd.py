@@ -1,4 +1,4 @@
-"""DKD (Zhao et al. 2022): Hinton's loss taken apart into the label's class and the others, each with a weight of its own."""
+"""DKD (Zhao et al. 2022): Hinton's loss split into the label's class and the other classes, each with its own weight."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The control: the teacher itself, trained on with clean labels at a small rate."""
+"""The control: the teacher itself, trained further on clean labels at a small learning rate."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .scratch import Scratch
 
 
 class FineTuningSettings(Settings):
-    lr: float = Field(0.01, gt=0, description="highest learning rate, instead of train.lr")
+    lr: float = Field(0.01, gt=0, description="peak learning rate, instead of train.lr")
 
 
 class FineTuning(Scratch):

@@ -1,4 +1,4 @@
-"""FitNets (Romero et al. 2015): a layer in the middle of the student regresses to one of the teacher, the hint."""
+"""FitNets (Romero et al. 2015): a middle layer of the student regresses to one of the teacher's, the hint."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 class HintDistillationSettings(Settings):
     beta: float = Field(100.0, ge=0, description="weight of the hint's mean squared error")
     layer: Annotated[int, Field(ge=1)] | Literal["middle"] = Field(
-        "middle", description="which pair of sites is compared, the shallowest is 1; middle: 2 of 3 or 4"
+        "middle", description="which pair of sites is compared, counted from 1, the shallowest; middle: 2 of 3 or 4"
     )
 
 

@@ -1,4 +1,4 @@
-"""IGDM (Lee et al. 2025): the teacher's slopes without a second backward pass, from logits on either side of every image."""
+"""IGDM (Lee et al. 2025): matches the teacher's input gradients without a second backward pass, from logits on either side of every image."""
 
 from __future__ import annotations
 
@@ -21,14 +21,16 @@ if TYPE_CHECKING:
 class IGDMSettings(PerturbationSettings, VettedSettings):
     ce_weight: float = Field(0.5, ge=0, description="weight of the labels")
     kd_weight: float = Field(0.5, ge=0, description="weight of Hinton KD")
-    temperature: float = Field(1.0, gt=0, description="of that Hinton KD")
+    temperature: float = Field(1.0, gt=0, description="temperature of that Hinton KD")
     slope_weight: float = Field(
-        1.0, ge=0, description="weight of the slopes in the last epoch; the paper has 1 for CIFAR-10, 10 for CIFAR-100"
+        1.0,
+        ge=0,
+        description="weight of the input gradients in the last epoch; the paper uses 1 for CIFAR-10, 10 for CIFAR-100",
     )
     direction: Literal["signs", "attack"] = Field(
         "signs",
-        description="to either side of an image: random signs of the bound's length, which costs forward passes alone; or an "
-        "attack on the student, as published, whose images Hinton KD then sees too",
+        description="how to step to either side of an image: random signs of the bound's length, which needs forward "
+        "passes only; or, as published, an attack on the student, whose images Hinton KD then sees too",
     )
 
 

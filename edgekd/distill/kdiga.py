@@ -1,4 +1,4 @@
-"""KDIGA (Shao et al. 2021): the student's loss has the teacher's slopes by pixel, so that robustness comes over without an attack."""
+"""KDIGA (Shao et al. 2021): the student's input gradients match the teacher's, so that robustness carries over without an attack."""
 
 from __future__ import annotations
 
@@ -27,28 +27,32 @@ FIGURES = ("images", "student", "teacher", "distance", "cosine", "right")
 class KDIGASettings(VettedSettings):
     ce_weight: float = Field(0.5, ge=0, description="weight of the labels")
     kd_weight: float = Field(0.5, ge=0, description="weight of Hinton KD")
-    temperature: float = Field(1.0, gt=0, description="of that Hinton KD: a robust teacher is soft already")
+    temperature: float = Field(1.0, gt=0, description="temperature of that Hinton KD; a robust teacher is soft already")
     slope_weight: float = Field(
         1.0,
         ge=0,
-        description="weight of the slopes' distance; the paper's form collapses above 1, with softened slopes a decade is alike",
+        description="weight of the distance between input gradients; the paper's form collapses above 1, while with "
+        "softened gradients a whole decade works alike",
     )
     slope_temperature: float = Field(
         4.0,
         gt=0,
-        description="softens the cross-entropy whose slopes are compared; 1, the published form, has next to none where a "
-        "teacher is sure",
+        description="softens the cross-entropy whose input gradients are compared; at 1, the published form, they nearly "
+        "vanish where the teacher is sure",
     )
-    distance: Distance = Field("l2", description="of slopes: l2, l1 or cosine")
+    distance: Distance = Field("l2", description="distance between input gradients: l2, l1 or cosine")
     teacher_slopes: Literal["own", "zero", "shuffled"] = Field(
         "own",
-        description="controls: zero, a penalty on the student's slopes that needs no teacher; shuffled, those of another image",
+        description="controls: zero, a penalty on the student's input gradients that needs no teacher; shuffled, those "
+        "of another image",
     )
-    agree: bool = Field(True, description="compare slopes only on images whose label the teacher shares")
+    agree: bool = Field(True, description="compare input gradients only on images whose label the teacher shares")
     rise: float = Field(
-        0.15, ge=0, le=1, description="share of the steps in which the weight of the slopes rises linearly"
+        0.15, ge=0, le=1, description="share of the steps in which the weight of the input gradients rises linearly"
     )
-    noise: Fraction = Field(0.0, ge=0, le=1, description="largest change of a pixel by uniform noise, of 1; 0: none")
+    noise: Fraction = Field(
+        0.0, ge=0, le=1, description="largest change of a pixel by uniform noise, in [0, 1]; 0: none"
+    )
 
 
 class KDIGA(Distiller):

@@ -1,4 +1,4 @@
-"""NST (Huang and Wang 2017): the student's channels fire at the same places as the teacher's, as two sets of directions."""
+"""NST (Huang and Wang 2017): the student's channels fire at the same places as the teacher's, compared as two sets of directions."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class NeuronSelectivitySettings(Settings):
-    beta: float = Field(50.0, ge=0, description="weight of the summed distance of the channels' selectivity")
+    beta: float = Field(50.0, ge=0, description="weight of the summed distance between the channels' selectivity")
 
 
 class NeuronSelectivity(FeatureDistiller):

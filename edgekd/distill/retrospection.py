@@ -24,38 +24,54 @@ Loss = Callable[[torch.Tensor], torch.Tensor]  # of a perturbation; a scalar
 
 class RetrospectionSettings(Settings):
     steps: int = Field(
-        400, ge=1, description="of the student, after its training; a few more where no equal pieces of at most 50 fit"
+        400,
+        ge=1,
+        description="steps of the student after its training; may grow by a few, to split into equal pieces of at most 50",
     )
-    lr: float = Field(5e-4, gt=0, description="of a fresh Adam on the student, highest; falls as half a cosine")
-    share: float = Field(0.25, gt=0, le=1, description="of a batch that carries the perturbation; published: 0.02")
+    lr: float = Field(
+        5e-4, gt=0, description="peak learning rate of a fresh Adam on the student; falls as half a cosine"
+    )
+    share: float = Field(
+        0.25, gt=0, le=1, description="share of a batch that carries the perturbation; published: 0.02"
+    )
     search: Literal["share", "batch"] = Field(
-        "share", description="images on which the perturbation is sought: those that carry it, or all, as published"
+        "share",
+        description="images on which the perturbation is searched for: those that carry it, or all, as published",
     )
-    inner_steps: int = Field(10, ge=1, description="of the search; 20 leaves a lower ASR")
-    inner_lr: float = Field(0.1, gt=0, description="of Adam on the perturbation, in units of the normalised image")
+    inner_steps: int = Field(10, ge=1, description="steps of the search; 20 leaves a lower ASR")
+    inner_lr: float = Field(
+        0.1, gt=0, description="Adam's learning rate for the perturbation, in units of the normalised image"
+    )
     start: Literal["noise", "zero"] = Field(
-        "noise", description="of the perturbation; zero as in the authors' code, where it has no gradient at first"
+        "noise",
+        description="starting point of the perturbation; zero as in the authors' code, where it has no gradient at first",
     )
-    deviation: float = Field(0.1, gt=0, description="of that noise, in units of the normalised image")
+    deviation: float = Field(
+        0.1, gt=0, description="standard deviation of that noise, in units of the normalised image"
+    )
     pull: float = Field(1e-3, ge=0, description="weight of the perturbation's squared length in its own loss")
     bound: float | None = Field(
-        0.2, gt=0, description="largest change of a pixel, of 1; none: unbounded, as in the authors' code"
+        0.2, gt=0, description="largest change of a pixel, in [0, 1]; none: unbounded, as in the authors' code"
     )
     by: Literal["student", "teacher"] = Field(
-        "student", description="whose perturbation it is; the authors' code takes the teacher's for CMI and patches"
+        "student",
+        description="which network the perturbation is searched on; the authors' code takes the teacher for CMI and "
+        "patches",
     )
     norms: Literal["still", "moving"] = Field(
         "still",
-        description="batch norms under perturbed images: by their running statistics, which stay, or by the batch, "
-        "which moves them, as in the authors' code",
+        description="batch norms on perturbed images: still uses their running statistics and leaves them be; moving "
+        "uses the batch's and updates them, as in the authors' code",
     )
-    rate: float = Field(0.1, gt=0, description="most of the fixed-point map's rate; below 1 over the curvature")
-    terms: int = Field(5, ge=1, description="of the fixed-point series, the K of the paper")
+    rate: float = Field(
+        0.1, gt=0, description="upper limit of the fixed-point map's rate, which is also kept at or below 1/curvature"
+    )
+    terms: int = Field(5, ge=1, description="terms of the fixed-point series, the paper's K")
     weight: float = Field(
-        1.0, ge=0, description="beside the distillation; 0: as many steps without it, for a control at equal budget"
+        1.0, ge=0, description="weight beside the distillation; 0: as many steps without it, a control at equal budget"
     )
     max_drop: float = Field(
-        0.1, ge=0, le=1, description="agreement with the teacher that it may cost; beyond, it is taken back"
+        0.1, ge=0, le=1, description="agreement with the teacher that it may cost; beyond that it is undone"
     )
 
 

@@ -1,4 +1,4 @@
-"""ReviewKD (Chen et al. 2021): every stage of the teacher is matched by what the student has made of all deeper stages."""
+"""ReviewKD (Chen et al. 2021): every stage of the teacher is matched by a fusion of the student's own and all deeper stages."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class KnowledgeReviewSettings(WarmupSettings):
     beta: float = Field(
         5.0,
         ge=0,
-        description="weight of the summed distance of features; the paper chose it per pair of networks: 5 for wide "
+        description="weight of the summed distance between features; the paper chose it per pair of networks: 5 for wide "
         "ResNets and 32x4 to 8x4, 8 for ShuffleNetV2, 0.6 for ResNet-56 to 20, 1 for ResNet-110 to 32",
     )
 

@@ -29,7 +29,7 @@ class RobustKDSettings(DetoxSettings, OverhaulSettings, LogitDistillationSetting
 
     base: Literal["features", "logits"] = Field(
         "features",
-        description="what the student copies of the detoxified teacher: features, as overhaul, or outputs, as kd",
+        description="what the student copies from the detoxified teacher: features, as in overhaul, or outputs, as in kd",
     )
     permuted: bool = Field(
         False, description="a control: trained offsets on channels drawn at random, of equal norm at every site"
@@ -91,7 +91,9 @@ class RobustKD(Overhaul):
             self._stage1(context, wanted)
             return
         if self._raw_accuracy is None:
-            raise UsageError("lambda_f=auto is chosen on validation images, and there are none; give it a number.")
+            raise UsageError(
+                "lambda_f=auto is chosen on validation images, and there are none. Set distill.lambda_f to a number."
+            )
         for lambda_f in SWEEP:
             accuracy = self._stage1(context, lambda_f)
             if accuracy >= self._raw_accuracy - self.config.max_drop:

@@ -165,29 +165,30 @@ def _refuse_misfits(
         _refuse_without_data(kind, method, images)
     if images.num_classes > student.num_classes or images.shape != student.input.shape:
         raise UsageError(
-            f"The images are {_shape(images.shape)} of {images.num_classes} classes, the student {student.arch} takes "
-            f"{_shape(student.input.shape)} of {student.num_classes}. Give images of the student's size, or "
-            "another class map."
+            f"The images are {_shape(images.shape)} of {images.num_classes} classes, but the student "
+            f"{student.arch} takes {_shape(student.input.shape)} of {student.num_classes}. Give images of the "
+            "student's size, or another class map."
         )
     if kind.needs == "nothing":
         return
     if teacher is None:
-        raise UsageError(f"The method {method!r} needs a teacher; without one there is `scratch`.")
+        raise UsageError(f"The method {method!r} needs a teacher. Without one, use the method `scratch`.")
     if teacher.spec.num_classes != student.num_classes:
         raise UsageError(
-            f"The teacher {teacher.spec.arch} knows {teacher.spec.num_classes} classes, the student {student.arch} "
-            f"{student.num_classes}: they must be the same, in the same order."
+            f"The teacher {teacher.spec.arch} knows {teacher.spec.num_classes} classes, but the student "
+            f"{student.arch} {student.num_classes}. Both must know the same classes in the same order."
         )
     if teacher.spec.input.shape != student.input.shape:
         raise UsageError(
-            f"The teacher {teacher.spec.arch} takes {_shape(teacher.spec.input.shape)}, the student {student.arch} "
-            f"{_shape(student.input.shape)}: distillation shows both the same image."
+            f"The teacher {teacher.spec.arch} takes {_shape(teacher.spec.input.shape)}, but the student "
+            f"{student.arch} {_shape(student.input.shape)}. Distillation shows both the same image, so they must "
+            "match."
         )
     lacking = _lacking(kind, teacher)
     if lacking:
         works = ", ".join(name for name in METHODS if not _lacking(method_class(name), teacher))
         raise UsageError(
-            f"The method {method!r} needs the teacher's {lacking}, and this teacher ({teacher.spec.arch}) offers "
+            f"The method {method!r} needs the teacher's {lacking}, but this teacher ({teacher.spec.arch}) offers "
             f"logits only. Methods that work with it: {works}."
         )
 
@@ -196,13 +197,13 @@ def _refuse_without_data(kind: type[Distiller], method: str, source: ImageSource
     if kind.true_labels:
         works = ", ".join(name for name in METHODS if not method_class(name).true_labels)
         raise UsageError(
-            f"The method {method!r} needs images with labels of their own, and without data there are only the teacher's. "
-            f"Give --data, or another --method: {works}."
+            f"The method {method!r} needs images with labels of their own, but without data there are only the "
+            f"teacher's. Give --data, or choose another --method: {works}."
         )
     if kind.every_image and not source.fixed:
         raise UsageError(
-            f"The method {method!r} keeps something of every image, and this source makes new ones all the time. Choose "
-            "--source patches, or --method kd."
+            f"The method {method!r} keeps something for every image, but this source keeps making new ones. "
+            "Choose --source patches, or --method kd."
         )
 
 

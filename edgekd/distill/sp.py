@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 class SimilarityPreservingSettings(Settings):
     beta: float = Field(
-        3000.0, ge=0, description="weight of the distance of similarities, whose size depends on train.batch_size"
+        3000.0, ge=0, description="weight of the distance between similarities, whose size depends on train.batch_size"
     )
 
 

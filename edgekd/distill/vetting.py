@@ -16,8 +16,9 @@ class VettedSettings(Settings):
 
     trust_teacher: bool = Field(
         False,
-        description="learn from a teacher that was not audited, or that failed its audit: its slopes can carry a backdoor of "
-        "the whole image that its outputs on clean images do not; public triggers below the battery's threshold are warned of",
+        description="learn from a teacher that was not audited, or that failed its audit: its input gradients can carry "
+        "a whole-image backdoor that its outputs on clean images do not; you are warned of public triggers "
+        "below the battery's threshold",
     )
 
 
@@ -36,22 +37,24 @@ def refuse_unvetted(method: str, settings: Settings, report: AuditReport | None,
     """
     if not needs_audit(settings):
         return
-    why = f"The method {method!r} copies how the teacher's outputs change with each pixel, and with that a backdoor of the whole image"
+    why = (
+        f"The method {method!r} copies how the teacher's outputs change with each pixel, and so would copy a "
+        "whole-image backdoor"
+    )
     trust = "or, if you know where it comes from, trust it (-o distill.trust_teacher=true)"
     if report is None or report.alarms is None or report.canaries is None:
         raise UnsafeInput(
-            f"{why}: it takes no teacher that was not audited, and this one was not. `edgekd compress` audits it with public "
-            "triggers first, on labelled images (with --data none give some with --test), unless audit.canaries=false; "
-            f"otherwise choose another method (--method overhaul), {trust}."
+            f"{why}: it refuses a teacher that was not audited, and this one was not. `edgekd compress` first "
+            "audits the teacher with public triggers on labelled images (with --data none give some with "
+            f"--test), unless audit.canaries=false; otherwise choose another method (--method overhaul), {trust}."
         )
     if report.model_sha256 != teacher:
-        raise UnsafeInput(
-            f"{why}: the audit that was handed over is of other weights than this teacher's. Audit this one."
-        )
+        raise UnsafeInput(f"{why}: the given audit is of other weights than this teacher's. Audit this teacher.")
     if report.alarms:
         more = len(report.alarms) - MOST_NAMED
         named = ", ".join(report.alarms[:MOST_NAMED]) + (f" and {more} more" if more > 0 else "")
         raise UnsafeInput(
-            f"{why}; and the audit of this teacher found that a trigger works on it: {named}. In a new folder (--out), choose a "
-            f"method that is made for such teachers (--method robustkd-plus), have it repaired first (--repair), {trust}."
+            f"{why}; and the audit of this teacher found that a trigger works on it: {named}. In a new folder "
+            "(--out), choose a method made for such teachers (--method robustkd-plus), repair it first "
+            f"(--repair), {trust}."
         )

@@ -15,9 +15,12 @@ class GuardConfig(_Frozen):
     """When INT8 is accurate enough, and how many layers may go back to float for it; judged on validation images."""
 
     max_drop: float = Field(
-        0.005, ge=0, le=1, description="validation accuracy that INT8 may cost, of 1; --max-acc-drop where that is less"
+        0.005,
+        ge=0,
+        le=1,
+        description="validation accuracy that INT8 may cost, as a share; --max-acc-drop if that is lower",
     )
-    most_float: int = Field(3, ge=0, description="layers that may stay float for it")
+    most_float: int = Field(3, ge=0, description="layers that may stay float to meet max_drop")
 
 
 def _off(value: object) -> object:
@@ -33,13 +36,15 @@ class QadConfig(_Frozen):
     """
 
     when: Annotated[Literal["auto", "off", "always"], BeforeValidator(_off)] = Field(
-        "auto", description="auto: where the guard's layers do not suffice; off; always: the better of both ships"
+        "auto",
+        description="quantisation-aware distillation; auto: if the guard's float layers are not enough; off; always: the "
+        "better of both ships",
     )
-    kind: Literal["lsq", "ste"] = Field("lsq", description="lsq: scales learn too; ste: weights alone")
+    kind: Literal["lsq", "ste"] = Field("lsq", description="what learns; lsq: scales too; ste: weights only")
     steps: int = Field(1000, ge=1, le=10_000_000, description="steps of training")
     batch_size: int = Field(64, ge=2, le=65_536, description="images per step")
-    lr: float = Field(0.001, gt=0, description="highest learning rate; it falls along a cosine")
-    temperature: float = Field(4.0, gt=0, description="softens the logits of both")
+    lr: float = Field(0.001, gt=0, description="peak learning rate; it falls along a cosine")
+    temperature: float = Field(4.0, gt=0, description="softens the logits of student and teacher")
     ce_weight: float = Field(0.0, ge=0, description="weight of the images' own labels beside the FP32 student's logits")
 
 
@@ -63,12 +68,12 @@ class PtqConfig(BaseModel):
     calibrator: Literal["max", "percentile", "entropy", "mse"] = Field(
         "mse", description="how scales are set: max, percentile, entropy or mse"
     )
-    images: int = Field(512, ge=32, description="training images that set the scales")
-    quantize_last: bool = Field(True, description="the layer that makes the logits becomes INT8 too")
+    images: int = Field(512, ge=32, description="number of training images that set the scales")
+    quantize_last: bool = Field(True, description="quantise the last layer, which makes the logits, too")
     keep_float: tuple[str, ...] = Field((), description="names of layers that stay float")
     reduce_range: bool = Field(
-        False, description="seven-bit weights, for x86 processors without VNNI, where eight bits saturate"
+        False, description="use seven-bit weights, for x86 processors without VNNI, where eight bits saturate"
     )
-    seed: int = Field(0, description="which images set the scales; default: the run's seed")
+    seed: int = Field(0, description="seed that picks the images that set the scales; default: the run's seed")
     guard: GuardConfig = GuardConfig()
     qad: Annotated[QadConfig, BeforeValidator(named_qad)] = QadConfig()

@@ -1,4 +1,4 @@
-"""ANP (Wu and Wang, NeurIPS 2021, arXiv 2110.14430): channels that break first under noise on their weights are pruned."""
+"""ANP (Wu and Wang, NeurIPS 2021, arXiv 2110.14430): prunes the channels that break first under noise on their weights."""
 
 from __future__ import annotations
 
@@ -28,14 +28,19 @@ Noise = Sequence[torch.Tensor]  # δ of every norm, then ξ of every norm
 
 
 class NeuronPruningSettings(Settings):
-    steps: int = Field(700, ge=1, description="of SGD on the masks, rounded up to a multiple of 50; for train.epochs")
-    lr: float = Field(0.2, gt=0, description="of SGD on the masks, highest; instead of train.lr")
-    epsilon: float = Field(0.4, ge=0, description="bound of the noise, as a share of scale and shift")
-    alpha: float = Field(0.2, ge=0, le=1, description="weight of the loss without noise, the other's is 1 - alpha")
-    threshold: Annotated[float, Field(ge=0, le=1)] | Literal["auto"] = Field(
-        "auto", description="channels with a smaller mask are pruned; auto: the highest that keeps validation accuracy"
+    steps: int = Field(
+        700, ge=1, description="SGD steps on the masks, rounded up to a multiple of 50; instead of train.epochs"
     )
-    max_drop: float = Field(0.05, ge=0, le=1, description="validation accuracy that pruning may cost, with auto")
+    lr: float = Field(0.2, gt=0, description="peak learning rate of SGD on the masks; instead of train.lr")
+    epsilon: float = Field(0.4, ge=0, description="bound of the noise, as a share of scale and shift")
+    alpha: float = Field(0.2, ge=0, le=1, description="weight of the loss without noise; the noisy loss has 1 - alpha")
+    threshold: Annotated[float, Field(ge=0, le=1)] | Literal["auto"] = Field(
+        "auto",
+        description="channels with a smaller mask are pruned; auto: the highest threshold that keeps validation accuracy",
+    )
+    max_drop: float = Field(
+        0.05, ge=0, le=1, description="validation accuracy that pruning may cost, with threshold=auto"
+    )
 
 
 class MaskedNetwork(nn.Module):

@@ -21,7 +21,7 @@ class TunedSettings(Settings):
     """Of a repair that trains for epochs at a rate of its own."""
 
     epochs: int = Field(40, ge=1, le=100_000, description="passes over the clean images, instead of train.epochs")
-    lr: float = Field(0.01, gt=0, description="highest learning rate, instead of train.lr")
+    lr: float = Field(0.01, gt=0, description="peak learning rate, instead of train.lr")
 
 
 class Repair(Method):

@@ -1,4 +1,4 @@
-"""CLP (Zheng et al., ECCV 2022, arXiv 2208.03111): channels that amplify far more than their neighbours are pruned."""
+"""CLP (Zheng et al., ECCV 2022, arXiv 2208.03111): prunes the channels that amplify far more than their neighbours."""
 
 from __future__ import annotations
 
@@ -16,7 +16,9 @@ from .norms import scaled_convolutions
 
 
 class LipschitzPruningSettings(Settings):
-    u: float = Field(3.0, gt=0, description="standard deviations above its layer's mean from which a channel is pruned")
+    u: float = Field(
+        3.0, gt=0, description="a channel is pruned from this many standard deviations above its layer's mean"
+    )
 
 
 class LipschitzPruning(Repair):

@@ -1,4 +1,4 @@
-"""Plain fine-tuning: the zero-effort control of every other repair."""
+"""Plain fine-tuning: the zero-effort control for every other repair."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class SharpnessAwareSettings(TunedSettings):
-    rho: float = Field(2.0, gt=0, description="radius of the weights' perturbation, in their own sizes")
+    rho: float = Field(2.0, gt=0, description="radius of the weights' perturbation, relative to the weights' own size")
 
 
 class SharpnessAware(Repair):

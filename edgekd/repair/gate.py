@@ -1,4 +1,4 @@
-"""The channel gate, our own: channels are scaled down and shifted until perturbations fool no more."""
+"""The channel gate, our own: scales channels down and shifts them until perturbations no longer fool the network."""
 
 from __future__ import annotations
 
@@ -30,13 +30,17 @@ SEARCHED = 64  # images per step of the search
 
 
 class ChannelGateSettings(Settings):
-    steps: int = Field(400, ge=1, description="of Adam on the gates, rounded up to a multiple of 50; for train.epochs")
-    lr: float = Field(0.01, gt=0, description="of Adam on the gates, highest; instead of train.lr")
+    steps: int = Field(
+        400, ge=1, description="Adam steps on the gates, rounded up to a multiple of 50; instead of train.epochs"
+    )
+    lr: float = Field(0.01, gt=0, description="peak learning rate of Adam on the gates; instead of train.lr")
     bound: float = Field(0.05, gt=0, le=1, description="largest change of a pixel by a perturbation, in [0, 1]")
-    weight: float = Field(0.5, ge=0, description="of cross-entropy on perturbed images")
-    keep: float = Field(1.0, ge=0, description="weight of the distance to what the teacher says without gates")
-    search_steps: int = Field(30, ge=1, description="that find each class's perturbation before training")
-    ascent: float = Field(0.01, ge=0, description="what a perturbation changes per step, to go on fooling the network")
+    weight: float = Field(0.5, ge=0, description="weight of cross-entropy on perturbed images")
+    keep: float = Field(1.0, ge=0, description="weight of the distance to the teacher's outputs without gates")
+    search_steps: int = Field(30, ge=1, description="steps that find each class's perturbation before training")
+    ascent: float = Field(
+        0.01, ge=0, description="how much a perturbation changes per step, to keep fooling the network"
+    )
 
 
 class GatedNetwork(nn.Module):

@@ -1,4 +1,4 @@
-"""I-BAU (Zeng et al., ICLR 2022, arXiv 2110.03735): what one universal perturbation can do to the network is unlearned."""
+"""I-BAU (Zeng et al., ICLR 2022, arXiv 2110.03735): unlearns what one universal perturbation can do to the network."""
 
 from __future__ import annotations
 
@@ -21,18 +21,25 @@ CIFAR = 3 * 32 * 32  # elements of the images for which ``radius`` is given
 
 class AdversarialUnlearningSettings(TunedSettings):
     epochs: int = Field(
-        5, ge=1, le=100_000, description="rounds: a perturbation, then one pass; instead of train.epochs"
+        5,
+        ge=1,
+        le=100_000,
+        description="rounds, each a search for a perturbation, then one pass over the images; instead of train.epochs",
     )
-    lr: float = Field(1e-4, gt=0, description="of Adam on the network, highest; instead of train.lr")
+    lr: float = Field(1e-4, gt=0, description="peak learning rate of Adam on the network; instead of train.lr")
     share: float = Field(
-        0.1, gt=0, le=1, description="of a batch that carries the perturbation; 1: the formula as it is"
+        0.1, gt=0, le=1, description="share of a batch that carries the perturbation; 1: the formula as published"
     )
-    radius: float = Field(10.0, gt=0, description="L2 length of the perturbation of a 3 x 32 x 32 image in [0, 1]")
-    inner_steps: int = Field(20, ge=1, description="of the search for the perturbation, a batch each, in every round")
-    inner_step: float = Field(0.1, gt=0, description="length of such a step, in radii")
+    radius: float = Field(10.0, gt=0, description="L2 length of the perturbation, for a 3 x 32 x 32 image in [0, 1]")
+    inner_steps: int = Field(
+        20, ge=1, description="steps of the search for the perturbation in every round, one batch each"
+    )
+    inner_step: float = Field(0.1, gt=0, description="length of such a step, relative to the radius")
     pull: float = Field(1e-3, ge=0, description="weight of the perturbation's squared length in the inner loss")
-    rate: float = Field(0.1, gt=0, description="most of the fixed-point map's rate; below 1 over the curvature")
-    terms: int = Field(5, ge=1, description="of the fixed-point series, the K of the paper")
+    rate: float = Field(
+        0.1, gt=0, description="upper limit of the fixed-point map's rate, which is also kept at or below 1/curvature"
+    )
+    terms: int = Field(5, ge=1, description="terms of the fixed-point series, the paper's K")
 
 
 class AdversarialUnlearning(Repair):

@@ -1,4 +1,4 @@
-"""NAD (Li et al., ICLR 2021): the network is taught, by attention maps, by a fine-tuned copy of itself."""
+"""NAD (Li et al., ICLR 2021): a fine-tuned copy of the network teaches it through attention maps."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 class AttentionDistillationSettings(TunedSettings):
     epochs: int = Field(20, ge=1, le=100_000, description="passes over the clean images, instead of train.epochs")
-    tune_epochs: int = Field(10, ge=1, le=100_000, description="passes in which the copy that teaches is fine-tuned")
+    tune_epochs: int = Field(10, ge=1, le=100_000, description="passes that fine-tune the teaching copy")
     betas: tuple[float, ...] = Field(
         (500.0, 1000.0, 1000.0), min_length=1, description="weights of the deepest sites, from shallow to deep"
     )

@@ -53,8 +53,8 @@ def run(
         accuracy = accuracy_of(validate)
     if repair.wants_accuracy and accuracy is None:
         raise UsageError(
-            f"The repair {name!r} chooses its threshold on validation images, and there are none: give a validation "
-            "set, or the threshold as a number."
+            f"The repair {name!r} chooses its threshold on validation images, and there are none. Give a "
+            "validation set, or the threshold as a number."
         )
     teacher.module.eval()
     network: Any = copy.deepcopy(teacher.module)
@@ -103,20 +103,20 @@ def check(name: str, teacher: Model, images: ImageSet, options: Mapping[str, Any
     spec = teacher.spec
     if images.shape != spec.input.shape or images.num_classes > spec.num_classes:
         raise UsageError(
-            f"The images are {images.shape} of {images.num_classes} classes, the teacher {spec.arch} takes "
+            f"The images are {images.shape} of {images.num_classes} classes, but the teacher {spec.arch} takes "
             f"{spec.input.shape} of {spec.num_classes}."
         )
     if _lacking("weights", teacher):
         raise UsageError(
-            f"A repair changes weights, and this teacher ({spec.arch}) has none that can be trained: give its state "
-            "dict instead of an ONNX graph."
+            f"A repair changes weights, but this teacher ({spec.arch}) has none that can be trained. Give its "
+            "state dict instead of an ONNX graph."
         )
     lacking = _lacking(kind.needs, teacher)
     if lacking:
         works = ", ".join(other for other in REPAIRS if not _lacking(repair_class(other).needs, teacher))
         raise UsageError(
-            f"The repair {name!r} works on {lacking}, and this teacher ({spec.arch}) has none. Repairs that work with "
-            f"it: {works}."
+            f"The repair {name!r} works on {lacking}, but this teacher ({spec.arch}) has none. Repairs that work "
+            f"with it: {works}."
         )
     return kind, settings
 

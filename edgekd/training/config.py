@@ -41,7 +41,7 @@ def checked(kind: type[S], what: str, options: Mapping[str, Any]) -> S:
             raise UsageError(f"The {what} has no setting {key!r}.{did_you_mean(key, kind.model_fields)}") from None
         where = f"setting {key} = {first.get('input')!r}" if key else "settings"
         reason = first["msg"].removeprefix("Value error, ")
-        raise UsageError(f"The {where} of the {what} cannot be: {reason}.") from None
+        raise UsageError(f"Invalid {where} of the {what}: {reason}.") from None
 
 
 def chosen(table: Mapping[str, str], name: str, what: str) -> Any:
@@ -57,23 +57,31 @@ class TrainConfig(Settings):
 
     epochs: int = Field(ge=1, le=100_000, description="passes over the training images")
     least_shown: int = Field(
-        0, ge=0, description="images to show in all at least: of few there are more epochs, up to ten times as many"
+        0,
+        ge=0,
+        description="least number of images to show in all; with few images there are more epochs, up to ten times as "
+        "many",
     )
     batch_size: int = Field(128, ge=2, le=65_536, description="images per step")
-    lr: float = Field(0.1, gt=0, description="highest learning rate")
-    momentum: float = Field(0.9, ge=0, lt=1, description="of SGD")
-    nesterov: bool = Field(True, description="Nesterov's form of the momentum")
+    lr: float = Field(0.1, gt=0, description="peak learning rate")
+    momentum: float = Field(0.9, ge=0, lt=1, description="momentum of SGD")
+    nesterov: bool = Field(True, description="use Nesterov momentum")
     weight_decay: float = Field(5e-4, ge=0, description="pull of all weights towards zero, per step")
     schedule: Literal["cosine", "step", "onecycle", "crd"] = Field("cosine", description="how the learning rate falls")
-    warmup_epochs: float = Field(0, ge=0, description="epochs in which the rate rises from near 0; not for onecycle")
+    warmup_epochs: float = Field(
+        0, ge=0, description="epochs in which the learning rate rises from near 0; not for onecycle"
+    )
     precision: Literal["auto", "bf16", "fp32"] = Field(
         "auto",
-        description="arithmetic; weights are kept in fp32. auto: bf16 where the processor has it, since emulated it is slow",
+        description="arithmetic of the training; weights stay in fp32. auto: bf16 only where the processor supports it, "
+        "since emulated bf16 is slow",
     )
-    augment: Literal["crop-flip", "crop", "flip", "none"] = Field("crop-flip", description="what is done to an image")
-    validate_every: int = Field(1, ge=1, description="epochs between two looks at the validation images")
+    augment: Literal["crop-flip", "crop", "flip", "none"] = Field("crop-flip", description="augmentation of an image")
+    validate_every: int = Field(1, ge=1, description="epochs between two validations")
     device: str = Field("cpu", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="cpu, cuda, cuda:1 or auto")
-    seed: int = Field(0, ge=0, lt=2**31, description="first weights, order of the images, augmentation")
+    seed: int = Field(
+        0, ge=0, lt=2**31, description="seed of the first weights, the order of the images and augmentation"
+    )
 
     def of(self, images: int) -> TrainConfig:
         """As long as so many training images ask for: with few of them, ``epochs`` passes would be too few steps."""
