@@ -19,10 +19,10 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
 READING = (
-    "Accuracy left after one attack after another; errors on clean images count as lost. An image counts as robust only "
-    "where every attack failed on it."
+    "Accuracy left after each attack in turn; errors on clean images count as lost. An image counts as "
+    "robust only if every attack failed on it."
 )
-TRIED = "Each is a test for gradients that are masked: an attack that fails there says nothing about the network."
+TRIED = "Each is a test for masked gradients, under which a failed attack says nothing about the network."
 UNTRUSTED = "Not to be relied on: "
 MARKS = {True: Cell("passed", tone="good"), False: Cell("FAILED", tone="bad"), None: Cell("told alone")}
 
@@ -100,11 +100,11 @@ def _sentence(table: Mapping[str, Any], failed: Sequence[Mapping[str, Any]]) -> 
     curve = [f"{levels(row.get('bound'))}: {text.percent(_rate(row.get('left')))}" for row in _rows(table.get("curve"))]
     said += [f"PGD-20 at smaller bounds leaves {', '.join(curve)}."] if curve else []
     radius = table.get("radius")
-    said += [f"Half of the images give way by {levels(radius)}."] if _number(radius) is not None else []
+    said += [f"Half of the images have given way at {levels(radius)}."] if _number(radius) is not None else []
     apart = table.get("disagreement")
     for name, rate in apart.items() if isinstance(apart, Mapping) else ():
         said.append(
-            f"On the adversarial images of {text.clean(name)} it gives another label {text.percent(_rate(rate))}."
+            f"On the adversarial images of {text.clean(name)} it gives another label to {text.percent(_rate(rate))}."
         )
     if failed:
         said.append(

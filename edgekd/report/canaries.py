@@ -18,8 +18,9 @@ from . import text
 from .cells import Cell, Table, quiet, rate_cell
 
 CONTROLLED = (
-    "Each cell: the worst variant of a public trigger family, as ASR towards one class above the unattacked control, in "
-    "points. A strong colour means that the trigger works here and not on the control. A dash was not measured."
+    "Each cell: the worst variant of a public trigger family, as ASR towards one class above the "
+    "unattacked control, in points. A strong colour means that the trigger works here and not on the "
+    "control. A dash means not measured."
 )
 UNCONTROLLED = (
     "Each cell: the worst variant of a public trigger family, as ASR towards one class above the same images without the "

@@ -13,8 +13,8 @@ from .cells import Cell, Table, rate_cell
 
 MOST_CLASSES = 12
 READING = (
-    "ACC by class on the probe images, the class that lost most since the teacher first. Differences are in points; red where "
-    "the intervals say that the class lost something."
+    "ACC by class on the probe images, the class that lost most since the teacher first. Differences are "
+    "in points, red where the intervals show a loss."
 )
 
 

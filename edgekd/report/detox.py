@@ -12,10 +12,10 @@ from .cells import Cell, Table, quiet
 MOST_SITES = 64
 COLUMNS = ("network", "λ_f", "teacher's validation ACC", "detoxified", "variance ratio per site", "sweep", "restored")
 READING = (
-    "Stage 1 of RobustKD: offsets on the frozen teacher's features, trained before the student. Variance ratio: variance "
-    "of a site's features after over before, first site first. It should be below 1 at every site; at 1 and above the "
-    "site was left as it was, or worse. Sweep: every λ_f tried, with the ACC of its last state. Restored: the last state "
-    "lost too much ACC, and the one before was taken."
+    "Stage 1 of RobustKD: offsets on the frozen teacher's features, trained before the student. Variance "
+    "ratio: variance of a site's features after over before, first site first. It should be below 1 at "
+    "every site; at 1 or above, the site stayed as it was or got worse. Sweep: every λ_f tried, with the "
+    "ACC of its last state. Restored: the last state lost too much ACC, so the one before was used."
 )
 
 

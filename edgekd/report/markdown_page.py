@@ -20,7 +20,7 @@ def markdown(record: RunRecord) -> str:
         lines += ["## Warnings", "", *_list(record.warnings)]
     lines += ["## Gates", ""]
     gates = tables.gates(record)
-    lines += _table(gates) if gates.rows else ["No gate was set: nothing here was held against a limit.", ""]
+    lines += _table(gates) if gates.rows else ["No gate was set, so nothing here was checked against a limit.", ""]
     lines += ["## Stage ledger", "", *_ledger(record)]
     notes = tables.notes(record)
     if notes:

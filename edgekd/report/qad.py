@@ -11,9 +11,9 @@ from .cells import Cell, Table, quiet
 
 COLUMNS = ("INT8 flavour", "what learned", "images", "steps", "FP32", "calibrated", "distilled", "ships")
 READING = (
-    "Quantisation-aware distillation: where INT8 cost more than quantize.guard allows, whatever layers stayed float, the FP32 "
-    "student taught its fake-quantised twin. Accuracies are on validation images (agreement with the teacher where nothing is "
-    "labelled); the better of the two twins ships."
+    "Quantisation-aware distillation: if INT8 costs more than quantize.guard allows, even with some "
+    "layers in float, the FP32 student teaches its fake-quantised twin. Accuracies are on validation "
+    "images (agreement with the teacher where nothing is labelled); the better of the two twins ships."
 )
 KINDS = {"lsq": "weights and scales (lsq)", "ste": "weights (ste)"}
 

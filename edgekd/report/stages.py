@@ -15,23 +15,23 @@ GLOSSARY = (
     ("ACC", "accuracy: the share of clean images that get their own label."),
     (
         "ASR",
-        "attack success rate: of the triggered images whose own label is not the attacker's already, the share that "
-        "gets the attacker's label.",
+        "attack success rate: of the triggered images whose own label is not already the attacker's, the "
+        "share that gets the attacker's label.",
     ),
     (
         "floor",
-        "the ASR of an unattacked control: a student trained from scratch on the same images with their true labels, or, "
-        "in a run without training images, the network of --reference. "
-        "Nobody can be asked to go below it. Where that control obeys the trigger itself (the images may be poisoned) it is "
-        "no floor: the verdict says so, and the ASR gate fails.",
+        "the ASR of an unattacked control: a student trained from scratch on the same images with their true "
+        "labels, or, in a run without training images, the network of --reference. No defence can be "
+        "expected to go below it. If that control obeys the trigger itself (the images may be poisoned), it "
+        "is no floor: the verdict says so, and the ASR gate fails.",
     ),
-    ("excess", "ASR − floor, in points. Gates and bars look at this."),
+    ("excess", "ASR − floor, in points. Gates and bars use this."),
     ("RA", "robust accuracy: the share of the same triggered images that still get their own label."),
-    ("untriggered", "the same images without the trigger that are called the attacker's class all the same."),
+    ("untriggered", "the share of the same images that get the attacker's label even without the trigger."),
     (
         "label flips",
-        "clean images that this stage labels otherwise than the stage before: the student than the teacher, whatever is "
-        "made from the student than the student in FP32.",
+        "clean images that this stage labels differently from the stage before: the student is compared with "
+        "the teacher, everything made from the student with the student in FP32.",
     ),
 )
 
@@ -102,8 +102,8 @@ def ledger(record: RunRecord) -> Ledger:
 
 def _ledger_reading(record: RunRecord, names: Sequence[str]) -> str:
     reading = (
-        "Read it downwards: each line is one artefact on the way from the teacher to what ships. "
-        "Small print: counts, and Wilson 95 % intervals in %."
+        "Read it top to bottom: each line is one artefact on the way from the teacher to what ships. Small "
+        "print: counts, and Wilson 95 % intervals in %."
     )
     if len(names) == 1:
         origins = {s.origin for row in record.rows for s in row.triggers if s.trigger == names[0]}

@@ -19,7 +19,7 @@ def tone(record: RunRecord) -> str:
 
 
 def gates(record: RunRecord) -> Table:
-    reading = "A gate is a limit set before the run. One over something that was not measured fails."
+    reading = "A gate is a limit set before the run. A gate on something that was not measured fails."
     return Table(("gate", "limit", "measured", "outcome", "why"), tuple(map(_gate, record.gates)), reading)
 
 
@@ -89,7 +89,7 @@ def onnx_files(record: RunRecord) -> Table:
             )
         )
     columns = ("file", "size", "opset", "largest logit difference", "same label as torch", "stayed float")
-    reading = "Each exported file against the torch model it came from, on the same images."
+    reading = "Each exported file compared with the torch model it came from, on the same images."
     return Table(columns, tuple(rows), reading)
 
 
@@ -113,7 +113,7 @@ def training(record: RunRecord) -> Table:
                 Cell(shares or text.NOT_MEASURED),
             )
         )
-    reading = "Every network trained in this run. Compare epochs and steps before comparing what came out."
+    reading = "Every network trained in this run. Compare epochs and steps before you compare results."
     return Table(("network", "epochs", "steps", "seed", "device", "resumed", "time"), tuple(rows), reading)
 
 

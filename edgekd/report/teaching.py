@@ -7,10 +7,11 @@ from typing import Any
 
 from . import text
 
-NORMAL = "normal teachers have 0.5 and more, nasty ones less than 0.3"
+NORMAL = "normal teachers have 0.5 or more, nasty ones less than 0.3"
 ADVICE = (
-    "It may be made to ruin whoever distils it (a nasty teacher): hold the student against the scratch control, and prefer "
-    "labels to its outputs (--method kd -o distill.temperature=1 -o distill.alpha=0.5, or --method overhaul)."
+    "It may be made to ruin its students (a nasty teacher): compare the student with the scratch "
+    "control, and prefer labels to its outputs (--method kd -o distill.temperature=1 -o "
+    "distill.alpha=0.5, or --method overhaul)."
 )
 
 
@@ -18,9 +19,9 @@ def sentence(found: Mapping[str, Any] | None) -> str:
     """How the model's outputs beside the label go with a reference's; the record may be anybody's."""
     correlation = found.get("correlation") if isinstance(found, Mapping) else None
     if not isinstance(found, Mapping) or not isinstance(correlation, int | float):
-        return "Whether a student can learn from its outputs was not measured: that takes a reference."
+        return "Whether a student can learn from its outputs was not measured: that needs a reference."
     said = (
-        f"Beside the label its outputs correlate with the reference's by {text.figure(correlation)} on "
+        f"Beside the label, its outputs correlate with the reference's by {text.figure(correlation)} on "
         f"{text.figure(found.get('images'))} images ({NORMAL})"
     )
     if found.get("suspicious") is None:

@@ -40,7 +40,7 @@ class Ledger:
         yield table
         if narrow:
             gone = [name for name in (*FIRST_TO_GO, NEVER) if name in self.made.columns and name not in shown]
-            yield Text(f"n/m: not measured. In the report too: {', '.join(gone)}, intervals.", "dim")
+            yield Text(f"n/m: not measured. The report also has: {', '.join(gone)}, intervals.", "dim")
 
     def _shown(self, dropped: Sequence[str], narrow: bool) -> list[str]:
         """A narrow table has the names of triggers below those of stages."""

@@ -22,13 +22,15 @@ BASES: dict[str, dict[str, tuple[str, ...]]] = {
 SEEDS = 3  # a claim needs them
 LEAST_ASR, LEAST_EXCESS = 50.0, 30.0  # percent; points above scratch
 RULE = (
-    "The bar: plain distillation of that kind, without any defence, carries the backdoor over, at an ASR of at least "
-    f"{LEAST_ASR:g} % and {LEAST_EXCESS:g} points above scratch. Below it, it loses the backdoor by itself, or does no more "
-    f"than a student that never met the teacher, so nothing is claimed for a defence on that base. TRANSFERABLE is what stands above it at {SEEDS} seeds; one run is one."
+    "The bar: plain distillation of that kind, without any defence, carries the backdoor over at an ASR "
+    f"of at least {LEAST_ASR:g} % and {LEAST_EXCESS:g} points above scratch. Below the bar, it loses the "
+    "backdoor by itself, or does no more than a student that never met the teacher, so nothing is "
+    f"claimed for a defence on that base. TRANSFERABLE means above the bar at {SEEDS} seeds; one run is "
+    "one seed."
 )
 DER = (
-    "DER, defence effectiveness rate: how far the student's ASR lies below that of the plain distillation, less the ACC it "
-    "cost; 1 at best, 0.5 where nothing happened."
+    "DER, defence effectiveness rate: how far the student's ASR lies below that of the plain "
+    "distillation, less the ACC it cost; 1 is best, 0.5 is no effect."
 )
 NO_TRIGGER = "No trigger was given: whether plain distillation carries a backdoor over was not measured."
 
@@ -169,13 +171,13 @@ def sentence(record: RunRecord) -> str:
     lost = [text.clean(trigger) for trigger, carries in by_trigger.items() if carries == {False}]
     if lost:
         return (
-            f"Below the bar on {base}, the base of {method} ({', '.join(lost)}): a low ASR of the student is then no "
-            f"merit of the {'repair' if _repair(record) else 'detoxification'}."
+            f"Below the bar on {base}, the base of {method} ({', '.join(lost)}): a low ASR of the student is then "
+            f"not due to the {'repair' if _repair(record) else 'detoxification'}."
         )
     if any(None in carries and True not in carries for carries in by_trigger.values()):
         return (
-            f"The base of {method}, {base}, was not measured as a control: whether a low ASR of the student is a merit "
-            f"of the {'repair' if _repair(record) else 'detoxification'} stays open."
+            f"The base of {method}, {base}, was not measured as a control: whether the "
+            f"{'repair' if _repair(record) else 'detoxification'} earns a low ASR of the student stays open."
         )
     return ""
 

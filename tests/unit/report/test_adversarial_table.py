@@ -18,12 +18,12 @@ def test_the_sentence_says_all_that_the_figure_needs(make_record: MakeRecord) ->
     student, file = adversarial.of(make_record())
     assert student.sentence == (
         "l_inf ≤ 8/255, tier quick, 500 images, seed 0: 2.40 % left (1.4–4.1). PGD-20 at smaller bounds leaves "
-        "1/255: 60.00 %, 8/255: 2.40 %. Half of the images give way by 1.4/255."
+        "1/255: 60.00 %, 8/255: 2.40 %. Half of the images have given way at 1.4/255."
     )
     assert student.trusted
     assert not file.trusted
     assert file.sentence.endswith(
-        "On the adversarial images of student fp32 it gives another label 30.00 %. Not to be relied on: no more robust "
+        "On the adversarial images of student fp32 it gives another label to 30.00 %. Not to be relied on: no more robust "
         "than student fp32: 28.0% left, of student fp32 2.4%."
     )
 

@@ -40,8 +40,8 @@ def test_the_first_line_is_the_verdict_and_what_was_not_tested(page: str, make_r
 
 def test_disagreement_is_not_called_the_mark_of_all_poisoned_data(page: str) -> None:
     said = words(page)
-    assert "where they have kept their own label they show as confident disagreement" in said
-    assert "Where they have the attacker's label a backdoored teacher agrees with it" in said
+    assert "If they kept their own label, they show as confident disagreement" in said
+    assert "If they have the attacker's label, a backdoored teacher agrees with it" in said
 
 
 def test_the_page_stands_alone(page: str) -> None:

@@ -62,13 +62,13 @@ def test_every_control_has_its_figures_and_its_verdict(make_record: MakeRecord) 
 def test_a_base_that_loses_the_backdoor_by_itself_takes_the_merit(make_record: MakeRecord) -> None:
     record = make_record(config=CONFIG, rows=changed(make_record(), "overhaul", score(12, 2)))
     assert transferability.table(record).rows[1][-1].text == "below the bar (1 seed)"
-    meaning = "Below the bar on overhaul, the base of robustkd (grid 3x3): a low ASR of the student is then no merit"
+    meaning = "Below the bar on overhaul, the base of robustkd (grid 3x3): a low ASR of the student is then not due to"
     for said in (transferability.line(record), html(record), markdown(record)):
         assert meaning in said
     # on the other kind it says nothing of the base
     record = make_record(config=CONFIG, rows=changed(make_record(), "kd", score(12, 2)))
     assert "below the bar (1 seed)" in html(record)
-    assert "no merit" not in html(record)
+    assert "not due to" not in html(record)
 
 
 @pytest.mark.parametrize("distill", [{"method": name, "base": "logits"} for name in ("robustkd", "robustkd-plus")])
@@ -94,7 +94,7 @@ def test_the_student_of_a_repaired_teacher_is_no_plain_distillation(make_record:
     rows = tuple(row for row in make_record().rows if row.stage not in ("kd", "overhaul"))
     record = make_record(config={"distill": {"method": "kd"}, "repair": {"method": "gate"}}, rows=rows)
     assert [row[-1].text for row in transferability.table(record).rows] == ["not measured", "not measured"]
-    assert "a merit of the repair stays open" in transferability.sentence(record)
+    assert "whether the repair earns a low ASR of the student stays open" in transferability.sentence(record)
 
 
 @pytest.mark.parametrize("scores", [(), (score(90, None),)])
