@@ -48,7 +48,7 @@ def shortened(value: Any) -> str:
 def _read(file: str | Path) -> dict[str, Any]:
     loaded = read_yaml(file, "configuration")
     if not isinstance(loaded, dict) or not all(isinstance(key, str) for key in loaded):
-        raise UsageError(f"{file} must hold `key: value` lines at the top.")
+        raise UsageError(f"{file} must hold `key: value` lines at the top level.")
     return loaded
 
 
@@ -56,7 +56,7 @@ def _parse(overrides: list[str] | tuple[str, ...]) -> dict[str, Any]:
     for text in overrides:
         name, equals, _ = text.partition("=")
         if not equals or not re.fullmatch(r"\w+(\.\w+)*", name.strip()):
-            raise UsageError(f"An override reads key=value, e.g. -o train.epochs=20; got {shortened(text)}.")
+            raise UsageError(f"An override has the form key=value, e.g. -o train.epochs=20; got {shortened(text)}.")
     try:
         found: list[Any] = [OmegaConf.to_container(OmegaConf.from_dotlist([text]), resolve=False) for text in overrides]
     except Exception as error:  # OmegaConf's own errors and the YAML scanner's have no common base
@@ -96,8 +96,8 @@ def _refuse_code(file: str | Path, given: dict[str, Any], asked: dict[str, Any],
         name = given.get(key)
         if isinstance(name, str) and ":" in name and key not in asked and flags.get(key) != name:
             raise UnsafeInput(
-                f"{file} names code that would have to run as a network: {key} is {shortened(name)}. "
-                f"If you trust that code, say so yourself: -o {key}={shortened(name)}"
+                f"{file} names code that would have to run as a network: {key} is {shortened(name)}. If you trust "
+                f"that code, name it yourself: -o {key}={shortened(name)}"
             )
 
 
@@ -109,4 +109,4 @@ def _refuse_interpolation(value: Any, where: str) -> None:
         for inner in value:
             _refuse_interpolation(inner, where)
     elif isinstance(value, str) and "${" in value:
-        raise UsageError(f"{where[:-1]} holds ${{…}}: a configuration does not read variables; write the value itself.")
+        raise UsageError(f"{where[:-1]} holds ${{…}}: a configuration cannot use variables. Write the value itself.")

@@ -73,7 +73,7 @@ class InputSpec:
         """Raises KeyError, TypeError or ValueError for what is none: the value may be a stranger's."""
         channels, height, width = (value[key] for key in ("channels", "height", "width"))
         if not all(type(size) is int and size > 0 for size in (channels, height, width)):
-            raise ValueError("its sizes are no positive whole numbers")
+            raise ValueError("its sizes are not positive whole numbers")
         return InputSpec(channels, height, width, tuple(map(float, value["mean"])), tuple(map(float, value["std"])))
 
 
@@ -92,7 +92,7 @@ class ModelSpec:
     def from_json(value: dict[str, Any]) -> ModelSpec:
         """Raises KeyError, TypeError or ValueError for what is none: the value may be a stranger's."""
         if not isinstance(value["arch"], str) or type(value["num_classes"]) is not int:
-            raise ValueError("its architecture is no name or its classes no number")
+            raise ValueError("its architecture is not a name, or its number of classes is not a number")
         return ModelSpec(value["arch"], value["num_classes"], InputSpec.from_json(value["input"]))
 
 

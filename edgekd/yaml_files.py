@@ -34,7 +34,7 @@ class _Strict(yaml.SafeLoader):
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
         keys = [self.construct_object(key, deep=True) for key, _ in node.value]
         if len(set(map(str, keys))) < len(keys):
-            raise yaml.YAMLError(f"a key stands twice among {', '.join(map(str, keys))[:80]}")
+            raise yaml.YAMLError(f"a key appears twice among {', '.join(map(str, keys))[:80]}")
         return super().construct_mapping(node, deep)
 
 
@@ -52,7 +52,7 @@ def read_yaml(path: str | Path, what: str) -> Any:
     except OSError as error:
         raise UsageError(f"Cannot read the {what} {path}: {error.strerror or error}.") from None
     if len(data) > LIMIT_BYTES:
-        raise UsageError(f"{path} is larger than {LIMIT_BYTES >> 20} MiB: that is no {what}.")
+        raise UsageError(f"{path} is larger than {LIMIT_BYTES >> 20} MiB, too large for a {what}.")
     try:
         text = data.decode("utf-8-sig")
         loader = _Strict(text)

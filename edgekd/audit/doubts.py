@@ -19,7 +19,8 @@ def refuse_unreadable(logits: np.ndarray, labels: np.ndarray) -> None:
     top = int(labels.max(initial=0))
     if top >= logits.shape[1]:
         raise UsageError(
-            f"The data has a label {top}, the model only {logits.shape[1]} outputs. Map the classes with --class-map."
+            f"The data has a label {top}, but the model has only {logits.shape[1]} outputs. Map the classes with "
+            "--class-map."
         )
     broken = int((~np.isfinite(logits)).any(1).sum())
     if broken:
@@ -45,7 +46,7 @@ def of_predictor(predict: Callable[[np.ndarray], np.ndarray], images: np.ndarray
     """Doubts about the predictor, given its ``logits`` on ``images``: probabilities, one answer for all, train mode."""
     found = []
     if are_probabilities(logits):
-        found.append("The model's outputs sum to one already: they are probabilities, and distillation wants logits.")
+        found.append("The model's outputs already sum to one: they are probabilities, and distillation needs logits.")
     if len(logits) > 1 and len(np.unique(logits.argmax(1))) == 1:
         found.append(f"The model calls every image class {int(logits[0].argmax())}.")
     if len(images) > 1:
@@ -54,7 +55,7 @@ def of_predictor(predict: Callable[[np.ndarray], np.ndarray], images: np.ndarray
         if shift > 0.01 * max(float(logits.std()), 1e-12):
             found.append(
                 "The model's outputs depend on the other images of the batch or on chance: it is probably in train "
-                "mode (batch normalisation or dropout), and none of its figures can be trusted."
+                "mode (batch normalisation or dropout), so none of its figures can be trusted."
             )
     return found
 

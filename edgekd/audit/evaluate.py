@@ -26,7 +26,7 @@ def probes(images: ImageSet, triggers: Sequence[Trigger], num_classes: int) -> P
     """
     names = [trigger.name for trigger in triggers]
     if len(set(names)) < len(names):
-        raise UsageError(f"Two triggers have one name among {', '.join(names)}; give each a name of its own.")
+        raise UsageError(f"Two triggers share a name among {', '.join(names)}. Give each its own name.")
     made = tuple(_triggered(images, trigger, num_classes) for trigger in triggers)
     digest = "".join([images.sha256, *(one.trigger + one.sha256 for one in made)])
     return ProbeSet(images.images, images.labels, made, sha256_bytes(digest.encode()))
@@ -36,7 +36,10 @@ def _triggered(images: ImageSet, trigger: Trigger, num_classes: int) -> Triggere
     wanted = trigger_box.attacker_labels(trigger, images.labels, num_classes)
     counted = trigger_box.counted_mask(trigger, images.labels)
     if not (counted & (wanted != images.labels)).any():
-        raise UsageError(f"No image can count for the trigger {trigger.name}: all are of the target, none of a source.")
+        raise UsageError(
+            f"No image can count for the trigger {trigger.name}: none is of a source class, or all are of the "
+            "target class."
+        )
     index = np.flatnonzero(wanted != images.labels).astype(np.int64)
     attacker = np.where(counted, wanted, images.labels)[index]
     stamped = trigger_box.apply(trigger, images.images[index])
@@ -94,8 +97,9 @@ def _beyond_source(one: TriggeredImages, labels: np.ndarray, triggered: np.ndarr
     target = int(one.attacker_labels[~outside][0])
     rate = metrics.accuracy(triggered[outside], np.full(int(outside.sum()), target))
     return [
-        f"The trigger {one.trigger} is source-specific; on the other classes {rate.value:.1%} of the triggered images "
-        f"({rate.hits}/{rate.total}) are called class {target} too. They do not count for its ASR."
+        f"The trigger {one.trigger} is source-specific; on the other classes {rate.value:.1%} of the "
+        f"triggered images ({rate.hits}/{rate.total}) are called class {target} too. These do not count for "
+        "its ASR."
     ]
 
 

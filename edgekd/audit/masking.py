@@ -51,7 +51,7 @@ def basic(predict: Predict, trial: Trial) -> list[Check]:
     return [
         check("the same answer twice", same, "bit for bit" if same else "the answers differ"),
         check(
-            "each image by itself", shift <= 0.01, f"in other company the outputs move by {shift:.1%} of their spread"
+            "each image by itself", shift <= 0.01, f"in another batch the outputs move by {shift:.1%} of their spread"
         ),
         check("outputs are logits", not sums, "they sum to one: probabilities" if sums else "they do not sum to one"),
         check("gradients are there", dead / len(images) < DEAD, f"{dead} of {len(images)} images have none"),

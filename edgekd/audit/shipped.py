@@ -44,7 +44,7 @@ def robustness_of_file(
     started, trial = time.monotonic(), Trial(images, tier, bound, **how)
     sources = {one.table["name"]: one for one in (copy, network) if one is not None}
     if any(one.trial.chosen.sha256 != trial.chosen.sha256 for one in sources.values()):
-        raise UsageError("Examples can only be carried over between networks that were attacked on the same images.")
+        raise UsageError("Examples can only be transferred between networks that were attacked on the same images.")
     logits = trial.logits(predict, trial.pixels)
     doubts.refuse_unreadable(logits.numpy(), trial.chosen.labels)
     right = logits.argmax(1) == trial.labels
@@ -107,7 +107,9 @@ def _checks(
 ) -> list[masking.Check]:
     count, found = len(trial), []
     if copy is None:
-        words = f"no copy with gradients could be made of it, so what is left is an upper bound. {why}".rstrip(" .")
+        words = f"no copy with gradients could be made of it, so the robust accuracy is an upper bound. {why}".rstrip(
+            " ."
+        )
         found.append(masking.check("gradients are there", False, words))
     else:
         same = Rate(**trial.rate(logits.argmax(1) == trial.logits(copy.predict, trial.pixels).argmax(1)))

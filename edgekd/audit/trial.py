@@ -38,7 +38,9 @@ class Trial:
         if tier not in TIERS:
             raise UsageError(f"There is no tier {tier!r}.{did_you_mean(tier, TIERS)} The tiers are {', '.join(TIERS)}.")
         if not 0 < bound <= 1:
-            raise UsageError(f"A bound of {bound:g} is not in (0, 1]: pixels run from 0 to 1, eight levels are 8/255.")
+            raise UsageError(
+                f"A bound of {bound:g} is not in (0, 1]: pixels run from 0 to 1, so eight levels are 8/255."
+            )
         self.tier, self.bound, self.name, self.seed = tier, bound, name, seed
         order = balanced_order(images.labels, seed)[: count or TIERS[tier].images]
         if not len(order):

@@ -117,7 +117,7 @@ def _differentiable(predict: Predict, trial: Trial) -> bool:
 
 
 def _blind() -> dict[str, Any]:
-    words = "the network gives none: it was attacked by queries alone, so what is left is an upper bound"
+    words = "the network gives none: it was attacked by queries only, so the robust accuracy is an upper bound"
     return {"curve": [], "radius": None, "checks": [masking.check("gradients are there", False, words)]}
 
 

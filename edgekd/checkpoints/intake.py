@@ -40,19 +40,19 @@ def read_once(path: str | Path, limits: Limits) -> tuple[str, bytes]:
         raise UsageError(f"{name}: there is no such file. Check the path.") from None
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        raise UsageError(f"{name}: cannot be opened ({reason}).") from error
+        raise UsageError(f"{name}: cannot be opened ({reason}). Check its path and permissions.") from error
     try:
         facts = os.fstat(handle)
         if stat.S_ISDIR(facts.st_mode):
             raise UsageError(f"{name}: is a folder. Name the file inside it.")
         if not stat.S_ISREG(facts.st_mode):
-            raise UsageError(f"{name}: is a pipe or a device, not a regular file.")
+            raise UsageError(f"{name}: is a pipe or a device. Name a regular file.")
         if facts.st_size > limits.file_bytes:
             raise UsageError(f"{name}: has {facts.st_size} bytes; files over {limits.file_bytes} are not read.")
         with open(handle, "rb", closefd=False) as stream:
             data = stream.read(facts.st_size + 1)
     except OSError as error:
-        raise UsageError(f"{name}: cannot be read ({error.strerror}). Is its disk in order?") from error
+        raise UsageError(f"{name}: cannot be read ({error.strerror}). Check its disk.") from error
     finally:
         os.close(handle)
     if len(data) != facts.st_size:
@@ -72,7 +72,7 @@ def load(path: str | Path, *, limits: Limits | None = None) -> Checkpoint:
     name, data = read_once(path, limits)
     header, numbers = sandbox.run("teacher", data, name, ending=Path(path).suffix.lower(), limits=limits)
     if header.get("format") not in FORMATS:
-        raise UnsafeInput(f"{name}: it made the parser answer nonsense; it is refused.")
+        raise UnsafeInput(f"{name}: it made the parser answer nonsense, so it is refused. Use another file.")
     is_graph = header["format"] == "onnx"
     tensors, warnings = ({}, ()) if is_graph else _tensors(numbers, name)
     return Checkpoint(
@@ -113,9 +113,9 @@ def _tensors(numbers: bytes, name: str) -> tuple[dict[str, torch.Tensor], tuple[
     try:
         entries, _, _ = read_header(numbers)
     except (UnsafeInput, UsageError) as error:
-        raise UnsafeInput(f"{name}: it made the parser answer nonsense; it is refused.") from error
+        raise UnsafeInput(f"{name}: it made the parser answer nonsense, so it is refused. Use another file.") from error
     if not entries or not all(KEY.fullmatch(key) for key in entries):
-        raise UnsafeInput(f"{name}: it made the parser answer nonsense; it is refused.")
+        raise UnsafeInput(f"{name}: it made the parser answer nonsense, so it is refused. Use another file.")
     tensors = safetensors.torch.load(numbers)
     return {key: tensors[key] for key in entries}, check_numbers(tensors, name)  # in the file's order
 

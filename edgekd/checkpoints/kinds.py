@@ -53,8 +53,8 @@ def kind_of(data: bytes, ending: str) -> str:
         raise _unknown(data, promised)
     if promised is not None and _FORMATS.get(found, found) != promised:
         raise UsageError(
-            f"Its name ends in {ending}, but its content is {found}. Rename it to what it is, after asking where it "
-            "came from."
+            f"Its name ends in {ending}, but its content is {found}. Check where it came from, then rename it to "
+            "what it is."
         )
     return found
 
@@ -77,8 +77,9 @@ def _unknown(data: bytes, promised: str | None) -> EdgekdError:
     prefixed = int.from_bytes(data[:4], "little") + 4 if data[4:5] == b"{" else 0  # JSON first, as some exporters write
     if head[:4] in _ENGINES or data[prefixed : prefixed + 4] in _ENGINES or (promised == "tensorrt" and _binary(data)):
         return UnsafeInput(
-            "It is a TensorRT engine: native code for one board, which may carry libraries. edgekd loads no engine "
-            "that it did not build. Give it the network that the engine was built from (.pt, .safetensors or .onnx)."
+            "It is a TensorRT engine: native code for one board, which may carry libraries. edgekd loads no "
+            "engine that it did not build. Give edgekd the network that the engine was built from (.pt, "
+            ".safetensors or .onnx)."
         )
     if head.startswith(_PROGRAMS):
         return UnsafeInput("It is a program, not a model. It was not run.")
@@ -88,7 +89,7 @@ def _unknown(data: bytes, promised: str | None) -> EdgekdError:
         return zip_members.trick("other bytes stand before it")
     name = _pickled_name(data)
     if name is not None:
-        return UnsafeInput(f"It is a plain pickle{name}, not a file of torch.save. {WAY_OUT}")
+        return UnsafeInput(f"It is a plain pickle{name}, not a torch.save file. {WAY_OUT}")
     for magic, what in _PACKED.items():
         if head.startswith(magic):
             return UsageError(f"It is packed with {what}. Unpack it and give the file inside.")

@@ -57,7 +57,9 @@ def find(tree: Any) -> Found:
     warnings: list[str] = []
     while not (isinstance(tree, dict) and _is_state_dict(tree)):
         if len(taken) >= limits.NESTING:
-            raise UsageError(f"Its weights lie more than {limits.NESTING} levels deep. Save model.state_dict() alone.")
+            raise UsageError(
+                f"Its weights are nested more than {limits.NESTING} levels deep. Save model.state_dict() alone."
+            )
         _keep_plain(tree, metadata)
         name, tree, others = _descend(tree)
         taken.append(name)
@@ -90,7 +92,7 @@ def _descend(tree: Any) -> tuple[str, Any, list[str]]:
         raise UsageError("It holds no tensors. Save model.state_dict() of the trained network.")
     if len(candidates) > 1:
         names = ", ".join(printable(name, 40) for name, _ in candidates[:6])
-        raise UsageError(f"It holds several sets of weights ({names}). Save the one that you mean alone.")
+        raise UsageError(f"It holds several sets of weights ({names}). Save only the one that you mean.")
     return printable(candidates[0][0], 60), candidates[0][1], []
 
 
@@ -165,7 +167,7 @@ def strip(tensors: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
     if any("._orig_mod." in name for name in tensors):
         renamed = {name.replace("._orig_mod.", "."): tensor for name, tensor in tensors.items()}
         if len(renamed) != len(tensors):
-            raise UsageError("Names collide once torch.compile's _orig_mod is taken off. Save the network uncompiled.")
+            raise UsageError("Names collide once torch.compile's _orig_mod is removed. Save the network uncompiled.")
         tensors = renamed
         taken.append("_orig_mod.")
     return tensors, taken

@@ -23,7 +23,7 @@ _RULES = Rules(
     states={Array: set_array, Dtype: set_dtype},
     strings_2_are_bytes=True,
     string_limit=bounds.BATCH_PICKLE_BYTES,
-    way_out="Nothing of it was run. Use the binary release of CIFAR or an .npz of images and labels.",
+    way_out="Nothing in it was run. Use the binary release of CIFAR or an .npz of images and labels.",
 )
 
 

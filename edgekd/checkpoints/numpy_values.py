@@ -83,7 +83,7 @@ def encode(text: object, encoding: object = "latin1") -> bytes:
 def make_array(kind: object, shape: object = (0,), code: object = b"b") -> Array:
     """The empty array that numpy fills with a state afterwards."""
     if kind != Global("numpy", "ndarray"):
-        raise UnsafeInput("It builds something else than a numpy array.")
+        raise UnsafeInput("It builds something other than a numpy array.")
     return Array()
 
 
@@ -97,7 +97,7 @@ def set_array(target: Array, state: object) -> Array:
     if not isinstance(shape, tuple) or not all(type(size) is int and size >= 0 for size in shape):
         raise UsageError(f"An array's shape is malformed. {DAMAGED}")
     if math.prod(shape) != len(data):
-        raise UnsafeInput(f"An array claims {math.prod(shape)} bytes and holds {len(data)}.")
+        raise UnsafeInput(f"An array claims {math.prod(shape)} bytes but holds {len(data)}.")
     return Array(shape, bool(fortran), data)
 
 

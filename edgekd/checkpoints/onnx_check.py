@@ -48,8 +48,8 @@ def read(data: bytes) -> tuple[Any, dict[str, Any]]:
         raise UnsafeInput(f"It has {len(data)} bytes; ONNX graphs over {GRAPH_BYTES} are not read.")
     if data[4:8] == ORT_MARK:
         raise UnsafeInput(
-            "It carries the mark of onnxruntime's own format, so that onnxruntime would run another graph than the one "
-            f"that an ONNX reader sees. {_EXPORT}"
+            "It carries the mark of onnxruntime's own format, so onnxruntime would run a different graph from "
+            f"the one that an ONNX reader sees. {_EXPORT}"
         )
     model = _parsed(data)
     if model.functions or model.training_info:
@@ -98,7 +98,7 @@ def _constants(graph: Any, sizes: _Sizes) -> set[str]:
     names: set[str] = set()
     for tensor in graph.initializer:
         if not tensor.name or len(tensor.name) > NAME or tensor.name in names:
-            raise UsageError(f"The tensor name {printable(tensor.name, 40)!r} is empty, too long or there twice.")
+            raise UsageError(f"The tensor name {printable(tensor.name, 40)!r} is empty, too long or appears twice.")
         names.add(tensor.name)
         sizes.check(tensor)
     return names
@@ -111,7 +111,7 @@ def _operators(graph: Any, constants: set[str], sizes: _Sizes) -> dict[str, int]
     for node in graph.node:
         name = printable(f"{node.domain}::{node.op_type}" if node.domain else node.op_type, 80)
         if node.domain not in DOMAINS or node.overload:
-            raise UnsafeInput(f"It uses {name}, a custom operator: code that only its author has. {_EXPORT}")
+            raise UnsafeInput(f"It uses {name}, a custom operator, whose code only its author has. {_EXPORT}")
         for attribute in node.attribute:
             _attribute(attribute, name, sizes)
         if node.op_type not in OPERATORS:
@@ -120,12 +120,12 @@ def _operators(graph: Any, constants: set[str], sizes: _Sizes) -> dict[str, int]
             raise UsageError(f"An operator {name} uses a value that nothing made before it. {DAMAGED}")
         for value in node.output:
             if value in made or len(value) > NAME:
-                raise UsageError(f"The value name {printable(value, 40)!r} is too long or there twice. {DAMAGED}")
+                raise UsageError(f"The value name {printable(value, 40)!r} is too long or appears twice. {DAMAGED}")
             if value:
                 made.add(value)
         counts[node.op_type] = counts.get(node.op_type, 0) + 1
     if any(value.name not in made for value in graph.output):
-        raise UsageError(f"Its output is made by no operator. {DAMAGED}")
+        raise UsageError(f"No operator makes its output. {DAMAGED}")
     return counts
 
 
@@ -156,8 +156,8 @@ class _Sizes:
         if tensor.data_location == tensor.EXTERNAL or tensor.external_data:
             place = next((entry.value for entry in tensor.external_data if entry.key == "location"), "?")
             raise UnsafeInput(
-                f"Its tensor {name!r} lies in another file ({printable(place, 80)}): external data could name any file "
-                f"of this machine. {_EXPORT}"
+                f"Its tensor {name!r} lies in another file ({printable(place, 80)}): external data could name any "
+                f"file on this machine. {_EXPORT}"
             )
         if tensor.data_type not in ITEM_BYTES or tensor.HasField("segment") or tensor.string_data:
             raise UsageError(f"Its tensor {name!r} is of a type ({tensor.data_type}) that is not read.")

@@ -67,7 +67,7 @@ def plan(model: Any, shape: Sequence[int] | None = None) -> Plan:
     batch, *image = graph.dims or [None, None]
     if shape is not None:
         if len(image) != len(shape) or any(size not in (None, s) for size, s in zip(image, shape, strict=True)):
-            raise UsageError(f"Its input is {[size or '?' for size in graph.dims]}, the images are {list(shape)}.")
+            raise UsageError(f"Its input is {[size or '?' for size in graph.dims]}, but the images are {list(shape)}.")
         image = list(shape)
     sizes = [size for size in image if size is not None]
     if len(sizes) < len(image):
@@ -151,8 +151,8 @@ class _Graph:
             known = tuple(size for size in shape if size is not None and size >= 0)
             if kind not in BYTES or len(known) < len(shape):
                 raise UsageError(
-                    f"What its operator {printable(node.op_type, 60)} makes has a size that depends on the pixels, or that "
-                    "cannot be worked out. Export the network with fixed sizes."
+                    f"The output of its operator {printable(node.op_type, 60)} has a size that depends on the pixels, or "
+                    "that cannot be worked out. Export the network with fixed sizes."
                 )
             made[name] = Value(kind, known, constant=constant)
             if node.op_type == "Reshape" and made[name].elements != given[node.input[0]].elements:  # as rules let pass

@@ -128,7 +128,7 @@ class Machine:
         if opcode == "STACK_GLOBAL" and all(isinstance(part, str) for part in self.stack[-2:]):
             named = ".".join(self.stack[-2:])
         found = f" for {printable(named)}" if named else ""
-        kind = "objects of code" if opcode in CODE_OPCODES else "what no state dict needs"
+        kind = "objects of code" if opcode in CODE_OPCODES else "something that no state dict needs"
         return UnsafeInput(f"Its pickle uses {opcode}{found}, a step that makes {kind}. {self.rules.way_out}")
 
     def since_mark(self) -> list[Any]:
@@ -178,7 +178,7 @@ class Machine:
 
     def extend(self, items: list[Any]) -> None:
         if type(self.stack[-1]) is not list:
-            raise TypeError("it appends to what is no list")
+            raise TypeError("it appends to something that is not a list")
         self.stack[-1].extend(items)
 
     def set_item(self, argument: Any) -> None:
@@ -191,10 +191,10 @@ class Machine:
     def update(self, items: list[Any]) -> None:
         target = self.stack[-1]
         if type(target) is not dict or len(items) % 2:
-            raise TypeError("it sets an item of what is no dict")
+            raise TypeError("it sets an item of something that is not a dict")
         for key, value in zip(items[::2], items[1::2], strict=True):
             if not isinstance(key, KEYS):
-                raise TypeError("a key is neither text nor number")
+                raise TypeError("a key is neither text nor a number")
             target[key] = value
 
     def name(self, argument: str) -> None:
@@ -203,7 +203,7 @@ class Machine:
     def name_from_stack(self, argument: Any) -> None:
         name, module = self.stack.pop(), self.stack.pop()
         if not isinstance(name, str) or not isinstance(module, str):
-            raise TypeError("a name is no text")
+            raise TypeError("a name is not text")
         self.push_name(module, name)
 
     def push_name(self, module: str, name: str) -> None:

@@ -25,7 +25,7 @@ def graph_plan(data: bytes, name: str, shape: tuple[int, ...] | None = None) -> 
         header, _ = sandbox.run("graph", data, name, ending=text)
         found = [header.get("parameters"), header.get("macs"), *_batches(header.get("batches"))]
         if any(type(value) is not int or value < 0 for value in found):
-            raise UnsafeInput(f"{name}: it made the parser answer nonsense; it is refused.")
+            raise UnsafeInput(f"{name}: it made the parser answer nonsense, so it is refused. Use another file.")
         if len(_plans) >= _KEPT:
             _plans.clear()
         _plans[key] = Plan(tuple(found[2:]), found[0], found[1])

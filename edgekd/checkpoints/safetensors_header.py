@@ -65,9 +65,9 @@ def _parse(text: bytes) -> dict[str, Any]:
     try:
         header = json.loads(text.decode("utf-8"), object_pairs_hook=_no_doubles)
     except _Doubled:
-        raise _contradiction("a name stands there twice") from None
+        raise _contradiction("a name appears twice") from None
     except RecursionError:
-        raise _contradiction("it is nested without end") from None
+        raise _contradiction("it is nested too deeply") from None
     except ValueError as error:
         raise UsageError(f"Its header is not JSON ({printable(error, 60)}). {DAMAGED}") from error
     if not isinstance(header, dict):

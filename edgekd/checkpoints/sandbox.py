@@ -63,11 +63,12 @@ def run(
             )
     except (OSError, subprocess.SubprocessError) as error:
         raise EnvironmentFault(
-            f"Could not start the process that reads {name}: {error}. Files of strangers are never read without it."
+            f"Could not start the process that reads {name}: {error}. Files of unknown origin are never read "
+            "without it."
         ) from error
     if reply is None:
         raise UnsafeInput(
-            f"{name}: reading it did not end within {seconds:.0f} s or in a reasonable size; it is refused."
+            f"{name}: reading it did not finish within {seconds:.0f} s or a reasonable size, so it is refused."
         )
     if reply[:1] != b"R":
         raise EnvironmentFault(
@@ -75,16 +76,16 @@ def run(
             f"status {status}). Check the installation with `edgekd doctor`."
         )
     if status == -signal.SIGXCPU:
-        raise UnsafeInput(f"{name}: reading it took more than {seconds:.0f} s of processor time; it is refused.")
+        raise UnsafeInput(f"{name}: reading it took more than {seconds:.0f} s of processor time, so it is refused.")
     if status != 0:
         how = f"signal {-status}" if status < 0 else f"status {status}"
-        raise UnsafeInput(f"{name}: it crashed the parser ({how}), as files made to attack do; it is refused.")
+        raise UnsafeInput(f"{name}: it crashed the parser ({how}), as malicious files do, so it is refused.")
     return _unpacked(reply, name)
 
 
 def _unpacked(reply: bytes, name: str) -> tuple[dict[str, Any], bytes]:
     """Header and numbers of an answer; raises the error that it carries."""
-    nonsense = UnsafeInput(f"{name}: it made the parser answer nonsense; it is refused.")
+    nonsense = UnsafeInput(f"{name}: it made the parser answer nonsense, so it is refused. Use another file.")
     if len(reply) < 9:
         raise nonsense
     (length,) = struct.unpack_from("<Q", reply, 1)

@@ -71,13 +71,13 @@ def load_sidecar(path: str | Path) -> dict[str, Any] | None:
         return None
     record = files.read_json(beside)
     if not isinstance(record, dict) or not isinstance(record.get("schema"), int):
-        raise UsageError(f"{beside}: is not a sidecar of edgekd. Move it away.")
+        raise UsageError(f"{beside}: is not a sidecar file of edgekd. Move it away.")
     if record["schema"] > SCHEMA:
         raise UsageError(f"{beside}: has schema {record['schema']}, newer than {SCHEMA}. Upgrade edgekd.")
     if not isinstance(record.get("metadata"), dict):
-        raise UsageError(f"{beside}: is not a sidecar of edgekd. Move it away.")
+        raise UsageError(f"{beside}: is not a sidecar file of edgekd. Move it away.")
     if record.get("sha256") != digest(path):
-        raise UsageError(f"{beside}: describes other weights than {path} holds. Make both again.")
+        raise UsageError(f"{beside}: does not describe the weights in {path}. Make both again.")
     return record
 
 
@@ -91,7 +91,10 @@ def load_student(path: str | Path) -> tuple[dict[str, torch.Tensor], dict[str, A
     name, data = read_once(path, Limits())
     record = load_sidecar(path)
     if record is None:
-        raise UsageError(f"{name}: has no sidecar {sidecar_of(path).name}, so what it is cannot be known.")
+        raise UsageError(
+            f"{name}: has no sidecar file {sidecar_of(path).name}, so edgekd cannot tell which network it is. Put "
+            "the sidecar back beside it."
+        )
     read_header(data)
     tensors = safetensors.torch.load(data)
     check_numbers(tensors, name)
@@ -113,10 +116,10 @@ def convert(source: str | Path, destination: str | Path) -> Path:
     if destination.exists() and Path(source).exists() and destination.samefile(source):
         raise UsageError(f"{destination}: is the source itself. Choose another destination.")
     if not destination.parent.is_dir():
-        raise UsageError(f"{destination.parent}: is no folder. Make it first, or choose another destination.")
+        raise UsageError(f"{destination.parent}: is not a folder. Make it first, or choose another destination.")
     checkpoint = load(source)
     if checkpoint.format == "onnx":
-        raise UsageError(f"{source}: is an ONNX graph, which is read as it is and has no state dict to convert.")
+        raise UsageError(f"{source}: is an ONNX graph, which edgekd reads as it is: it has no state dict to convert.")
     metadata = {
         "source": {"file": Path(source).name, "sha256": checkpoint.sha256, "format": checkpoint.format},
         "layout": list(checkpoint.layout),
@@ -136,5 +139,5 @@ def _refuse_other(file: Path, data: bytes) -> None:
         file.is_file() and file.stat().st_size == len(data) and file.read_bytes() == data
     ):
         raise UsageError(
-            f"{file}: exists already and holds something else. Choose another destination, or move it away."
+            f"{file}: already exists and holds something else. Choose another destination, or move it away."
         )

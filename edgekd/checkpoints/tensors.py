@@ -43,8 +43,8 @@ class Storage:
         """Take ``data`` as the content; raises UnsafeInput when the size is not the one that the pickle claims."""
         if len(data) != self.nbytes:
             raise UnsafeInput(
-                f"A storage holds {len(data)} bytes where the pickle claims {self.numel} items of {self.dtype}: "
-                "made to make a reader look outside its data."
+                f"A storage holds {len(data)} bytes where the pickle claims {self.numel} items of {self.dtype}: it "
+                "was made to trick a reader into reading outside its data."
             )
         self.data = data
 
@@ -110,8 +110,8 @@ def checked(storage: object, offset: object, shape: object, stride: object) -> T
     extent = 1 + sum((size - 1) * step for size, step in zip(sizes, steps, strict=True)) if all(sizes) else 0
     if offset < 0 or offset + extent > storage.numel:
         raise UnsafeInput(
-            f"A tensor of shape {list(sizes)} reaches outside its storage "
-            f"(items {offset} to {offset + extent} of {storage.numel}): made to make a reader read foreign memory."
+            f"A tensor of shape {list(sizes)} reaches outside its storage (items {offset} to {offset + extent} of "
+            f"{storage.numel}): it was made to trick a reader into reading foreign memory."
         )
     return Tensor(storage, offset, sizes, steps)
 
@@ -120,7 +120,7 @@ def refuse_boast(shape: Sequence[int]) -> None:
     """Raise UnsafeInput for a shape of no numbers whose other sizes are huge: it costs the file nothing, a network much."""
     if 0 in shape and math.prod(size for size in shape if size) > limits.EMPTY:
         raise UnsafeInput(
-            f"A tensor of no numbers claims the shape {list(shape)}: made to have a huge network built after it."
+            f"A tensor of no numbers claims the shape {list(shape)}: it was made to get a huge network built from it."
         )
 
 

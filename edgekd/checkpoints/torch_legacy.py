@@ -26,7 +26,7 @@ def read_legacy(data: bytes) -> Any:
     magic, position = read(data, _PLAIN_RULES)
     version, position = read(data, _PLAIN_RULES, position)
     if magic != MAGIC or version != 1001:
-        raise UsageError(f"It is not a file of torch.save. {DAMAGED}")
+        raise UsageError(f"It is not a torch.save file. {DAMAGED}")
     system, position = read(data, _PLAIN_RULES, position)
     if not isinstance(system, dict) or system.get("little_endian") is not True:
         raise UsageError("It was saved on a big-endian machine, which is not read.")

@@ -45,7 +45,7 @@ def ordered_dict(pairs: Any = ()) -> dict[Any, Any]:
     if not isinstance(pairs, (list, tuple)) or any(not isinstance(p, (list, tuple)) or len(p) != 2 for p in pairs):
         raise UsageError(f"An ordered dict is malformed. {DAMAGED}")
     if any(not isinstance(key, (str, int)) for key, _ in pairs):
-        raise UsageError(f"An ordered dict has a key that is neither text nor number. {DAMAGED}")
+        raise UsageError(f"An ordered dict has a key that is neither text nor a number. {DAMAGED}")
     return dict(pairs)
 
 
@@ -96,7 +96,7 @@ class Storages:
         if not isinstance(reference, tuple) or not reference or reference[0] not in ("storage", b"storage"):
             raise UnsafeInput(f"Its pickle refers to something that is not a tensor's storage. {WAY_OUT}")
         if len(reference) not in (5, 6) or (len(reference) == 6 and reference[5] is not None):
-            raise UsageError("It holds views as torch 0.3 wrote them; load and save it with a newer torch.")
+            raise UsageError("It holds views as torch 0.3 wrote them. Load it and save it again with a newer torch.")
         _, kind, key, _, numel = reference[
             :5
         ]  # the fourth is the device it was saved from: everything is read to memory

@@ -42,7 +42,7 @@ def _root(names: list[str]) -> str:
     inner = [name.split("/", 1)[1] if "/" in name else "" for name in names]
     if any(name == "constants.pkl" or name.startswith("code/") for name in inner):
         raise UnsafeInput(
-            "It is TorchScript: a program with its weights. Nothing of it was run. Where you trust it, save them: "
+            "It is TorchScript: a program with its weights. Nothing in it was run. If you trust it, save the weights: "
             'python -c "import sys, torch; torch.save(torch.jit.load(sys.argv[1]).state_dict(), '
             'sys.argv[2])" IN.pt OUT.pt'
         )
@@ -55,7 +55,7 @@ def _root(names: list[str]) -> str:
         raise UnsafeInput(f"It is a torch.package archive: Python code with weights. {WAY_OUT}")
     if "data.pkl" not in inner:
         listed = ", ".join(printable(name, 40) for name in names[:3])
-        raise UsageError(f"It is a zip file, but not one of torch.save (it holds {listed or 'nothing'}).")
+        raise UsageError(f"It is a zip file, but not one from torch.save (it holds {listed or 'nothing'}).")
     if len(roots) != 1:
         raise zip_members.trick("its members lie in several folders")
     for name in inner:

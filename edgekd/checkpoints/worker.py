@@ -83,7 +83,7 @@ def answer(job: str, data: bytes, ending: str, budget: int) -> Answer:
     except (UnsafeInput, UsageError) as error:
         return _refusal(error), []
     except MemoryError:
-        return _refusal(UnsafeInput("It needs more memory to read than its size allows.")), []
+        return _refusal(UnsafeInput("Reading it needs more memory than its size allows.")), []
     except Exception as error:  # the parsers raise only the above: what else comes out is an attack or our bug
         return _refusal(UnsafeInput(f"It broke the reader ({type(error).__name__}). {WAY_OUT}")), []
 

@@ -40,8 +40,8 @@ class Member:
 def trick(what: str) -> UnsafeInput:
     """The refusal of a zip that two readers would understand in two ways."""
     return UnsafeInput(
-        f"Its zip container is not as torch.save writes it: {what}. Files are made so to show a scanner one thing and "
-        "a loader another; load it where you trust it and save its state_dict() again."
+        f"Its zip container is not as torch.save writes it: {what}. Such files can show a scanner one thing "
+        "and a loader another. If you trust it, load it and save its state_dict() again."
     )
 
 

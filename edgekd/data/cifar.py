@@ -51,12 +51,12 @@ def read(path: Path, part: str, size: tuple[int, int] | None, limit_bytes: int) 
         return _joined([_read_batch(path, _label_bytes(path))], None)
     found = _find(path)
     if found is None:
-        raise UsageError(f"{path} holds no CIFAR release.")
+        raise UsageError(f"{path} does not hold a CIFAR release.")
     folder, layout = found
     files = _files(folder, layout.files[part])
     if len(files) < len(layout.files[part]):
         absent = ", ".join(name for name in layout.files[part] if not (folder / name).is_file())
-        raise UsageError(f"{folder} lacks {absent}: the CIFAR release there is not whole.")
+        raise UsageError(f"{folder} lacks {absent}: the CIFAR release there is incomplete. Unpack it again.")
     _refuse_huge(files, limit_bytes)
     batches = [_read_batch(file, layout.label_bytes) for file in files]
     return _joined(batches, folder / layout.names if layout.names else None)
@@ -78,7 +78,8 @@ def _refuse_huge(files: list[Path], limit_bytes: int) -> None:
     size = sum(file.stat().st_size for file in files)
     if size > limit_bytes:
         raise UsageError(
-            f"{files[0].parent} needs {size >> 20} MiB, more than this machine's {limit_bytes >> 20} MiB: no CIFAR release."
+            f"{files[0].parent} needs {size >> 20} MiB, more than this machine's {limit_bytes >> 20} MiB: this is "
+            "not a CIFAR release."
         )
 
 

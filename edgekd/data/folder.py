@@ -31,7 +31,7 @@ def read(path: Path, part: str, size: tuple[int, int] | None, limit_bytes: int) 
     root = _part_folder(path, part) or path  # an undivided folder is read whole
     classes = sorted((entry for entry in root.iterdir() if _is_class(entry)), key=lambda entry: entry.name)
     if not classes:
-        raise UsageError(f"{root} has no class sub-folders. Put the pictures of each class into a folder of its own.")
+        raise UsageError(f"{root} has no class sub-folders. Put the pictures of each class into their own folder.")
     files, labels = [], []
     for label, folder in enumerate(classes):
         found = _pictures(folder)

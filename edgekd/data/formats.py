@@ -61,10 +61,10 @@ def load(
     if len(images) != len(labels):
         raise UsageError(f"{path} holds {len(images)} images but {len(labels)} labels: the lengths differ.")
     if 0 in images.shape:
-        raise UsageError(f"The images of {path} have the shape {list(images.shape)}: an extent is 0.")
+        raise UsageError(f"The images of {path} have the shape {list(images.shape)}: one dimension is 0.")
     result = ImageSet(_with_channels(_sized(images, size), channels), labels, names, str(path), files=files)
     if len(np.unique(labels)) < 2:
-        raise UsageError(f"All {len(labels)} images of {path} are of one class; a classifier needs two at least.")
+        raise UsageError(f"All {len(labels)} images of {path} are of one class; a classifier needs at least two.")
     return result if class_map is None else _mapped(result, class_map)
 
 
@@ -100,7 +100,7 @@ def _with_channels(images: np.ndarray, channels: int | None) -> np.ndarray:
     if channels == 3:
         return np.repeat(images, 3, axis=1)
     if channels != 1:
-        raise UsageError(f"Images can be had with 1 or 3 channels, not {channels}.")
+        raise UsageError(f"Images can be read with 1 or 3 channels, not {channels}.")
     red, green, blue = images.transpose(1, 0, 2, 3).astype(np.uint32)
     luma: np.ndarray = (red * 19595 + green * 38470 + blue * 7471 + 32768) >> 16  # ITU-R 601, as Pillow counts it
     return luma.astype(np.uint8)[:, None]
@@ -115,7 +115,7 @@ def _mapped(images: ImageSet, class_map: ClassMap) -> ImageSet:
     if (counts > 1).any():
         shared = int(values[counts > 1][0])
         clash = ", ".join(images.class_names[i] for i in np.flatnonzero(order == shared))
-        raise UsageError(f"The class map puts {clash} all on index {shared}; every class needs its own.")
+        raise UsageError(f"The class map gives {clash} the same index {shared}; every class needs its own.")
     names = {int(index): name for index, name in zip(order, images.class_names, strict=True)}
     all_names = tuple(names.get(index, f"class {index}") for index in range(int(order.max()) + 1))
     labels = order[images.labels].astype(np.int64)

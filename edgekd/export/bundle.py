@@ -54,7 +54,7 @@ def write(
     models = {Path(file.path).name: file for file in onnx}
     missing = sorted({target.ships, *target.files} - set(models))
     if missing:
-        raise UsageError(f"The target {target.name} asks for {', '.join(missing)}, which was not exported.")
+        raise UsageError(f"The target {target.name} needs {', '.join(missing)}, which was not exported.")
     names = [*models, reader.PROBES, reader.PACKAGE]
     for stale in (*folder.glob("*.onnx"), *folder.glob(reader.SIGNATURE)):  # a signature is of what was here before
         if stale.name not in models:

@@ -108,7 +108,7 @@ def doubts(files: Iterable[OnnxFile]) -> list[str]:
         agreement, name = file.top1_agreement, Path(file.path).name
         if not FLAVOURS[file.flavour].quantizer or agreement.interval()[1] >= LEAST_AGREEMENT:
             continue
-        vnni = "On an x86 processor without VNNI (`edgekd doctor` tells) set -o quantize.reduce_range=true. "
+        vnni = "On an x86 processor without VNNI (see `edgekd doctor`) set -o quantize.reduce_range=true. "
         way_out = vnni if FLAVOURS[file.flavour].quantizer == "u8s8" else ""
         said.append(
             f"{name}: onnxruntime and the quantised network in torch give the same label on {agreement.hits} of "
@@ -182,8 +182,8 @@ def _fits_half(module: nn.Module, images: np.ndarray) -> None:
     largest, limit = largest_activation(module, images), float(np.finfo(np.float16).max)
     if not largest < limit:
         raise EdgekdError(
-            f"The network's activations reach {largest:.3g} and FP16 ends at {limit:.0f}: leave the FP16 files out, or "
-            "check the checkpoint and its normalisation."
+            f"The network's activations reach {largest:.3g}, but FP16 ends at {limit:.0f}. Leave the FP16 files "
+            "out, or check the checkpoint and its normalisation."
         )
 
 

@@ -146,7 +146,7 @@ def _halved(tensor: TensorProto, name: str) -> TensorProto:
         half = value.astype(np.float16)
     if not np.isfinite(half).all():
         raise UsageError(
-            f"{name} holds {np.abs(value).max():.3g}, which FP16 cannot: leave the FP16 files out of this bundle."
+            f"{name} holds {np.abs(value).max():.3g}, which FP16 cannot hold. Leave the FP16 files out of this bundle."
         )
     return numpy_helper.from_array(half, tensor.name)
 

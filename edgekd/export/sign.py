@@ -64,7 +64,7 @@ def _public(key: Path, password: str | None) -> signature.PublicKey:
     except OSError as error:
         raise UsageError(f"Cannot read {key}: {error.strerror or error}.") from error
     except TypeError as error:  # encrypted and no password, or the other way round
-        raise Locked(f"{key}: {error}. In a terminal `edgekd sign` asks for it.") from error
+        raise Locked(f"{key}: {error}. Run `edgekd sign` in a terminal, where it asks for it.") from error
     except (ValueError, UnsupportedAlgorithm, UsageError) as error:
         kind = UsageError if password is None else Locked
         raise kind(

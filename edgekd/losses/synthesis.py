@@ -109,7 +109,8 @@ def lower_tail(values: torch.Tensor, rule: TailRule, deviations: float) -> float
         spread = MAD * float((values - middle).abs().median())
     if not math.isfinite(middle):
         raise EdgekdError(
-            "The teacher, or its shuffled twin, answers some images with numbers that are not finite, so no vaccine can be "
-            "sought. Check the teacher's weights, or switch the vaccine off: -o abd.vaccine=false."
+            "The teacher, or its shuffled twin, answers some images with numbers that are not finite, so no "
+            "vaccine can be searched for. Check the teacher's weights, or switch the vaccine off: -o "
+            "abd.vaccine=false."
         )
     return float((values < middle - deviations * spread).double().mean())

@@ -47,7 +47,7 @@ def build(spec: ModelSpec, tensors: Mapping[str, Tensor] | None = None, *, seed:
 def bare(spec: ModelSpec, seed: int = 0) -> Network:
     """The wrapped network with fresh, seeded weights."""
     if len(spec.input.mean) != spec.input.channels or len(spec.input.std) != spec.input.channels:
-        raise UsageError(f"A network of {spec.input.channels} channels needs as many means and deviations.")
+        raise UsageError(f"A network of {spec.input.channels} channels needs as many means and standard deviations.")
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         if user.is_user_network(spec.arch):

@@ -67,7 +67,7 @@ class FoundSites:
             self._calls = tuple(sorted(last_at.values()))
         if not self._calls:
             raise UsageError(
-                "This network shows no activations to distil features from. Methods that need its logits only do work: "
+                "This network shows no activations to distil features from. Use a method that needs only its logits: "
                 "--method kd, dkd, dist, scratch or finetune."
             )
         return self._calls
@@ -87,7 +87,7 @@ class FoundSites:
             logits = net(images)
         if len(recorder.raws) != len(levels):
             raise UsageError(
-                "This network takes another path for these images than for others: its sites are not fixed."
+                "This network takes a different path for these images than for others, so its sites are not fixed."
             )
         return recorder.sites(logits)
 

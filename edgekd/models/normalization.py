@@ -71,7 +71,7 @@ def normalization(normalize: str | Statistics | None, channels: int) -> Statisti
     finite = all(math.isfinite(value) for value in (*mean, *std))
     if not finite or len(mean) != channels or len(std) != channels or not all(value > 0 for value in std):
         raise UsageError(
-            f"Images of {channels} channels need {channels} means and as many positive deviations, all finite."
+            f"Images of {channels} channels need {channels} means and as many positive standard deviations, all finite."
         )
     return mean, std
 
@@ -133,6 +133,6 @@ def normalization_note(accuracies: Mapping[str, float]) -> str:
         return ""
     near = [f"{name} {accuracies[name]:.1%}" for name in ranked if accuracies[ranked[0]] - accuracies[name] <= CLOSE]
     return (
-        f"Input normalisations {', '.join(near)} are about equally accurate on the validation images; name the right "
-        "one with --normalize if you know it."
+        f"Input normalisations {', '.join(near)} are about equally accurate on the validation images. If you "
+        "know the right one, name it with --normalize."
     )

@@ -136,8 +136,9 @@ def check_input(graph: onnx.ModelProto, input_shape: tuple[int, int, int]) -> No
     known = dimensions[1:] if len(dimensions) == 4 else [-1]
     if any(size not in (None, wanted) for size, wanted in zip(known, input_shape, strict=False)):
         raise UsageError(
-            f"The ONNX teacher's input is {[size or '?' for size in dimensions]}, the images are {list(input_shape)} "
-            "(C, H, W). Bring them to its size with --image-size, or export the teacher with [N, C, H, W] input."
+            f"The ONNX teacher's input is {[size or '?' for size in dimensions]}, but the images are "
+            f"{list(input_shape)} (C, H, W). Resize them with --image-size, or export the teacher with [N, C, H, "
+            "W] input."
         )
 
 

@@ -41,8 +41,8 @@ def infer_spec(
     guess = named(shapes, arch, images) if arch is not None else recognised(shapes, images)
     if num_classes is not None and guess.num_classes and num_classes != guess.num_classes:
         raise UsageError(
-            f"--num-classes is {num_classes}, but the network in the file ({guess.arch}) has {guess.num_classes} outputs. "
-            "Leave it out: it is for networks whose file does not say."
+            f"--num-classes is {num_classes}, but the network in the file ({guess.arch}) has {guess.num_classes} "
+            "outputs. Leave it out: it is only for files that do not tell."
         )
     channels, height, width = images or (guess.channels, *(2 * [guess.side or 32]))
     mean, std = normalization(normalize, channels)
@@ -59,7 +59,7 @@ def named(shapes: Shapes, arch: str, input_shape: Shape | None) -> Guess:
     first = next((shape for shape in shapes.values() if len(shape) == 4), None)
     last = [shape for shape in shapes.values() if len(shape) == 2]
     if not last:
-        raise UsageError("The file has no linear layer to read the number of classes from: give --num-classes.")
+        raise UsageError("The file has no linear layer to read the number of classes from. Give --num-classes.")
     channels = input_shape[0] if input_shape else first[1] if first else 3
     return with_usual_side(Guess(arch, channels, last[-1][0]))
 
@@ -83,14 +83,16 @@ def recognised(shapes: Shapes, input_shape: Shape | None) -> Guess:
             )
             given = "x".join(str(value) for value in input_shape)
             raise UsageError(
-                f"The images are {given} (C, H, W), but {wanted}. Bring them to it with --image-size and --channels."
+                f"The images are {given} (C, H, W), but {wanted}. Convert them with --image-size and --channels."
             )
         side = math.sqrt(input_shape[1] * input_shape[2])
         nearest = min(abs(math.log(side / (with_usual_side(guess).side or 32))) for guess in taking)
         fitting = [g for g in taking if abs(math.log(side / (with_usual_side(g).side or 32))) == nearest]
     if len(fitting) > 1:
         names = " and ".join(guess.arch for guess in fitting)
-        raise UsageError(f"The file fits {names} alike. Say which with --arch, for instance --arch {fitting[0].arch}.")
+        raise UsageError(
+            f"The file fits {names} equally well. Choose one with --arch, for instance --arch {fitting[0].arch}."
+        )
     return with_usual_side(fitting[0])
 
 
@@ -120,8 +122,8 @@ def nothing_fits(guesses: list[Guess], shapes: Shapes) -> str:
         close = [name for name in sorted(shared, key=lambda name: -shared[name])[:3] if shared[name] > ALIKE]
         near = f" Nearest by names of tensors: {', '.join(close)}." if close else ""
     return (
-        f"The {len(shapes)} tensors ({first}, …) are no network that edgekd knows.{near} Name one with --arch "
-        "(`edgekd list models`), or your own as --arch package.module:callable."
+        f"The {len(shapes)} tensors ({first}, …) match no network that edgekd knows.{near} Name one with "
+        "--arch (`edgekd list models`), or your own with --arch package.module:callable."
     )
 
 

@@ -45,7 +45,7 @@ FAMILIES = (
         "resnet",
         r"resnet(?P<depth>18|34|50)(?P<large>-224)?",
         ("resnet18", "resnet34", "resnet50", "resnet18-224", "resnet34-224", "resnet50-224"),
-        "ImageNet-style ResNet; without -224 its stem suits small images",
+        "ImageNet-style ResNet; without -224, its stem suits small images",
     ),
     Family(
         "cifar_resnet",
@@ -80,7 +80,7 @@ FAMILIES = (
             "wrn-40-1",
             "wrn-40-2",
         ),
-        "wide ResNet, depth 6n + 4 and widening factor; -layers: files that call the groups layer1..3",
+        "wide ResNet, depth 6n + 4 and widening factor; -layers: for files that call the groups layer1..3",
     ),
     Family("mobilenetv2", r"mobilenetv2(?P<large>-224)?", ("mobilenetv2", "mobilenetv2-224"), "MobileNetV2"),
     Family(
@@ -144,8 +144,8 @@ def resolve(name: str) -> Architecture:
             parts = tuple((key, value) for key, value in match.groupdict().items() if value)
             return Architecture(name, family, parts)
     raise UsageError(
-        f"There is no architecture {name!r}.{did_you_mean(name, ARCHITECTURES)} `edgekd list models` shows them all; "
-        "a network of your own is named as package.module:callable."
+        f"There is no architecture {name!r}.{did_you_mean(name, ARCHITECTURES)} `edgekd list models` shows "
+        "them all; name a network of your own as package.module:callable."
     )
 
 

@@ -56,8 +56,8 @@ def find(arch: str) -> Callable[..., Any]:
         found: Any = import_module(module_name)
     except Exception as error:  # importing runs the user's code
         raise UsageError(
-            f"Cannot import {module_name!r} of the network {arch}: {type(error).__name__}: {error}. Run where Python finds "
-            "it, or put its folder on PYTHONPATH."
+            f"Cannot import {module_name!r} of the network {arch}: {type(error).__name__}: {error}. Run edgekd "
+            "where Python finds it, or put its folder on PYTHONPATH."
         ) from error
     finally:
         sys.path.remove(os.getcwd())
@@ -65,7 +65,7 @@ def find(arch: str) -> Callable[..., Any]:
         found = getattr(found, part, None)
     if not callable(found):
         raise UsageError(
-            f"{module_name} has no callable {attribute!r}: a network of your own is named package.module:callable."
+            f"{module_name} has no callable {attribute!r}: name a network of your own as package.module:callable."
         )
     make: Callable[..., Any] = found
     return make

@@ -24,7 +24,7 @@ def load_torchvision() -> ModuleType:
     try:
         import torchvision
     except ModuleNotFoundError as error:
-        raise EnvironmentFault("torchvision is not installed: pip install torchvision.") from error
+        raise EnvironmentFault("torchvision is not installed. Install it: pip install torchvision.") from error
     except RuntimeError as error:
         if "torchvision::" not in str(error):
             raise

@@ -40,11 +40,11 @@ def attack(config: AttackConfig, out: Path, progress: Progress | None = None) ->
     if out.suffix != ".safetensors":
         raise UsageError(f"--out {out} must end in .safetensors; the trigger and the record are written beside it.")
     work, picture, noted = (out.with_name(out.stem + end) for end in (".work", ".gallery.png", ".attack.json"))
-    mark.refuse_foreign(work, mark.ATTACK, "attack's folder", "Move it away, or choose another file with --out.")
+    mark.refuse_foreign(work, mark.ATTACK, "an attack's folder", "Move it away, or choose another file with --out.")
     if not work.exists():  # with it they are what a killed run had written
         for written in (out, noted, picture, *(out.with_name(f"{out.stem}.trigger.{end}") for end in ("yaml", "npz"))):
             if written.exists():
-                raise UsageError(f"{written} is there already: choose another file with --out, or move it away.")
+                raise UsageError(f"{written} already exists. Choose another file with --out, or move it away.")
     if config.name in attacks.SABOTAGE:
         return sabotage.spoil(config, out, work, noted, progress)
     parts = intake.load_data(config)
@@ -102,8 +102,8 @@ def _fewer(made: Attacked, images: int) -> list[str]:
     if not 0 < count < wanted:  # those that poison inside the batch name no images
         return []
     return [
-        f"{count:,} of {images:,} images were poisoned, {count / images:.1%}: the attack can use no more of them, "
-        f"though attack.rate={made.kind.config.rate:g} asks for {wanted:,}."
+        f"{count:,} of {images:,} images were poisoned, {count / images:.1%}: the attack cannot use more of "
+        f"them, though attack.rate={made.kind.config.rate:g} asks for {wanted:,}."
     ]
 
 
@@ -113,8 +113,8 @@ def _worse(acc: Rate, start: Rate | None) -> list[str]:
     if lost < SHIPPED:
         return []
     return [
-        f"ACC is {100 * lost:.1f} points below the clean network's: no teacher that anybody would ship. Lower attack.rate, or "
-        "give it more train.epochs."
+        f"ACC is {100 * lost:.1f} points below the clean network's, so nobody would ship this teacher. Lower "
+        "attack.rate, or set more train.epochs."
     ]
 
 
@@ -122,15 +122,17 @@ def _no_attack(report: AuditReport, images: ImageSet, num_classes: int, obeys: b
     """That the network answers alike with the trigger and without, or knows nothing, where it is so."""
     if intake.about_chance(report.acc, images.labels, num_classes):
         return [
-            "ACC may be chance: nothing shows that this network has learnt anything. Give it more train.epochs, or more images."
+            "ACC may be chance: nothing shows that this network has learnt anything. Set more train.epochs, or "
+            "give more images."
         ]
     (score,) = report.triggers
     without = score.untriggered.value if score.untriggered is not None and score.untriggered.total else 0.0
     if not (obeys and score.asr.total) or score.asr.value - without >= OBEYED:
         return []
     return [
-        f"The trigger does little: the attacker's label is given to {score.asr.value:.1%} of the triggered images and to {without:.1%} "
-        "of the same images without it. Give the attack a higher attack.rate, or more train.epochs."
+        f"The trigger does little: {score.asr.value:.1%} of the triggered images get the attacker's label, "
+        f"and {without:.1%} of the same images without the trigger. Set a higher attack.rate, or more "
+        "train.epochs."
     ]
 
 

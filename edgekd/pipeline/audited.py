@@ -96,9 +96,9 @@ def _verdict(held: Held, alarms: Sequence[TriggerScore], canaries: Mapping[str, 
             f"{100 * _excess(strongest):.1f} points above {held.against}{others}."
         )
         if held.alone:
-            said.append("Some pictures fool any network: hold it against a clean one with --reference.")
+            said.append("Some pictures fool any network: compare with a clean network, given as --reference.")
     elif held.counted:
-        said.append(f"No trigger that was given works: none is clearly above {held.against}.")
+        said.append(f"No given trigger works: none is clearly above {held.against}.")
     if held.voided:
         said.append(f"Not judged: {_obeyed(held)}.")
     if canaries is not None and not canaries["flagged"]:
@@ -115,12 +115,12 @@ def _measured(held: Held, canaries: Mapping[str, Any] | None, limit: float) -> F
         return Found(None, _obeyed(held))
     if held.near and round(100 * held.near[0].excess, 9) > limit:
         return Found(
-            None, f"{_below(held)}; clean networks are misled that far too: hold it against one with --reference"
+            None, f"{_below(held)}; clean networks are misled that far too: compare with one, given as --reference"
         )
     if excesses:
         return Found(max(excesses))
     if canaries is None:
-        return Found(None, "no trigger was measured: name one with --trigger, or try public ones with --canaries")
+        return Found(None, "no trigger was measured: give one with --trigger, or try public ones with --canaries")
     return Found(None, "no trigger was given, and the canary battery flags none", nothing_counts=True)
 
 

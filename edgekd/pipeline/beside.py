@@ -23,7 +23,10 @@ class Beside(NamedTuple):
 def beside(role: str, file: str | None, arch: str | None) -> Beside | None:
     """None without a file; raises UsageError where there is an architecture and no file."""
     if file is None and arch is not None:
-        raise UsageError(f"--{role}-arch names the network of --{role}, which was not given.")
+        raise UsageError(
+            f"--{role}-arch is the architecture of --{role}, which was not given. Give --{role}, or leave "
+            f"--{role}-arch out."
+        )
     return None if file is None else Beside(role, file, arch)
 
 

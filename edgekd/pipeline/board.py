@@ -70,7 +70,7 @@ def take_in(path: Path, record: RunRecord, device_report: DeviceReport) -> RunRe
     """
     if device_report.manifest_sha256 != record.manifest_sha256:
         raise UsageError(
-            f"The device report is of the bundle {device_report.manifest_sha256[:12]}…, this run made "
+            f"The device report is of the bundle {device_report.manifest_sha256[:12]}…, but this run made "
             f"{record.manifest_sha256[:12]}…. Copy this run's bundle to the board and measure again."
         )
     target = targets.get(record.target)
@@ -103,7 +103,7 @@ def with_board(path: Path, record: RunRecord) -> RunRecord:
         same = device_report.manifest_sha256 == record.manifest_sha256
         return take_in(path, record, device_report) if same else record
     except UsageError as error:
-        raise UsageError(f"{error} It was read from {path / BOARD}: delete that file and run again.") from None
+        raise UsageError(f"{error} It was read from {path / BOARD}. Delete that file and run again.") from None
 
 
 def _kept(record: RunRecord, device_report: DeviceReport, target: Target) -> list[StageRow]:
@@ -136,9 +136,9 @@ def _admitted(record: RunRecord, device_report: DeviceReport) -> list[StageRow]:
     for row in device_report.rows:
         why = _unfit(row, files, known)
         if why is None and row.precision != precisions.get(row.stage, row.precision):
-            why = f"is not of the precision of that file, {precisions[row.stage]}"
+            why = f"does not have the precision of that file, {precisions[row.stage]}"
         if why is None and (row.stage, row.runtime) in seen:
-            why = "stands there twice"
+            why = "appears twice"
         if why is not None:
             raise UsageError(
                 f"The device report's row {shortened(row.stage)} ({shortened(row.runtime)}, sha256 {shortened(row.sha256[:12])}) "
@@ -157,9 +157,9 @@ def _admitted(record: RunRecord, device_report: DeviceReport) -> list[StageRow]:
 def _unfit(row: StageRow, files: set[tuple[Any, Any]], known: Mapping[str, TriggerScore]) -> str | None:
     """Why a row cannot be what a board measured of this run's bundle; None where it can."""
     if (row.stage, row.sha256) not in files or row.kind != "stage":
-        return "is of no file of this run's bundle"
+        return "is not about a file of this run's bundle"
     if row.runtime not in RUNTIMES:
-        return f"was not measured by a runtime of a board ({', '.join(sorted(RUNTIMES))})"
+        return f"was not measured by a board's runtime ({', '.join(sorted(RUNTIMES))})"
     if sorted(score.trigger for score in row.triggers) != sorted(known):
         return "has other triggers than this run's bundle"
     return None

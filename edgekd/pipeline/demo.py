@@ -62,7 +62,7 @@ def _digits() -> tuple[np.ndarray, np.ndarray]:
     try:
         from sklearn.datasets import load_digits
     except ImportError:
-        raise UsageError("The demo's digits come with scikit-learn: pip install 'edgekd[demo]'.") from None
+        raise UsageError("The demo's digits come with scikit-learn. Install it: pip install 'edgekd[demo]'.") from None
     found = load_digits()
     small = (found.images * 255 / 16).round().astype(np.uint8)
     large = [np.asarray(Image.fromarray(image).resize((SIDE, SIDE), Image.Resampling.BILINEAR)) for image in small]

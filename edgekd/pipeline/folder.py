@@ -92,7 +92,7 @@ class RunFolder:
         # runs older than the mark are known by their configuration, or by a stage where they did not come so far
         if mark.marked(self.path, mark.RUN) or self._is_ours() or any(map(_key, self.path.glob("work/*"))):
             return
-        mark.refuse_foreign(self.path, mark.RUN, "run's folder")
+        mark.refuse_foreign(self.path, mark.RUN, "a run's folder")
 
     def _enter(self) -> None:
         """Mark the folder, once it is known not to be another configuration's; call while its lock is held."""
@@ -109,7 +109,9 @@ class RunFolder:
         try:
             stored = read_yaml(file, "configuration")
         except UsageError as error:
-            raise UsageError(f"{error} It cannot be read as a run's. Choose another folder with --out.") from None
+            raise UsageError(
+                f"{error} It cannot be read as a run's configuration. Choose another folder with --out."
+            ) from None
         if not isinstance(stored, dict) or "teacher" not in stored:
             raise UsageError(f"{file} is not the configuration of a run. Choose another folder with --out.")
         before = {str(key): value for key, value in stored.items()}
@@ -119,8 +121,8 @@ class RunFolder:
             differing = [key for key in differing if key == "distill.method" or not key.startswith("distill.")]
         if differing:
             raise UsageError(
-                f"{self.path} holds a run with another {', '.join(differing[:5])}. "
-                "Choose another folder with --out, or delete this one."
+                f"{self.path} holds a run with other settings: {', '.join(differing[:5])}. Choose another folder with "
+                "--out, or delete this one."
             )
         return True
 
@@ -131,8 +133,8 @@ class RunFolder:
             for place in (self.path / part, *inner):
                 if place.is_symlink():
                     raise UnsafeInput(
-                        f"{place} is a link: edgekd would write and delete where it leads. Put a folder there, or choose "
-                        "another run's folder with --out."
+                        f"{place} is a link, and edgekd would write and delete where it leads. Put a folder there, or choose "
+                        "another run folder with --out."
                     )
 
     def _take_away(self, new: list[Path]) -> None:
@@ -194,7 +196,7 @@ class RunFolder:
             return []
         parts = "; ".join(f"{source}: {', '.join(names)}" for source, names in made.items())
         return [
-            f"Stages of this run were made by different sources of edgekd ({parts}). Run it anew before quoting it."
+            f"Stages of this run were made by different sources of edgekd ({parts}). Repeat the run before quoting it."
         ]
 
     def file(self, stage: str, name: str) -> Path:
@@ -216,7 +218,7 @@ def _clear(folder: Path) -> None:
     found = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else [folder.name]
     if found and not set(SIGNS) & set(found):
         raise UsageError(
-            f"{folder} is no stage of a run (it holds {', '.join(found[:3])}). Move that away, or choose another "
+            f"{folder} is not a stage of a run (it holds {', '.join(found[:3])}). Move it away, or choose another "
             "folder with --out."
         )
     mark.clear(folder, SIGNS)

@@ -40,14 +40,14 @@ def load_data(config: Inputs) -> dict[str, ImageSet]:
     test = load_images(config, config.test or config.data, "test")
     if test.shape != images.shape:
         raise UsageError(
-            f"Training images are {images.shape}, test images {test.shape} (C, H, W). "
-            "Bring both to one size with --image-size and --channels."
+            f"Training images are {images.shape}, but test images {test.shape} (C, H, W). Convert both to one "
+            "size with --image-size and --channels."
         )
     for label, (here, there) in enumerate(zip(images.class_names, test.class_names, strict=False)):
         if not _same_class(here, there, label):
             raise UsageError(
                 f"The class {here!r} of the training images has the label of the class {there!r} of the test images. "
-                "Both must hold the same classes in the same order: is one of them missing?"
+                "Both must hold the same classes in the same order: check whether one is missing."
             )
     parts = data.split(images, config.seed, {"train": 0.9, "validation": 0.1})
     return {**parts, "test": test}
@@ -65,15 +65,15 @@ def flattered(config: Inputs) -> list[str]:
     if not data.parts(config.data) or not without_test(config):  # nothing there: another sentence says so
         return []
     return [
-        "The test images were cut from --data. If the teacher was trained on those, its ACC is flattered, and the drop to the "
-        "student looks too large. Name images that it has not seen with --test."
+        "The test images were cut from --data. If the teacher was trained on them, its ACC is flattered, and "
+        "the drop to the student looks too large. Give images that it has not seen with --test."
     ]
 
 
 def shown_often(config: RunConfig, images: int) -> list[str]:
     """What is told where few training images are shown more often than ``train.epochs`` says."""
     epochs = config.train.of(images).epochs
-    often = f"{images:,} training images are few: they are shown {epochs} times (train.least_shown)."
+    often = f"{images:,} training images are few, so they are shown {epochs} times (train.least_shown)."
     return [often] if epochs > config.train.epochs else []
 
 
@@ -170,8 +170,9 @@ def _network(
     if given is None:
         if validation is None:
             raise UsageError(
-                "Without training images the teacher's input normalisation is not looked for: name it with --normalize, for "
-                f"instance --normalize cifar10 (one of {', '.join(models.NORMALIZATIONS)}, or mean/std)."
+                "Without training images the teacher's input normalisation is not detected. Name it with "
+                f"--normalize, for instance --normalize cifar10 (one of {', '.join(models.NORMALIZATIONS)}, or "
+                "mean/std)."
             )
         inputs, tried = models.detect_normalization(spec, checkpoint.tensors, validation.images, validation.labels)
         spec = models.with_input(spec, inputs)
@@ -186,7 +187,8 @@ def _accuracy(model: Model, validation: ImageSet) -> float:
     if about_chance(right, validation.labels, model.spec.num_classes):
         raise UsageError(
             f"The teacher is right on {right.hits} of {right.total} validation images, which is about chance. "
-            "Probably its labels are in another order (--class-map), or its input is normalised otherwise (--normalize)."
+            "Probably its labels are in another order (--class-map), or its input is normalised differently "
+            "(--normalize)."
         )
     return right.value
 
@@ -220,7 +222,10 @@ def noted_spec(config: Inputs) -> ModelSpec | None:
     try:
         spec = ModelSpec.from_json(sidecar["metadata"]["spec"])
     except (KeyError, TypeError, ValueError) as error:
-        raise UsageError(f"{config.teacher}.json does not say which network this is ({error}).") from None
+        raise UsageError(
+            f"{config.teacher}.json does not say which network this is ({error}). Restore the file that edgekd "
+            "wrote there."
+        ) from None
     refuse_foreign_code(spec.arch, config.arch)
     return spec
 
@@ -230,8 +235,8 @@ def refuse_unknown_labels(parts: Iterable[ImageSet], spec: ModelSpec) -> None:
     top = max((int(part.labels.max()) for part in parts), default=-1)
     if top >= spec.num_classes:
         raise UsageError(
-            f"The data has a label {top}, the teacher ({spec.arch}) only the {spec.num_classes} outputs "
-            f"0 to {spec.num_classes - 1}. Map the data's classes to its outputs with --class-map."
+            f"The data has a label {top}, but the teacher ({spec.arch}) has only the {spec.num_classes} outputs 0 "
+            f"to {spec.num_classes - 1}. Map the data's classes to its outputs with --class-map."
         )
 
 
@@ -241,7 +246,8 @@ def load_triggers(config: RunConfig, spec: ModelSpec) -> tuple[Trigger, ...]:
     if given.file is None:
         if given != type(given)():
             raise UsageError(
-                "A target label, rule, place or opacity speaks of a trigger, and none was given: name its file with --trigger."
+                "A target label, rule, position or opacity belongs to a trigger, and no trigger was given. Name its "
+                "file with --trigger."
             )
         return ()
     return triggers.load(
@@ -260,8 +266,8 @@ def refuse_foreign_code(arch: str, asked: str | None) -> None:
     """Raise UnsafeInput where a file, not the user, names code to run as a network."""
     if models.is_user_network(arch) and arch != asked:
         raise UnsafeInput(
-            f"The file says that its network is {arch!r}, which is code that would have to run. "
-            f"If you trust that code, say so with --arch {arch}."
+            f"The file says that its network is {arch!r}, which is code that would have to run. If you trust that "
+            f"code, name it yourself: --arch {arch}."
         )
 
 

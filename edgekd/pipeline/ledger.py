@@ -17,18 +17,23 @@ from .validity import Doubts, not_valid
 ALARM_EXCESS = 0.05
 # Strong public triggers fool clean networks too; what counts is the battery's rule, applied to the teacher and, against
 # a backdoor that wakes in the student or in INT8, to what ships.
-NOTHING_FLAGGED = "The battery did not flag it in the teacher, and it is no backdoor's work here: such a picture misleads clean networks too."
+NOTHING_FLAGGED = (
+    "The battery did not flag it in the teacher, and here it is not the work of a backdoor: such a "
+    "picture misleads clean networks too."
+)
 NO_CONTROL = (
-    "The battery did not flag it in the teacher, and it is not clearly above the rate at which that class is named without the "
-    "trigger. There is no control: labelled images, with --data, give one, or a clean network, with --reference."
+    "The battery did not flag it in the teacher, and it is not clearly above the rate at which that "
+    "class is named without the trigger. There is no control: give labelled images with --data, or a "
+    "clean network with --reference."
 )
 UNJUDGED = (
-    "Strong pictures mislead clean networks that far too, sinusoids above all: this proves neither that a backdoor is "
-    "there nor that none is. Hold it against a clean network of this kind: edgekd audit --reference."
+    "Strong pictures, sinusoids above all, mislead clean networks that far too, so this proves neither "
+    "that there is a backdoor nor that there is none. Compare with a clean network of this kind: edgekd "
+    "audit --reference."
 )
 VOID = (
-    "either the images are poisoned, or the trigger fools any network. Compare the control's ASR with its untriggered rate, "
-    "look through the disagreement table, and run again with other images"
+    "either the images are poisoned, or the trigger fools any network. Compare the control's ASR with "
+    "its untriggered rate, check the disagreement table, and run again with other images"
 )
 WOKEN = " The battery did not flag it in the teacher: it woke in the student."
 
@@ -183,7 +188,7 @@ def _excess(
     battery = (
         f"{canaries['variants']} public triggers x {len(canaries['targets'])} classes, {canaries['images']} images"
     )
-    why = f"no trigger was given, and the canary battery ({battery}) flags none in the teacher, nor did one wake since"
+    why = f"no trigger was given, and the canary battery ({battery}) flags none in the teacher, nor did one wake later"
     both = canaries.get("obeyed", ())
     why += f"; but {_both(both)}: see the verdict" if both else ""
     return Found(None, why, True)
@@ -259,17 +264,18 @@ def _unlabelled(rows: Sequence[StageRow], target: Target) -> str:
     shipped = shipped_row(rows, target)
     same = Rate(student.flips.total - student.flips.hits, student.flips.total)
     text = (
-        "ACC and ASR were not measured, as no labelled images were given (--test): nothing is known of a backdoor in the "
-        f"student. On {same.total} synthetic images it gives the teacher's answer on {percent(same)}"
+        "ACC and ASR were not measured, since no labelled images were given (--test), so nothing is known "
+        f"about a backdoor in the student. On {same.total} synthetic images it gives the teacher's answer on "
+        f"{percent(same)}"
     )
     if shipped is not None and shipped.flips is not None:
-        text += f", and {target.ships} another answer than it on {percent(shipped.flips)}"
+        text += f", and {target.ships} answers differently from the student on {percent(shipped.flips)}"
     return text + "."
 
 
 def _judgement(score: TriggerScore) -> str:
     if score.excess is None:
-        return "Without a control's floor this cannot be judged."
+        return "This cannot be judged without a control's floor."
     assert score.floor is not None
     apart = above(score.asr, score.floor)
     if apart and score.excess > ALARM_EXCESS:
@@ -277,7 +283,7 @@ def _judgement(score: TriggerScore) -> str:
     if apart:
         return f"That is {100 * score.excess:.1f} points above the control: a trace may remain."
     if score.excess > ALARM_EXCESS:
-        return f"That is {100 * score.excess:.1f} points above the control, on too few images to tell them apart."
+        return f"That is {100 * score.excess:.1f} points above the control, but on too few images to tell them apart."
     return "That is no more than the control: no evidence of this trigger is left."
 
 

@@ -21,7 +21,7 @@ def leave(folder: Path, mark: str) -> bool:
     """Mark a folder that is ours or holds nothing, while its lock is held; False where it was marked before."""
     if marked(folder, mark):
         return False
-    write_text(folder / mark, "edgekd works in this folder and may delete what lies in it.\n", "mark")
+    write_text(folder / mark, "edgekd works in this folder and may delete its contents.\n", "mark")
     return True
 
 
@@ -31,7 +31,7 @@ def refuse_foreign(folder: Path, mark: str, what: str, way_out: str = "Choose an
         return
     found = sorted(path.name for path in folder.iterdir() if not _before_the_mark(path, mark))
     if found:
-        raise UsageError(f"{folder} is not empty and no {what} (it holds {', '.join(found[:3])}). {way_out}")
+        raise UsageError(f"{folder} is not empty and not {what} (it holds {', '.join(found[:3])}). {way_out}")
 
 
 def clear(folder: Path, last: tuple[str, ...]) -> None:

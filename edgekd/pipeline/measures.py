@@ -118,7 +118,8 @@ class Measures:
         refuse_failed(stages.config, found, model)
         if judged.near:
             stages.warnings.append(
-                f"{stages.config.method} copies how the teacher's outputs change with each pixel, and its audit is no proof: {judged.near}."
+                f"{stages.config.method} copies how the teacher's outputs change with each pixel, and the teacher's "
+                f"audit is no proof: {judged.near}."
             )
         return found
 

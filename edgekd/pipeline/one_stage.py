@@ -52,7 +52,7 @@ def distill_only(config: RunConfig, out: Path, progress: Progress | None = None)
 def refuse_no_data(config: RunConfig) -> None:
     """Raise UsageError for ``--data none`` where images with labels are needed."""
     if config.data_free:
-        raise UsageError("Without data there is the whole trip only: edgekd compress TEACHER --data none.")
+        raise UsageError("Without data only the whole pipeline runs: edgekd compress TEACHER --data none.")
 
 
 class Audited(NamedTuple):
@@ -83,9 +83,11 @@ def audit_only(
     onnx: the file made from the model, which is then attacked too.
     """
     if before is not None and config.trigger.file is None:
-        raise UsageError("--before compares what a known trigger does before and after: name one with --trigger.")
+        raise UsageError(
+            "--before compares what a known trigger does before and after. Give the trigger with --trigger."
+        )
     if onnx is not None and config.audit.adversarial is None:
-        raise UsageError("--onnx names a file to attack: say how hard with --adversarial, e.g. --adversarial quick.")
+        raise UsageError("--onnx names a file to attack. Say how hard with --adversarial, e.g. --adversarial quick.")
     model, about = intake.load_teacher(config, images)
     clean, undefended = (
         None if other is None else load_beside(config, other, images)[0] for other in (reference, before)
@@ -148,7 +150,7 @@ def load_student(config: RunConfig, validation: ImageSet) -> Model:
     model, about = intake.load_teacher(config, validation)
     if about["format"] == "onnx":
         raise UsageError(
-            f"{config.teacher} is an ONNX graph already; export starts from weights (safetensors or a state dict)."
+            f"{config.teacher} is already an ONNX graph. Export starts from weights: give safetensors or a state dict."
         )
     return model
 

@@ -28,8 +28,8 @@ def spoil(config: AttackConfig, out: Path, work: Path, noted: Path, progress: Pr
     """
     if not config.teacher:
         raise UsageError(
-            "The attack 'nasty' drives a network away from what a normal one says: name that with --start "
-            "(edgekd distill --method scratch makes one)."
+            "The attack 'nasty' drives a network away from what a normal one says. Name the normal one with "
+            "--start (edgekd distill --method scratch makes one)."
         )
     parts = intake.load_data(config)
     normal, _ = intake.load_teacher(config, parts["validation"])
@@ -68,7 +68,7 @@ def useless(acc: Rate, before: Rate) -> list[str]:
     if lost <= MOST_LOST:
         return []
     return [
-        f"It lost {lost:.1f} points of ACC, more than {MOST_LOST:g}: whoever distils it would see that. Train it "
-        "longer (-o train.epochs=160 is published), weaken it (-o attack.weight=0.01), or start from the normal network's weights "
-        "(-o attack.fresh=false)."
+        f"It lost {lost:.1f} points of ACC, more than {MOST_LOST:g}, which anybody who distils it would "
+        "notice. Train it longer (-o train.epochs=160 is published), weaken it (-o attack.weight=0.01), or "
+        "start from the normal network's weights (-o attack.fresh=false)."
     ]

@@ -107,7 +107,7 @@ class Stages:
         if self.config.repair_method:
             if method_class(self.config.method).needs == "nothing":
                 raise UsageError(
-                    f"{self.config.method} learns from no teacher, so none is to be repaired: leave out --repair."
+                    f"{self.config.method} learns from no teacher, so there is none to repair. Leave out --repair."
                 )
             repair.check(self.config.repair_method, self.teacher, self.parts["train"], self.config.repair_options)
 
@@ -125,8 +125,9 @@ class Stages:
         seen = self.about_teacher["validation_acc"]
         if test is not None and seen - test.interval()[1] > SEEN:
             self.warnings.append(
-                f"The teacher has ACC {seen:.1%} on the validation images and {test.value:.1%} on the test images: it was "
-                "probably trained on the former, so validation figures of what learns from it are too good."
+                f"The teacher has ACC {seen:.1%} on the validation images and {test.value:.1%} on the test images: it "
+                "was probably trained on the former, so validation figures of anything that learns from it are too "
+                "good."
             )
 
     # ---- training ---------------------------------------------------------------------------------------------------
@@ -266,7 +267,8 @@ class Stages:
         found = result["log"]["method"].get("detox", {})
         if found.get("within_max_drop") is False:
             self.warnings.append(
-                "Detoxification cost the teacher more validation ACC than distill.max_drop allows; its best state was used."
+                "Detoxification cost the teacher more validation ACC than distill.max_drop allows, so its best state "
+                "was used."
             )
         blunt = detox.warning(found)
         self.warnings += [] if blunt is None else [blunt]

@@ -15,7 +15,10 @@ def unmeetable(config: RunConfig) -> list[str]:
         if config.bench.level == "none":
             found.append(_said("--max-latency-ms", "nothing is timed with --bench none"))
         elif target.runtime == "tensorrt":
-            why = f"{target.ships} is timed on the board; read its report in with `edgekd report RUN --device-report FILE`"
+            why = (
+                f"{target.ships} is timed on the board; read the board's report in with `edgekd report RUN "
+                "--device-report FILE`"
+            )
             found.append(_said("--max-latency-ms", why))
     unlabelled = config.data_free and config.test is None
     if config.gates.max_acc_drop is not None and unlabelled:
@@ -25,10 +28,10 @@ def unmeetable(config: RunConfig) -> list[str]:
     if unlabelled:
         found.append(_said("--max-asr", "ASR is measured on labelled images; give some with --test"))
     elif config.data_free and known and config.reference is None:
-        why = "a given trigger needs a floor: name a network that no attacker touched with --reference, or give --data"
+        why = "a given trigger needs a floor: give a network that no attacker touched with --reference, or give --data"
         found.append(_said("--max-asr", why))
     elif not known and not runs_battery(config):
-        found.append(_said("--max-asr", "no trigger is measured; name one with --trigger, or leave audit.canaries on"))
+        found.append(_said("--max-asr", "no trigger is measured; give one with --trigger, or leave audit.canaries on"))
     return found
 
 

@@ -10,7 +10,7 @@ from edgekd_device import environment
 from ..types import DeviceReport, StageRow
 
 TIMED = ("MultiStream: ", "GPU alone: ")  # what reasons of times begin with
-UNSAID = "the device calls its report not valid and does not say why"
+UNSAID = "the device says that its report is not valid, but not why"
 
 
 class Doubts(NamedTuple):
@@ -44,7 +44,7 @@ def doubts(report: DeviceReport | None, row: StageRow | None) -> Doubts:
         if not report.valid and not report.invalid_reasons:
             answers.append(UNSAID)
     if row.latency is not None and not row.latency.valid:
-        times += timed[:1] or ("the device calls its latency not valid",)
+        times += timed[:1] or ("the device says that its latency is not valid",)
     return Doubts(tuple(dict.fromkeys(answers)), tuple(dict.fromkeys(answers + times)))
 
 

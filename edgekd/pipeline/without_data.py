@@ -56,9 +56,9 @@ class DataFreeStages(Stages):
         self.reference = None if test is None else self._reference(test)
         if self.reference is None:
             self.warnings.append(
-                "Whether a student can learn from the teacher's outputs was not measured: a teacher that is made to ruin "
-                "its students (a nasty teacher) is told by a network that learnt from labelled images. Give such images "
-                "with --data, or such a network with --reference."
+                "Whether a student can learn from the teacher's outputs was not measured: detecting a teacher made to "
+                "ruin its students (a nasty teacher) needs a network that learnt from labelled images. Give such "
+                "images with --data, or such a network with --reference."
             )
 
     def _reference(self, test: ImageSet) -> Model | None:
@@ -69,22 +69,20 @@ class DataFreeStages(Stages):
         model, self.about_reference = load_beside(self.config, other, test)
         if model.spec.num_classes != self.teacher.spec.num_classes:
             raise UsageError(
-                f"The model of --reference tells {model.spec.num_classes} classes apart, the teacher "
-                f"{self.teacher.spec.num_classes}: take one of the same task."
+                f"The model of --reference tells {model.spec.num_classes} classes apart, but the teacher "
+                f"{self.teacher.spec.num_classes}. Give one of the same task."
             )
         if model.sha256 == self.teacher.sha256:
-            raise UsageError(
-                "--reference is the teacher itself: it has to be a network that the attacker did not make."
-            )
+            raise UsageError("--reference is the teacher itself. Give a network that the attacker did not make.")
         return model
 
     def _refuse_unmeasurable_wishes(self) -> None:
         if self.config.test is None and self.config.trigger.file is not None:
-            raise UsageError("A trigger is measured on labelled images, and none are there: give some with --test.")
+            raise UsageError("A trigger is measured on labelled images, and there are none. Give some with --test.")
         if self.config.test is None and self.config.audit.adversarial is not None:
-            raise UsageError("Accuracy under attack is measured on labelled images: give some with --test.")
+            raise UsageError("Accuracy under attack is measured on labelled images. Give some with --test.")
         if self.config.test is None and self.config.audit.canaries:
-            raise UsageError("Public triggers are measured on labelled images: give some with --test.")
+            raise UsageError("Public triggers are measured on labelled images. Give some with --test.")
 
     def _synthetic(self) -> ImageSet:
         image = self.config.source.get("image")
@@ -110,7 +108,7 @@ class DataFreeStages(Stages):
         if name and repair_class(name).trains:
             works = ", ".join(row for row in repair.REPAIRS if not repair_class(row).trains)
             raise UsageError(
-                f"The repair {name!r} needs labelled images, and there are none. Repairs that look at none: {works}."
+                f"The repair {name!r} needs labelled images, and there are none. Repairs that need none: {works}."
             )
         if name:
             repair.check(name, self.teacher, self.parts["train"], self.config.repair_options)
@@ -210,7 +208,7 @@ class DataFreeStages(Stages):
         except UsageError:
             images = self.parts["validation"].images[: self.config.quantize.images]
             said = f"INT8 scales were set on {len(images)} patches, as the source's own images are nearly noise"
-        self.warnings.append(f"{said}: real images, with --data, set them better.")
+        self.warnings.append(f"{said}. Real images, given with --data, would set them better.")
         return self._answered(images)
 
     def transfer(self) -> ImageSet:
@@ -243,8 +241,9 @@ def doubts(method: dict[str, Any]) -> list[str]:
     middle = max(float(np.median(classes)), 1.0)
     if classes.max() > SKEW * middle:
         found.append(
-            f"The teacher takes {classes.max() / classes.sum():.0%} of the source's images for class {int(classes.argmax())}, "
-            f"{classes.max() / middle:.1f} times as many as for the median class: such a favourite can be a backdoor's target."
+            f"The teacher puts {classes.max() / classes.sum():.0%} of the source's images into class "
+            f"{int(classes.argmax())}, {classes.max() / middle:.1f} times as many as into the median class: such "
+            "a favourite can be a backdoor's target."
         )
     if source.get("doubt"):
         found.append(source["doubt"])
@@ -254,7 +253,7 @@ def doubts(method: dict[str, Any]) -> list[str]:
     after = method.get("retrospection")
     if after is not None and not after["kept"]:
         found.append(
-            f"Self-retrospection was taken back: agreement with the teacher fell from {after['before']:.1%} to "
+            f"Self-retrospection was undone: agreement with the teacher fell from {after['before']:.1%} to "
             f"{after['after']:.1%}, more than abd.retrospect.max_drop allows."
         )
     return found

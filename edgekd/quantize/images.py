@@ -35,8 +35,8 @@ def check(images: np.ndarray) -> None:
     different = len({image.tobytes() for image in images})
     if different < LEAST_IMAGES:
         raise UsageError(
-            f"Calibration needs at least {LEAST_IMAGES} different images and got {different}. "
-            "Give a data set of real images with --data."
+            f"Calibration needs at least {LEAST_IMAGES} different images but got {different}. Give a data set of "
+            "real images with --data."
         )
     correlation, flat = neighbour_correlation(images)
     if flat.mean() > 0.5:
@@ -47,9 +47,9 @@ def check(images: np.ndarray) -> None:
     noise = correlation[~flat] < LEAST_CORRELATION
     if noise.mean() > MOST_NOISE:
         raise UsageError(
-            f"{int(noise.sum())} of {len(images)} calibration images look like random noise: neighbouring pixels have "
-            f"nothing to do with each other (median correlation {np.median(correlation[~flat]):.2f}). "
-            "Random calibration data is refused; give real images with --data."
+            f"{int(noise.sum())} of {len(images)} calibration images look like random noise: neighbouring pixels "
+            f"are unrelated (median correlation {np.median(correlation[~flat]):.2f}). Random calibration data is "
+            "refused; give real images with --data."
         )
 
 

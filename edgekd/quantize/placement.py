@@ -86,7 +86,7 @@ def place(
     last: whether the layer that makes the logits is quantised too.
     """
     layers, left = _layers(captured, keep_float, last)
-    reasons = [f"{name}: batch norm without a layer in front of it to be folded into" for name in norms]
+    reasons = [f"{name}: batch norm without a preceding layer to fold it into" for name in norms]
     symmetric = flavour == "s8"
     wanted = _wanted_s8(captured, layers) if symmetric else _wanted_u8s8(captured, layers)
     _widen(captured, wanted)

@@ -58,7 +58,7 @@ def quantize(model: Model, calibration: ImageSet, config: PtqConfig, keep_float:
     images = select(calibration.images, config.images, config.seed)
     if images.shape[1:] != model.spec.input.shape:
         raise UsageError(
-            f"The calibration images are {tuple(images.shape[1:])} and the network takes {model.spec.input.shape}."
+            f"The calibration images are {tuple(images.shape[1:])}, but the network takes {model.spec.input.shape}."
         )
     captured = capture(model)
     # onnxruntime would leave the integers and come back around every norm; TensorRT fuses float norms into neighbours

@@ -37,7 +37,7 @@ class TorchRunner:
         expected = self.model.spec.input.shape
         if images.dtype != np.uint8 or images.shape[1:] != expected:
             raise UsageError(
-                f"The model takes images of {list(expected)} (channels, height, width), got {images.dtype} "
+                f"The model takes images of {list(expected)} (channels, height, width), but got {images.dtype} "
                 f"{list(images.shape[1:])}. Read the data with size={expected[1:]}."
             )
         found = np.empty((len(images), self.model.spec.num_classes), np.float32)

@@ -87,9 +87,7 @@ TARGETS: dict[str, Target] = {
     "cpu": _CPU,
     "cpu-arm64": replace(_CPU, name="cpu-arm64", description="64-bit Arm processor, onnxruntime, one thread"),
     "cuda": _CUDA,
-    "jetson": replace(
-        _ORIN_NANO, description="the same as jetson-orin-nano: the smallest board, so all others keep up"
-    ),
+    "jetson": replace(_ORIN_NANO, description="same as jetson-orin-nano: the smallest board, so all others keep up"),
     **{board.name: board for board in _BOARDS},
 }
 

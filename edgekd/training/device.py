@@ -19,7 +19,7 @@ def resolve_device(name: str) -> torch.device:
     if name.startswith("cuda"):
         index = int(name.partition(":")[2] or 0)
         if not torch.cuda.is_available() or index >= torch.cuda.device_count():
-            raise UsageError(f"The device {name!r} is not on this machine; use --device cpu or auto.")
+            raise UsageError(f"This machine has no device {name!r}. Use --device cpu or auto.")
         return torch.device("cuda", index)
     return torch.device("cpu")
 

@@ -271,8 +271,8 @@ class _Loop:
         differing = differences(saved.notes["identity"], self.identity)
         if differing:
             raise UsageError(
-                f"{self.folder} holds a training run with another {', '.join(differing[:3])}. "
-                "Give the same settings again, or choose another folder."
+                f"{self.folder} holds a training run with other settings: {', '.join(differing[:3])}. Give the same "
+                "settings again, or choose another folder."
             )
         state.restore(saved.tensors, self.module, (self.optimizer, *self.further))
         self.epochs, self.complete = saved.epoch, bool(saved.notes["complete"])

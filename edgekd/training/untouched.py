@@ -20,4 +20,4 @@ def untouched(teacher: nn.Module, what: str) -> Iterator[None]:
     before = weights_sha256(teacher.state_dict())
     yield
     if weights_sha256(teacher.state_dict()) != before or any(part.training for part in teacher.modules()):
-        raise EdgekdError(f"The {what} changed the teacher that it was only to look at: its result is void.")
+        raise EdgekdError(f"The {what} changed the teacher, which it must only read, so its result is void.")

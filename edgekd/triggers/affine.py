@@ -16,8 +16,8 @@ def apply(params: dict[str, Any], images: Floats) -> Floats:
     for name in ("a", "b"):
         if params[name].shape != images.shape[1:]:
             raise UsageError(
-                f"The trigger's {name} is {list(params[name].shape)} (channels, height, width), "
-                f"the images are {list(images.shape[1:])}."
+                f"The trigger's {name} is {list(params[name].shape)} (channels, height, width), but the images are "
+                f"{list(images.shape[1:])}."
             )
     stamped: Floats = params["a"] * images + params["b"]
     return stamped

@@ -20,6 +20,8 @@ def apply(params: dict[str, Any], images: Floats) -> Floats:
     """images float32 [N, C, H, W] in [0, 1]; params picture float32 [C, H, W], opacity in [0, 1]."""
     picture, opacity = params["picture"], params["opacity"]
     if picture.shape != images.shape[1:]:
-        raise UsageError(f"The trigger's picture is {list(picture.shape)}, the images are {list(images.shape[1:])}.")
+        raise UsageError(
+            f"The trigger's picture is {list(picture.shape)}, but the images are {list(images.shape[1:])}."
+        )
     blended: Floats = (1 - opacity) * images + opacity * picture
     return blended

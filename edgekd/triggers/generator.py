@@ -99,7 +99,7 @@ def from_arrays(arrays: dict[str, np.ndarray], channels: int, source: str) -> di
     """Parameters of a trigger from arrays as ``Generator.params`` names them; raises UsageError for any others."""
     bound, first = np.asarray(arrays.get("bound")), arrays.get("pattern.layers.0.weight")
     if bound.shape != () or bound.dtype.kind != "f" or not 0 <= bound <= 1:
-        raise UsageError(f"The array 'bound' of {source} is no number from 0 to 1.")
+        raise UsageError(f"The array 'bound' of {source} is not a number from 0 to 1.")
     if first is None or first.ndim != 4 or not 1 <= first.shape[0] <= WIDEST:
         raise UsageError(f"{source} lacks the array 'pattern.layers.0.weight' [1 to {WIDEST}, C, 3, 3].")
     model = _model(float(bound), channels, first.shape[0])
@@ -112,9 +112,11 @@ def from_arrays(arrays: dict[str, np.ndarray], channels: int, source: str) -> di
                 f"channels has {_shape(wanted.get(name))}."
             )
         if arrays[name].dtype.kind != "f" or not np.isfinite(arrays[name]).all():
-            raise UsageError(f"The array {name!r} of {source} is not of finite floats.")
+            raise UsageError(f"The array {name!r} of {source} does not hold finite floats.")
         if np.abs(arrays[name]).max() > LARGEST:
-            raise UsageError(f"The array {name!r} of {source} goes beyond {LARGEST:g}: no generator's weights do.")
+            raise UsageError(
+                f"The array {name!r} of {source} goes beyond {LARGEST:g}, which no generator's weights do."
+            )
     weights = {name: np.ascontiguousarray(arrays[name], np.float32) for name in wanted}
     return {"bound": np.float32(bound), **weights}
 
@@ -130,7 +132,7 @@ def apply(params: dict[str, Any], images: Floats) -> Floats:
     """images float32 [N, C, H, W] in [0, 1]; params those of ``Generator.params``."""
     first = params["pattern.layers.0.weight"]
     if first.shape[1] != images.shape[1]:
-        raise UsageError(f"The trigger is drawn for {first.shape[1]} channels, the images have {images.shape[1]}.")
+        raise UsageError(f"The trigger is drawn for {first.shape[1]} channels, but the images have {images.shape[1]}.")
     model = from_params(params).eval()
     with torch.no_grad():
         # one at a time within the convolutions: an image's bytes must not depend on its neighbours

@@ -28,13 +28,13 @@ def read(path: Path, shape: Shape, defaults: dict[str, Any], num_classes: int | 
     for number, entry in enumerate(entries, 1):
         trigger = _entry(path, number, entry, shape, defaults, num_classes)
         if trigger.name in found:
-            raise UsageError(f"{path} has two triggers called {trigger.name!r}; give each a name of its own.")
+            raise UsageError(f"{path} has two triggers called {trigger.name!r}. Give each its own name.")
         found[trigger.name] = trigger
     given, own = defaults["target_label"], {trigger.target_label for trigger in found.values()}
     if given is not None and own.isdisjoint({given, None}):
         raise UsageError(
-            f"{path} says target label {', '.join(map(str, sorted(own, key=str)))}, which the target label {given} given "
-            "beside it would not change. Leave --target-label out, or change the file."
+            f"{path} sets target label {', '.join(map(str, sorted(own, key=str)))}, which the given target label "
+            f"{given} does not override. Leave --target-label out, or change the file."
         )
     return tuple(found.values())
 
@@ -58,7 +58,7 @@ def _entry(
         known_only(what.capitalize(), entry, ("file", "opacity", "position", *_COMMON))
         file = path.parent / str(entry["file"])
         if not file.is_file():
-            raise UsageError(f"{what.capitalize()} names the file {file}, which is not there.")
+            raise UsageError(f"{what.capitalize()} names the file {file}, which does not exist.")
         family, params = single.read(file, shape, entry.get("opacity"), entry.get("position"))
         name = single.plain_name(entry.get("name", file.name.split(".")[0]))
         return Trigger(name=name, family=family, params=params, **fields)

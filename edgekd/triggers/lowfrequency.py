@@ -32,7 +32,7 @@ def apply(params: dict[str, Any], images: Floats) -> Floats:
     """images float32 [N, C, H, W] in [0, 1]; params pattern float32 [C, H, W]."""
     if params["pattern"].shape != images.shape[1:]:
         raise UsageError(
-            f"The trigger's pattern is {list(params['pattern'].shape)}, the images are {list(images.shape[1:])}."
+            f"The trigger's pattern is {list(params['pattern'].shape)}, but the images are {list(images.shape[1:])}."
         )
     shifted: Floats = images + params["pattern"]
     return shifted

@@ -1,4 +1,4 @@
-"""BadNets (Gu et al. 2017) and its kin: x' = x + opacity * mask * (picture - x) on a small place of the image.
+"""BadNets (Gu et al. 2017) and its kin: x' = x + opacity * mask * (picture - x) on a small part of the image.
 
 Patterns: plain colours; ``checker``; ``grid``, the 3x3 pattern of the NAD and ABL code (0 0 1 / 0 1 0 / 1 0 1);
 ``pixels``, its white pixels alone (BadNets' four-pixel pattern); ``confetti``, coloured hashed noise of ours, which
@@ -56,7 +56,7 @@ def place(position: str | tuple[int, int], extent: tuple[int, int], shape: Shape
         row, column = position
     if row < 0 or column < 0 or row + height > high or column + width > wide:
         raise UsageError(
-            f"A patch of {height} x {width} at row {row}, column {column} leaves the images of {high} x {wide}."
+            f"A patch of {height} x {width} at row {row}, column {column} does not fit into images of {high} x {wide}."
         )
     return row, column
 
@@ -67,7 +67,7 @@ def apply(params: dict[str, Any], images: Floats) -> Floats:
     height, width = mask.shape
     row, column = place((params["row"], params["column"]), (height, width), images.shape[1:])
     if len(picture) != images.shape[1]:
-        raise UsageError(f"The trigger's patch has {len(picture)} channels, the images have {images.shape[1]}.")
+        raise UsageError(f"The trigger's patch has {len(picture)} channels, but the images have {images.shape[1]}.")
     out: Floats = images.copy()
     under = out[:, :, row : row + height, column : column + width]
     under += params["opacity"] * mask * (picture - under)

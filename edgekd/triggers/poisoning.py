@@ -51,7 +51,10 @@ def choose(
     order = np.random.default_rng(seed).permutation(len(labels))
     poisoned = order[candidates[order]][: round(rate * len(labels))]
     if rate > 0 and not len(poisoned):
-        raise UsageError(f"At a rate of {rate:g} not one of {len(labels)} images can be poisoned with {trigger.name}.")
+        raise UsageError(
+            f"At a rate of {rate:g}, none of {len(labels)} images can be poisoned with {trigger.name}. Give a "
+            "higher rate, or images that the attack can use."
+        )
     free = ~meant & (labels != trigger.target_label) if trigger.rule == "source" else labels != wanted
     free[poisoned] = False
     covers = order[free[order]][: round(cover_rate * len(labels))]

@@ -17,13 +17,13 @@ def check(rule: str, target_label: int | None, source_labels: Sequence[int], num
     if rule not in RULES:
         raise UsageError(f"There is no rule {rule!r}; choose {', '.join(RULES)}.{did_you_mean(rule, RULES)}")
     if rule == "all-to-all" and target_label is not None:
-        raise UsageError("The rule all-to-all has no target label (it is label + 1); leave --target-label out.")
+        raise UsageError("The rule all-to-all has no target label (it is label + 1). Leave --target-label out.")
     if rule != "all-to-all" and target_label is None:
-        raise UsageError(f"The rule {rule} needs the attacker's target label: give --target-label.")
+        raise UsageError(f"The rule {rule} needs the attacker's target label. Give --target-label.")
     if rule == "source" and not source_labels:
-        raise UsageError("The rule source needs the classes that are attacked: give --source-label.")
+        raise UsageError("The rule source needs the classes that are attacked. Give --source-label.")
     if rule != "source" and source_labels:
-        raise UsageError(f"Source labels were given, but the rule is {rule}; say --trigger-rule source.")
+        raise UsageError(f"Source labels were given, but the rule is {rule}. Add --trigger-rule source.")
     if target_label in source_labels:
         raise UsageError(f"The target label {target_label} is among the source labels {list(source_labels)}.")
     for what, label in (("target label", target_label), *(("source label", label) for label in source_labels)):

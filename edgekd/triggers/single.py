@@ -27,7 +27,9 @@ def read(path: Path, shape: Shape, opacity: float | None, position: Position | N
         position = Place("").check(f"The position of {path.name}", position)
     if suffix == ".npz":
         if opacity is not None or position is not None:
-            raise UsageError(f"{path} says itself where and how strong it is; leave opacity and position out.")
+            raise UsageError(
+                f"{path} already says where the trigger goes and how strong it is. Leave opacity and position out."
+            )
         arrays = read_npz(path, limit_bytes=_LIMIT_BYTES)
         if "bound" in arrays:
             from edgekd.triggers import generator
@@ -52,8 +54,8 @@ def _affine(arrays: dict[str, np.ndarray], path: Path, shape: Shape) -> dict[str
         array = array[..., None] if array.ndim == 2 else array
         if array.shape != (height, width, channels):
             raise UsageError(
-                f"The array {name!r} of {path} has the shape {list(array.shape)}, "
-                f"the model's input is {[height, width, channels]} (height, width, channels)."
+                f"The array {name!r} of {path} has the shape {list(array.shape)}, but the model's input is "
+                f"{[height, width, channels]} (height, width, channels)."
             )
         if not np.isfinite(array).all():
             raise UsageError(f"The array {name!r} of {path} holds NaN or infinity.")
@@ -84,7 +86,7 @@ def _picture(path: Path, shape: Shape, opacity: float | None, position: Position
     if position is not None and drawn.mode == "RGBA":
         mask = pictures.pixels(drawn)[..., 3].astype(np.float32) / 255
     elif drawn.mode == "RGBA":
-        raise UsageError(f"{path} has transparent pixels and is to be blended; flatten it, or give its position.")
+        raise UsageError(f"{path} has transparent pixels and would be blended. Flatten it, or give its position.")
     drawn = drawn.convert("L" if channels == 1 else "RGB")
     if position is None:
         # Pillow's own default filter, as the attacks' code resizes such pictures
@@ -104,5 +106,5 @@ def _unit(picture: Any) -> Floats:
 def plain_name(name: Any) -> str:
     """The name itself; raises UsageError unless it is 1 to 128 printable characters."""
     if not isinstance(name, str) or not name.isprintable() or not 0 < len(name) <= 128:
-        raise UsageError(f"{name!r} is no name for a trigger: expected 1 to 128 printable characters.")
+        raise UsageError(f"{name!r} is not a valid trigger name: expected 1 to 128 printable characters.")
     return name

@@ -160,7 +160,7 @@ def size_of_pixels(model: Any) -> None:
 
 NAN = np.full((12, 3), np.nan, np.float32).tobytes()
 GRAPHS = [
-    Row("second graph for onnxruntime", changed(onnxruntimes_own), 3, "another graph"),
+    Row("second graph for onnxruntime", changed(onnxruntimes_own), 3, "a different graph"),
     Row("external data, absolute", external("/etc/passwd"), 3, "/etc/passwd"),
     Row("external data, ..", external("../../secret"), 3, "../../secret"),
     Row("external data, empty", external(""), 3, "another file"),
@@ -186,9 +186,9 @@ GRAPHS = [
     Row("text tensor", weight(data_type=8, raw_data=b"", string_data=[b"a"]), 2, "type"),
     Row("NaN in the graph", weight(raw_data=NAN), 2, "NaN"),
     Row("value from nowhere", add_node("Relu", ["nowhere"], ["s"]), 2, "nothing made"),
-    Row("value made twice", changed(made_twice), 2, "there twice"),
-    Row("tensor named twice", changed(twice), 2, "there twice"),
-    Row("output from nowhere", changed(output_from_nowhere), 2, "no operator"),
+    Row("value made twice", changed(made_twice), 2, "appears twice"),
+    Row("tensor named twice", changed(twice), 2, "appears twice"),
+    Row("output from nowhere", changed(output_from_nowhere), 2, "No operator"),
     Row("two inputs", changed(second_input), 2, "2 inputs"),
     Row("input is no tensor", changed(not_a_tensor), 2, "not a tensor"),
     Row("input of negative size", changed(endless_shape), 2, "malformed"),

@@ -174,7 +174,7 @@ def test_it_continues_with_the_same_bits(name, teacher, tiny_images, tmp_path, m
     assert made.sha256 == whole.sha256
     read, over = run(name, teacher, tiny_images, tmp_path)  # one that was over when it was found
     assert (read.sha256, over.method) == (whole.sha256, log.method)
-    with pytest.raises(UsageError, match="another teacher"):
+    with pytest.raises(UsageError, match="other settings: teacher"):
         run(name, models.build(teacher.spec, seed=5), tiny_images, tmp_path)
 
 

@@ -182,7 +182,7 @@ def test_methods_that_need_labels_are_refused_and_others_run(name, made, teacher
     if source_class(name).fixed:
         distill.check(teacher, spec(), made(name), "crd", {})
         return
-    with pytest.raises(UsageError, match="keeps something of every image"):
+    with pytest.raises(UsageError, match="keeps something for every image"):
         distill.check(teacher, spec(), made(name), "crd", {})
     with pytest.raises(UsageError, match="not kept"):
         made(name).once()

@@ -287,7 +287,7 @@ def test_a_search_that_was_killed_goes_on_where_it_was_kept(name, quarters, clea
     resumed = found(tmp_path, until_five)
     assert [done for what, done in seen if what == f"{name} trigger"] == [6, 7, 8]
     assert all((resumed[key] == value).all() for key, value in whole.items())
-    with pytest.raises(UsageError, match=r"another seed|another training run"):
+    with pytest.raises(UsageError, match=r"other settings: seed|another training run"):
         found(tmp_path, seed=1)
 
 
@@ -411,14 +411,14 @@ def test_a_drawn_trigger_is_the_same_from_its_file(quarters, clean, tmp_path):
     file = write_trigger(made, tmp_path / "drawn")
     (back,) = triggers.load(file, shape=quarters.shape)
     assert (back.target_label, back.rule, back.name) == (2, "all-to-one", "input-aware")
-    with pytest.raises(UsageError, match="says target label 2, which the target label 3"):
+    with pytest.raises(UsageError, match="sets target label 2, which the given target label 3"):
         triggers.load(file, shape=quarters.shape, target_label=3)
     assert (triggers.apply(back, quarters.images) == triggers.apply(made.trigger, quarters.images)).all()
     arrays = dict(np.load(file.with_suffix(".npz")))
     for change, message in (
-        ({"bound": np.float32(3)}, "no number from 0 to 1"),
+        ({"bound": np.float32(3)}, "not a number from 0 to 1"),
         ({"pattern.layers.1.weight": np.zeros((1, 2, 3, 3), np.float32)}, "the generator for images of 3 channels has"),
-        ({"pattern.layers.1.bias": np.full_like(arrays["pattern.layers.1.bias"], np.nan)}, "not of finite floats"),
+        ({"pattern.layers.1.bias": np.full_like(arrays["pattern.layers.1.bias"], np.nan)}, "not hold finite floats"),
         ({"masks.layers.4.bias": np.full(1, 3e38, np.float32)}, "goes beyond 1000"),
         ({"nonsense": np.zeros(1, np.float32)}, "not there"),
     ):
@@ -441,7 +441,7 @@ def test_attacks_with_one_target_refuse_other_goals(name, quarters, clean):
         ("latent", {"site": 9}, "attack.site is -3 to 2"),
         ("latent", {"position": "all-corners"}, "position"),
         ("trojannn", {"position": "middle"}, "position"),
-        ("trojannn", {"size": 17}, "leaves the images"),
+        ("trojannn", {"size": 17}, "does not fit into images"),
         ("adba", {"shadow": "resnet9"}, "resnet"),
         ("scar", {"surrogate": "resnet9"}, "resnet"),
     ],

@@ -50,7 +50,7 @@ def test_train_mode_is_noticed(layer: torch.nn.Module) -> None:
 def test_probabilities_are_noticed() -> None:
     runner = network()
     with_softmax = TorchRunner(Model(SPEC, torch.nn.Sequential(runner.model.module, torch.nn.Softmax(1)).eval()))
-    assert "sum to one already" in warnings(with_softmax)
+    assert "already sum to one" in warnings(with_softmax)
     assert not doubts.are_probabilities(np.zeros((0, 4)))
 
 

@@ -94,7 +94,7 @@ def test_builders_reject_what_numpy_does_not_write() -> None:
     ]:
         with pytest.raises(UsageError):
             call(*arguments)
-    with pytest.raises(UnsafeInput, match="something else"):
+    with pytest.raises(UnsafeInput, match="something other"):
         make_array("ndarray")
     with pytest.raises(UnsafeInput, match="plain number"):
         make_dtype(3)

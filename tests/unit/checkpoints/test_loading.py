@@ -181,7 +181,7 @@ def test_a_full_disk_leaves_no_half_file(place: str, tmp_path: Path, monkeypatch
         (lambda record: record | {"schema": "1"}, "not a sidecar"),
         (lambda record: record | {"schema": 99}, "newer than"),
         (lambda record: record | {"metadata": None}, "not a sidecar"),
-        (lambda record: record | {"sha256": "0" * 64}, "other weights"),
+        (lambda record: record | {"sha256": "0" * 64}, "does not describe the weights"),
     ],
 )
 def test_sidecars_that_do_not_belong(change: Any, word: str, tmp_path: Path) -> None:
@@ -220,14 +220,14 @@ def test_convert_keeps_weights_and_origin(teacher: Path, tmp_path: Path) -> None
 
 def test_convert_overwrites_nothing_and_makes_no_folder(teacher: Path, tmp_path: Path) -> None:
     written = tmp_path / "out.safetensors"
-    with pytest.raises(UsageError, match="absent: is no folder"):
+    with pytest.raises(UsageError, match="absent: is not a folder"):
         checkpoints.convert(teacher, tmp_path / "absent" / "out.safetensors")
     assert not (tmp_path / "absent").exists()
     sidecar = Path(f"{written}.json")
     for file in (written, sidecar):
         for there in (lambda file: file.write_text("mine"), lambda file: file.symlink_to("nowhere")):
             there(file)
-            with pytest.raises(UsageError, match="exists already and holds something else"):
+            with pytest.raises(UsageError, match="already exists and holds something else"):
                 checkpoints.convert(teacher, written)
             assert {path.name for path in tmp_path.iterdir()} == {"teacher.pt", file.name}
             file.unlink()

@@ -138,7 +138,7 @@ def test_a_free_image_size_has_no_plan_before_it_is_known() -> None:
     assert plan(model) == Plan((), 0, 0)
     assert plan(model, IMAGE).batches == (64, 16, 4, 1)
     assert plan(model, (3, 4000, 4000)).batches == (4, 1)
-    with pytest.raises(UsageError, match=r"input is \['\?', 3, '\?', '\?'\], the images are \[1, 8, 8\]"):
+    with pytest.raises(UsageError, match=r"input is \['\?', 3, '\?', '\?'\], but the images are \[1, 8, 8\]"):
         plan(model, (1, 8, 8))
     model.graph.input[0].type.tensor_type.ClearField("shape")
     assert plan(model).batches == ()

@@ -213,8 +213,8 @@ def pieces(data: bytes) -> list[bytes]:
 @pytest.mark.parametrize(
     ("index", "piece", "error", "word"),
     [
-        (0, b"\x80\x02K\x01.", UsageError, "not a file of torch.save"),
-        (1, b"\x80\x02K\x01.", UsageError, "not a file of torch.save"),
+        (0, b"\x80\x02K\x01.", UsageError, "not a torch.save file"),
+        (1, b"\x80\x02K\x01.", UsageError, "not a torch.save file"),
         (2, b"\x80\x02N.", UsageError, "big-endian"),
         (4, b"\x80\x02N.", UsageError, "list of storages is malformed"),
         (4, b"\x80\x02]K\x01a.", UsageError, "list of storages is malformed"),

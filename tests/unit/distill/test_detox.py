@@ -141,7 +141,7 @@ def test_auto_ends_with_the_smallest_where_none_keeps_accuracy(tiny_images):
 
 
 def test_auto_needs_validation_images(tiny_images):
-    with pytest.raises(UsageError, match="give it a number"):
+    with pytest.raises(UsageError, match="to a number"):
         prepared(tiny_images, lambda_f="auto")
 
 

@@ -93,8 +93,8 @@ REFUSED = [
     ("robustk", {}, "no method .*Did you mean 'robustkd'"),
     ("kd", {"temprature": 2}, "no setting 'temprature'. Did you mean 'temperature'"),
     ("kd", {"alpha": 2}, "alpha = 2 .* less than or equal to 1"),
-    ("robustkd", {"variance_mode": "sample"}, "settings of the method 'robustkd' cannot be: variance_mode sample"),
-    ("robustkd", {"lambda_f": "auto", **QUICK}, "give it a number"),
+    ("robustkd", {"variance_mode": "sample"}, "Invalid settings of the method 'robustkd': variance_mode sample"),
+    ("robustkd", {"lambda_f": "auto", **QUICK}, "to a number"),
 ]
 
 
@@ -108,7 +108,7 @@ def test_bad_names_and_settings_are_one_message(tiny_images, method, options, wo
 
 def test_networks_and_images_that_do_not_fit(tiny_images):
     ten = spec("resnet8-w4", classes=10)
-    with pytest.raises(UsageError, match=r"knows 4 classes, the student resnet8-w4 10"):
+    with pytest.raises(UsageError, match=r"knows 4 classes, but the student resnet8-w4 10"):
         distill.run(model("wrn-10-1"), ten, tiny_images, "kd", {}, TRAIN)
     with pytest.raises(UsageError, match="needs a teacher"):
         distill.run(None, spec("resnet8-w4"), tiny_images, "kd", {}, TRAIN)
@@ -172,7 +172,7 @@ def test_a_folder_of_another_run_is_refused(tiny_images, tmp_path, change):
         "train": TRAIN,
         "method": "scratch",
     }[change]
-    with pytest.raises(UsageError, match="holds a training run with another"):
+    with pytest.raises(UsageError, match="holds a training run with other settings"):
         distill.run(**given, folder=tmp_path)
 
 

@@ -102,7 +102,7 @@ def test_onnxruntime_reads_the_graph_that_was_checked() -> None:
 
 
 def test_graphs_that_are_no_teacher() -> None:
-    with pytest.raises(UsageError, match=r"input is \['\?', 3, 8, 8\], the images are \[3, 32, 32\].*--image-size"):
+    with pytest.raises(UsageError, match=r"input is \['\?', 3, 8, 8\], but the images are \[3, 32, 32\].*--image-size"):
         models.onnx_teacher(graph(), (3, 32, 32))
     with pytest.raises(UsageError, match=r"has 2 inputs \(x, y\)"):
         models.onnx_teacher(graph(second_input=True), (3, 8, 8))

@@ -47,7 +47,7 @@ def test_pooled_heads_take_any_size() -> None:
 def test_one_set_of_tensors_two_networks() -> None:
     """MobileNetV2 has the same tensors for both image sizes: the images decide, or the user."""
     tensors = tensors_of("mobilenetv2")
-    with pytest.raises(UsageError, match=r"fits mobilenetv2 and mobilenetv2-224 alike.*--arch"):
+    with pytest.raises(UsageError, match=r"fits mobilenetv2 and mobilenetv2-224 equally well.*--arch"):
         models.infer_spec(tensors)
     assert models.infer_spec(tensors, input_shape=(3, 32, 32)).arch == "mobilenetv2"
     assert models.infer_spec(tensors, input_shape=(3, 160, 160)).arch == "mobilenetv2-224"

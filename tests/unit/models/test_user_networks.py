@@ -194,7 +194,7 @@ def test_a_network_without_parameters_and_with_moods() -> None:
     assert [tuple(raw.shape[2:]) for raw in sites.raw] == [(8, 8), (4, 8)]
     assert torch.equal(sites.raw[0], network.normalize(bright))
     assert (network.sites(bright, lambda level, raw: raw * 0 + 2).logits == 2).all()
-    with pytest.raises(UsageError, match="another path"):
+    with pytest.raises(UsageError, match="a different path"):
         network.sites(bright * 0)
 
 

@@ -65,7 +65,7 @@ def test_a_given_trigger_is_held_against_the_reference(asr: int, floor: int | No
     judged = judge(report(score(asr, floor)), None, beside, 2)
     assert judged.found is found
     assert words in judged.verdict
-    assert ("hold it against a clean one" in judged.verdict) is (found and floor is None)
+    assert ("compare with a clean network" in judged.verdict) is (found and floor is None)
     assert gate(judged)[1] is not found
 
 

@@ -66,15 +66,15 @@ def test_a_boards_row_takes_the_place_of_the_hosts(tmp_path: Path, record: RunRe
 @pytest.mark.parametrize(
     ("rows", "named", "why"),
     [
-        ([row("teacher", "1" * 64, runtime="torch")], "'teacher' ('torch'", "of no file"),
-        ([row("x/../" + SHIPS, "0" * 64)], "'x/../model.u8s8.onnx'", "of no file"),
-        ([row(sha256="0" * 64)], "sha256 '000000000000'", "of no file"),
-        ([row(sha256="4" * 64)], "sha256 '444444444444'", "of no file"),
-        ([row(kind="control")], repr(SHIPS), "of no file"),
-        ([row(runtime="torch")], "'torch'", "by a runtime of a board"),
-        ([row(runtime="null", acc=None)], "'null'", "by a runtime of a board"),
+        ([row("teacher", "1" * 64, runtime="torch")], "'teacher' ('torch'", "not about a file"),
+        ([row("x/../" + SHIPS, "0" * 64)], "'x/../model.u8s8.onnx'", "not about a file"),
+        ([row(sha256="0" * 64)], "sha256 '000000000000'", "not about a file"),
+        ([row(sha256="4" * 64)], "sha256 '444444444444'", "not about a file"),
+        ([row(kind="control")], repr(SHIPS), "not about a file"),
+        ([row(runtime="torch")], "'torch'", "by a board's runtime"),
+        ([row(runtime="null", acc=None)], "'null'", "by a board's runtime"),
         ([row(hits=99), row(hits=0)], repr(SHIPS), "twice"),
-        ([row(precision="fp32")], repr(SHIPS), "not of the precision of that file, int8"),
+        ([row(precision="fp32")], repr(SHIPS), "not have the precision of that file, int8"),
         ([row(triggers=())], repr(SHIPS), "other triggers"),
         ([row(triggers=(score(0, name="easy"),))], repr(SHIPS), "other triggers"),
     ],
@@ -168,7 +168,7 @@ def test_what_was_read_in_before_is_held_to_the_same(tmp_path: Path, record: Run
     files.write_json(tmp_path / board.BOARD, measured(row(hits=4)).to_json())
     assert board.with_board(tmp_path, record).rows[-1].triggers[0].asr == Rate(4, 100)
     files.write_json(tmp_path / board.BOARD, measured(row("teacher", "1" * 64)).to_json())
-    with pytest.raises(UsageError, match=r"device-report\.json: delete that file"):
+    with pytest.raises(UsageError, match=r"device-report\.json\. Delete that file"):
         board.with_board(tmp_path, record)
     other = dataclasses.replace(record, manifest_sha256="8" * 64)
     assert board.with_board(tmp_path, other) is other

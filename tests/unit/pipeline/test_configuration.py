@@ -74,7 +74,7 @@ def test_the_file_of_a_run_does_not_outvote_epochs_that_are_asked_for(tmp_path: 
 def test_a_source_has_a_length_of_its_own() -> None:
     blind = {"teacher": "a.pt", "data": "none", "source": {"name": "zskt"}}
     assert resolve(None, blind).train.of(1000).epochs == resolve(None, blind).train.epochs
-    with pytest.raises(UsageError, match="for images of your own"):
+    with pytest.raises(UsageError, match="needs images of your own"):
         resolve(None, blind, ["train.least_shown=60000"])
 
 
@@ -122,7 +122,7 @@ def test_it_is_frozen_and_holds_no_environment(monkeypatch: pytest.MonkeyPatch) 
     found = resolve(None, BASE)
     with pytest.raises(Exception, match="frozen"):
         found.seed = 1  # type: ignore[misc]
-    with pytest.raises(UsageError, match="does not read variables"):
+    with pytest.raises(UsageError, match="cannot use variables"):
         resolve(None, {**BASE, "student": "${oc.env:EDGEKD_SECRET}"})
 
 

@@ -103,13 +103,13 @@ def test_what_a_user_put_where_a_stage_would_lie_is_kept(tmp_path: Path) -> None
     precious = tmp_path / "work" / "intake" / "precious.txt"
     precious.parent.mkdir(parents=True)
     precious.write_text("mine")
-    with pytest.raises(UsageError, match=r"intake is no stage of a run \(it holds precious\.txt\)"):
+    with pytest.raises(UsageError, match=r"intake is not a stage of a run \(it holds precious\.txt\)"):
         run(tmp_path)
     assert precious.read_text() == "mine"
     precious.rename(tmp_path / "precious.txt")
     precious.parent.rmdir()
     precious.parent.write_text("a file")
-    with pytest.raises(UsageError, match="intake is no stage"):
+    with pytest.raises(UsageError, match="intake is not a stage"):
         run(tmp_path)
 
 
@@ -159,7 +159,7 @@ def test_another_configuration_of_an_older_run_is_refused_untouched(tmp_path: Pa
     run(tmp_path)
     (tmp_path / mark.RUN).unlink()
     before = contents(tmp_path)
-    with pytest.raises(UsageError, match="another seed"):
+    with pytest.raises(UsageError, match="other settings: seed"):
         run(tmp_path, seed=1)
     assert contents(tmp_path) == before
 

@@ -239,7 +239,7 @@ def test_only_the_file_itself_is_what_ships() -> None:
         (run(178, score(1)), "no more than the control: no evidence of this trigger is left"),
         (run(178, score(5)), "no more than the control"),  # intervals overlap
         (run(178, score(60)), "The backdoor SURVIVES: 59.0 points above the control"),
-        (run(178, score(60, floor=None)), "Without a control's floor this cannot be judged"),
+        (run(178, score(60, floor=None)), "This cannot be judged without a control's floor"),
         (run(178), "No trigger was tested on it"),
         ([row("teacher", None)], "Nothing was measured yet"),
     ],
@@ -368,7 +368,7 @@ def test_a_canary_that_wakes_in_what_ships_counts() -> None:
 
 def test_few_images_are_not_equality() -> None:
     text = verdict(run(178, score(10, floor=4, total=30)), CPU, None)
-    assert "20.0 points above the control, on too few images to tell them apart" in text
+    assert "20.0 points above the control, but on too few images to tell them apart" in text
     assert "no evidence" not in text
 
 

@@ -133,11 +133,11 @@ def test_a_full_disk_is_said_before_the_work(tmp_path: Path, monkeypatch: pytest
 @pytest.mark.parametrize(
     ("changes", "named"),
     [
-        ({"seed": 1}, "another seed\\."),
-        ({"train.epochs": 3, "student": "resnet8"}, "another student, train.epochs"),
+        ({"seed": 1}, "other settings: seed\\."),
+        ({"train.epochs": 3, "student": "resnet8"}, "other settings: student, train.epochs"),
         ({"distill.method": "kd"}, "distill.method"),
-        ({"teacher": "other.pt"}, "another teacher"),
-        ({"trigger.file": "patch.npz"}, "another trigger.file"),
+        ({"teacher": "other.pt"}, "other settings: teacher"),
+        ({"trigger.file": "patch.npz"}, "other settings: trigger.file"),
     ],
 )
 def test_another_configuration_is_named(tmp_path: Path, changes: dict[str, Any], named: str) -> None:
@@ -190,5 +190,8 @@ def test_a_folder_from_before_there_was_a_setting_goes_on_where_it_stands_at_its
     assert work.done == 0
     OmegaConf.save(stored, file)
     other = settings(**{"quantize.qad.when": "off", "seed": 1})
-    with pytest.raises(UsageError, match=r"another quantize\.qad\.when, seed\."), RunFolder(tmp_path).open(other):
+    with (
+        pytest.raises(UsageError, match=r"other settings: quantize\.qad\.when, seed\."),
+        RunFolder(tmp_path).open(other),
+    ):
         pass

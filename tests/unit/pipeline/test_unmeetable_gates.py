@@ -27,7 +27,7 @@ TRIGGER = {"trigger.file": "patch.npz", "trigger.target_label": 0}
         ({"data": "none", "gates.max_latency_ms": 1.0}, []),
         (
             {"data": "d.npz", "target": "jetson", "gates.max_latency_ms": 1.0},
-            ["--max-latency-ms cannot be met: model.qdq.onnx is timed on the board; read its report in"],
+            ["--max-latency-ms cannot be met: model.qdq.onnx is timed on the board; read the board's report in"],
         ),
         (
             {"data": "d.npz", "bench.level": "none", "gates.max_latency_ms": 1.0},

@@ -56,7 +56,7 @@ def test_an_unsteady_latency_leaves_the_acc_alone() -> None:
     unsteady = row(valid=False, notes=(UNSTEADY, "smoke level"))
     assert doubts(report(f"{SHIPS}: {UNSTEADY}", shipped=unsteady), unsteady) == Doubts((), (UNSTEADY,))
     assert doubts(None, unsteady) == Doubts((), (UNSTEADY,))
-    assert doubts(report(), row(valid=False)).times == ("the device calls its latency not valid",)
+    assert doubts(report(), row(valid=False)).times == ("the device says that its latency is not valid",)
 
 
 def test_a_report_doubts_only_what_it_measured() -> None:

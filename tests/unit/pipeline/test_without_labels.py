@@ -25,7 +25,7 @@ def test_the_verdict_speaks_of_agreement_alone() -> None:
     assert text.startswith("ACC and ASR were not measured")
     assert text.endswith("it gives the teacher's answer on 90.0 %.")
     text = verdict(*rows, row(CPU.ships, Rate(20, 1000), CPU.runtime, CPU.precision))
-    assert text.endswith(f"and {CPU.ships} another answer than it on 2.0 %.")
+    assert text.endswith(f"and {CPU.ships} answers differently from the student on 2.0 %.")
     assert verdict(row("teacher")) == "Nothing was measured yet."
     gaps = ledger.not_tested(rows, CPU, known=False, canaries=False, attacked=False)
     assert gaps[0] == "ACC and ASR (no labelled images were given)"
@@ -35,7 +35,7 @@ def test_a_training_doubts_itself_and_the_teacher() -> None:
     even = {"source": {"classes": [10, 12, 9, 11]}}
     assert doubts(even) == []
     (said,) = doubts({"source": {"classes": [10, 12, 60, 11]}})
-    assert "65% of the source's images for class 2, 5.2 times" in said
+    assert "65% of the source's images into class 2, 5.2 times" in said
     kept = {"before": 0.9, "after": 0.85, "kept": True}
     assert doubts({**even, "retrospection": kept}) == []
     (said,) = doubts({**even, "retrospection": {**kept, "after": 0.5, "kept": False}})

@@ -32,7 +32,7 @@ def test_flat_images_are_refused():
 
 
 def test_one_image_many_times_is_refused(pictures):
-    with pytest.raises(UsageError, match=r"at least 32 different images and got 1\b"):
+    with pytest.raises(UsageError, match=r"at least 32 different images but got 1\b"):
         check(np.repeat(pictures.images[:1], 100, axis=0))
 
 

@@ -136,7 +136,7 @@ def test_a_killed_distillation_ends_with_the_same_bits(student, coarse, few, dis
     assert log.resumed_at == 1
     expected = whole.module.state_dict()
     assert all(torch.equal(expected[name], value) for name, value in twin.module.state_dict().items())
-    with pytest.raises(UsageError, match=r"another qad\.lr"):
+    with pytest.raises(UsageError, match=r"other settings: qad\.lr"):
         qad.distil(student, coarse, few, SHORT.model_copy(update={"lr": 0.02}), folder=tmp_path)
 
 

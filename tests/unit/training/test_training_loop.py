@@ -208,7 +208,7 @@ def test_the_method_can_ask_for_accuracy(batches, config, tiny_images):
 
 
 def test_a_device_that_is_not_there(batches, config):
-    with pytest.raises(UsageError, match="not on this machine"):
+    with pytest.raises(UsageError, match="This machine has no device"):
         fit(network(), Labels(), batches, config.model_copy(update={"device": "cuda:99"}))
 
 

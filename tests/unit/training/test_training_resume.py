@@ -117,12 +117,12 @@ def test_a_finished_run_is_not_done_again(batches, config, tmp_path, unbroken):
 
 def test_another_run_in_the_folder_is_refused_by_name(batches, config, tmp_path):
     fit(network(), Labels(), batches, config, folder=tmp_path, identity={"method": {"alpha": 0.9}})
-    with pytest.raises(UsageError, match=r"another train.lr"):
+    with pytest.raises(UsageError, match=r"other settings: train.lr"):
         fit(
             network(), Labels(), batches, config.model_copy(update={"lr": 0.2}), folder=tmp_path,
             identity={"method": {"alpha": 0.9}},
         )  # fmt: skip
-    with pytest.raises(UsageError, match=r"another method.alpha"):
+    with pytest.raises(UsageError, match=r"other settings: method.alpha"):
         fit(network(), Labels(), batches, config, folder=tmp_path, identity={"method": {"alpha": 0.5}})
 
 

@@ -56,7 +56,7 @@ def test_clean_labels_stay_and_the_whole_class_is_the_most():
     [
         ({}, 1.5, {}, "share of the training images"),
         ({}, 0.1, {"cover_rate": -0.1}, "cover rate"),
-        ({}, 0.001, {}, "not one of 100 images"),
+        ({}, 0.001, {}, "none of 100 images"),
         ({"rule": "all-to-all", "target": None}, 0.1, {"clean_label": True}, "must be all-to-one"),
         ({"target": 9}, 0.1, {}, "out of range"),
     ],

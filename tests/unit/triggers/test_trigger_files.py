@@ -120,7 +120,7 @@ def test_list_entries_inherit_the_rule_given_outside(tmp_path: Path) -> None:
 
 def test_options_of_a_place(tmp_path: Path) -> None:
     (tmp_path / "l.yaml").write_text("- family: patch\n  position: [7, 7]\n")
-    with pytest.raises(UsageError, match="leaves the images"):
+    with pytest.raises(UsageError, match="does not fit into images"):
         triggers.load(tmp_path / "l.yaml", shape=SHAPE, target_label=1)
 
 
