@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class PerturbationSettings(Settings):
-    bound: Fraction = Field(8 / 255, gt=0, le=1, description="largest change of a pixel, of 1: 8/255, 0.03")
+    bound: Fraction = Field(8 / 255, gt=0, le=1, description="largest change of a pixel, in [0, 1]: 8/255, 0.03")
     attack_steps: int = Field(
         10, ge=1, description="PGD steps on every batch; each costs a forward and a backward pass"
     )

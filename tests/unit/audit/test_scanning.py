@@ -119,7 +119,7 @@ def test_probes_are_made_once_and_hashed() -> None:
 
 
 def test_probes_refuse_what_cannot_be_counted() -> None:
-    with pytest.raises(UsageError, match="one name"):
+    with pytest.raises(UsageError, match="share a name"):
         audit.probes(IMAGES, [corner(), corner()], 3)
     with pytest.raises(UsageError, match="out of range"):
         audit.probes(IMAGES, [corner(target=3)], 3)

@@ -300,7 +300,7 @@ def test_a_canary_below_the_threshold_and_above_the_control_is_not_judged(collap
     text = verdict(rows, CPU, table)
     assert said in text
     assert "mislead clean networks that far too" in text
-    assert "no backdoor's work" not in text
+    assert "not the work of a backdoor" not in text
     assert judged({"max_asr": 44}, rows, canaries=table)["passed"], "what is not above the limit need not be judged"
     known = [
         row if number == 1 else dataclasses.replace(row, triggers=(score(1), *row.triggers))

@@ -104,5 +104,5 @@ def test_a_bad_note_is_refused(teacher, tiny_images, change, error, message):
     if message is None:
         note["sha256"] = "0" * 64
     write_json(f"{teacher}.json", note)
-    with pytest.raises(error, match=message or "describes other weights"):
+    with pytest.raises(error, match=message or "does not describe the weights"):
         intake.load_teacher(config(teacher), tiny_images)
