@@ -202,7 +202,7 @@ def _wanted() -> Iterator[Config]:
     first, further = SEEDS[:1], SEEDS[1:]
     yield from _cells(CARRYING, SCREEN, first)
     yield from _cells(PARTED, ROBUSTKD, first)
-    yield from _cells(NEVER_MET, SCREEN, first)
+    yield from _cells(NEVER_MET, (*SCREEN, ON_FEATURES), first)
     yield from _cells(UNSEEN[:1], ("scratch", *LABELS, *list(SCREEN)[1:]), first, labels="teacher")
     yield from _cells(((CLEAN, 0.0),), SCREEN, SEEDS)
     carrying = [place for place in CARRYING[:3] if _carries(*place)]
