@@ -36,9 +36,10 @@ SHOWN = {
     "scratch": "from scratch, no teacher",
     "kd": "Hinton KD",
     "overhaul": "overhaul KD",
+    "kd and overhaul": "both at once",
     "robustkd, features": "RobustKD",
     "robustkd, logits": "RobustKD on outputs",
-    "robustkd-plus": "RobustKD+",
+    "robustkd-plus": "RobustKD+, which is both with a defence",
 }
 COLUMNS = ("row", "seeds", "ACC %", "over scratch", "to RobustKD+", "ASR %", "excess", "RA %", "INT8 ACC %", "over INT8 scratch", "INT8 ASR %", "INT8 excess", "INT8 RA %", "minutes")  # fmt: skip
 TEACHERS = ("row", "seeds", "teacher ACC %", "teacher ASR %", "what was done")
@@ -79,7 +80,11 @@ def _shipped(results: dict[int, Record]) -> str:
 
 def _scenario(teacher: str, rate: float, labels: str) -> str:
     images = f"{100 * rate:g} % triggered" if rate else "clean images"
-    return text.markdown(teacher) + f", {images}" + (", its labels" if labels == "teacher" else "")
+    return _called(teacher) + f", {images}" + (", its labels" if labels == "teacher" else "")
+
+
+def _called(teacher: str) -> str:
+    return "a clean teacher" if teacher == CLEAN else text.markdown(teacher)
 
 
 def _found(records: Sequence[Record]) -> dict[Key, Rows]:
@@ -98,7 +103,7 @@ def _part(images: int, teacher: str, rate: float, labels: str, rows: Rows) -> st
     result = next(iter(next(iter(rows.values())).values()))
     seen = f" ({SEEN[teacher]})" if teacher in SEEN else ""
     lines = [
-        f"**{text.markdown(teacher)}{seen}, {scenario}{said}** (teacher {_two(result['teacher'])})",
+        f"**{_called(teacher)}{seen}, {scenario}{said}** (teacher {_two(result['teacher'])})",
         "",
         *head(COLUMNS),
         *(_line(name, rows) for name in sorted(rows, key=_place)),

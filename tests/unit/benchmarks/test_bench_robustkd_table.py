@@ -156,7 +156,7 @@ def test_a_summary_tells_what_ships() -> None:
     assert made[2] == "| the teacher, FP32 | 60.0 / 1.0 | 60.0 / 1.0 |"
     assert made[3] == "| from scratch, no teacher | 60.0 / 2.0 | 59.0 / 1.0 (1 seed) |"
     assert made[4] == "| Hinton KD | not measured | not measured |"
-    assert made[8] == "| RobustKD+ | 63.0 / 2.0 (1 seed) | not measured |"
+    assert made[9] == "| RobustKD+, which is both with a defence | 63.0 / 2.0 (1 seed) | not measured |"
     assert "gate" not in "".join(made)
 
 
