@@ -205,7 +205,7 @@ def test_a_student_can_start_from_given_weights(teacher, few_images, tmp_path):
         assert kept == [frozen] * len(first)
         assert all(parameter.requires_grad for parameter in module.parameters())
     run_from(start=first, folder=tmp_path)
-    with pytest.raises(UsageError, match="another start"):
+    with pytest.raises(UsageError, match="other settings: start"):
         run_from(folder=tmp_path)
     with pytest.raises(UsageError, match="no tensor 'nonsense'"):
         run_from(start={"nonsense": torch.zeros(1)})
