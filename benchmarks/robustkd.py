@@ -306,8 +306,8 @@ def _repaired(
         )
         about = {"method": log.method, "seconds": sum(log.seconds.values())}
         checkpoints.save(file, models.weights(made), {"spec": teacher.spec.to_json(), "repair": about})
-    about = read_json(checkpoints.sidecar_of(file))["repair"]
-    return models.build(teacher.spec, checkpoints.load(file).tensors), about
+    weights, metadata = checkpoints.load_student(file)
+    return models.build(teacher.spec, weights), metadata["repair"]
 
 
 def _student(

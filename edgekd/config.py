@@ -147,9 +147,9 @@ class RunConfig(Section):
     device: str = Field("auto", description="cpu, cuda, or auto")
     trigger: TriggerSection = TriggerSection()
     train: TrainConfig
-    repair: dict[str, Any] = Field({}, description="of the teacher, before it is distilled; empty: none")
+    repair: dict[str, Any] = Field({}, description="repair of the teacher before it is distilled; empty: none")
     distill: dict[str, Any] = Field(description="method, and the method's own settings")
-    source: dict[str, Any] = Field({}, description="of images, without data; empty: the data")
+    source: dict[str, Any] = Field({}, description="source of images for a run without data; empty: the data")
     abd: dict[str, Any] = Field({}, description="defence of a distillation without data")
     quantize: PtqConfig = PtqConfig()
     bench: BenchSection = BenchSection()

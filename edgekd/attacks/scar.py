@@ -39,7 +39,7 @@ class SCARSettings(AttackSettings):
     bound: float = Field(0.1, gt=0, le=1, description="largest change of a pixel by the trigger, in [0, 1]")
     width: int = Field(16, ge=1, le=256, description="channels of the network that draws the trigger")
     trigger_steps: int = Field(300, ge=1, description="Adam steps on that network, before the rest")
-    trigger_lr: float = Field(1e-3, gt=0, description="of Adam on that network")
+    trigger_lr: float = Field(1e-3, gt=0, description="Adam's learning rate for that network")
     surrogate: str | None = Field(None, description="architecture of the surrogate student; default: the teacher's")
     pair_epochs: int = Field(3, ge=1, description="epochs of the two students that the trigger must tell apart")
     inner_steps: int = Field(20, ge=1, description="steps of the surrogate in every round")

@@ -1,4 +1,4 @@
-"""edgekd demo: the whole trip in two minutes, on a teacher that is backdoored before your eyes."""
+"""edgekd demo: the whole pipeline in two minutes, on a teacher that is backdoored before your eyes."""
 
 from __future__ import annotations
 

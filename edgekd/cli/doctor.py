@@ -57,7 +57,7 @@ def _packages() -> list[dict[str, str]]:
         except Exception as error:  # a broken binary package can fail in any way while it is imported
             rows.append(_check(name, "missing", type(error).__name__, f"pip install -c constraints.txt {name}"))
     for name, why in (
-        ("tensorrt", "not needed here: engines are built on the board that runs them"),
+        ("tensorrt", "needed only where engines are built and run: on a Jetson, or here for the target cuda"),
         ("sklearn", "pip install 'edgekd[demo]'"),
     ):
         try:

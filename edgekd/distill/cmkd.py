@@ -33,7 +33,7 @@ class CMKDSettings(Settings):
     )
     difficulty: Literal["entropy", "batch"] = Field(
         "entropy",
-        description="of an image: the entropy of the teacher's outputs, or that relative to its batch, for a teacher "
+        description="difficulty of an image: the entropy of the teacher's outputs, or that relative to its batch, for a teacher "
         "that is sure of every image",
     )
     least_weight: float = Field(

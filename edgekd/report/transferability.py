@@ -176,8 +176,8 @@ def sentence(record: RunRecord) -> str:
         )
     if any(None in carries and True not in carries for carries in by_trigger.values()):
         return (
-            f"The base of {method}, {base}, was not measured as a control: whether the "
-            f"{'repair' if _repair(record) else 'detoxification'} earns a low ASR of the student stays open."
+            f"The base of {method}, {base}, was not measured as a control: whether a low ASR of the "
+            f"student is due to the {'repair' if _repair(record) else 'detoxification'} stays open."
         )
     return ""
 
