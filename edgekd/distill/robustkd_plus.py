@@ -42,13 +42,17 @@ class RobustKDPlusSettings(OverhaulSettings, LogitDistillationSettings):
         "teacher sees what the student sees in every step",
     )
     bound: float = Field(0.1, gt=0, le=1, description="largest change of a pixel by a perturbation, in [0, 1]")
-    share: float = Field(0.5, ge=0, le=1, description="of every batch that is also shown perturbed; 0: none")
-    weight: float = Field(0.5, ge=0, description="of cross-entropy on perturbed images")
+    share: float = Field(0.5, ge=0, le=1, description="share of every batch that is also shown perturbed; 0: none")
+    weight: float = Field(0.5, ge=0, description="weight of cross-entropy on perturbed images")
     keep: float = Field(
-        1.0, ge=0, description="weight of: the honest network is not fooled; 0: any perturbation counts"
+        1.0,
+        ge=0,
+        description="weight of the term by which the honest network is not fooled; 0: any perturbation counts",
     )
-    search_steps: int = Field(30, ge=1, description="that find each class's perturbation before training")
-    honest_epochs: float = Field(0.5, gt=0, le=1, description="of the honest network, in those of the student")
+    search_steps: int = Field(30, ge=1, description="steps that find each class's perturbation before training")
+    honest_epochs: float = Field(
+        0.5, gt=0, le=1, description="epochs of the honest network, as a share of the student's"
+    )
     wash: float = Field(0.0, ge=0, le=1, description="share of the epochs, at the end, without the teacher")
 
     @model_validator(mode="after")

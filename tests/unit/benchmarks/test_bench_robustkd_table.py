@@ -8,10 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from provenance import ABOUT
+from small_pair import made_up
 
 from benchmarks import robustkd, robustkd_table
 from benchmarks.grid import HERE, Cell
+from edgekd import models
 from edgekd.files import canonical_json, write_json
 
 
@@ -210,7 +213,7 @@ def test_robustkd_plus_is_what_was_frozen() -> None:
 
 
 def behaviour(source: str) -> dict[str, str]:
-    """Every function, and every setting with its default, by qualified name; docstrings and further names do not count."""
+    """Every function, and every setting with its default, by qualified name; further names and texts do not count."""
     found = {}
     for part in ast.walk(ast.parse(source)):
         body = part.body if isinstance(part, (ast.ClassDef, ast.Module)) else []
@@ -221,8 +224,38 @@ def behaviour(source: str) -> dict[str, str]:
                     del node.body[0]
                 found[f"{owner}.{node.name}"] = ast.dump(node)
             elif isinstance(node, ast.AnnAssign) and "ClassVar" not in ast.dump(node.annotation):
+                if isinstance(node.value, ast.Call):
+                    node.value.keywords = [each for each in node.value.keywords if each.arg != "description"]
                 found[f"{owner}.{ast.unparse(node.target)}"] = ast.dump(node)
     return found
+
+
+def test_a_setting_is_its_default_and_its_bounds_not_its_text() -> None:
+    written = 'class A:\n    share: float = Field({}, ge=0, description="{}")\n'
+    one, said, other = (
+        behaviour(written.format(*how)) for how in ((0.5, "share"), (0.5, "of a batch"), (0.6, "share"))
+    )
+    assert one == said
+    assert one != other
+
+
+def test_a_repaired_teacher_is_read_back_with_what_its_repair_said(tmp_path: Path) -> None:
+    spec, images = made_up()
+    teacher = models.build(
+        spec, {name: _with_an_outlier(each) for name, each in models.weights(models.build(spec)).items()}
+    )
+    row, config = robustkd.Row("kd", {}, "clp"), {"seed": 0}
+    repaired, said = robustkd._repaired(row, config, teacher, images, images, tmp_path)
+    assert {"method", "seconds"} == set(said)
+    assert said["method"]["pruned"] > 0
+    assert repaired.sha256 != teacher.sha256
+    again, unchanged = robustkd._repaired(row, config, teacher, images, images, tmp_path)
+    assert (again.sha256, unchanged) == (repaired.sha256, said)
+
+
+def _with_an_outlier(weights: torch.Tensor) -> torch.Tensor:
+    """One channel of a convolution fifty times as strong as the others."""
+    return weights if weights.ndim < 4 else torch.cat([50 * weights[:1], weights[1:]])
 
 
 @pytest.mark.parametrize(("asr", "seeds"), [(90.0, {0, 1, 2}), (4.0, {0})])
