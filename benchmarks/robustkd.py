@@ -142,6 +142,7 @@ PARTS = {
     },
     "gate, robustkd-plus": Row("robustkd-plus", {}, "gate"),
 }
+TERMS = 5  # of these, which each leave out one
 ANY_DROP = {"max_drop": 1.0}  # what these controls do to the teacher is not ended by what it costs
 DETOXIFIED = {
     "robustkd, logits, permuted": Row("robustkd", {**LOGITS, "permuted": True}),
@@ -210,9 +211,10 @@ def _wanted() -> Iterator[Config]:
     yield from _cells(PARTED, REPAIRED_KD, first)
     whole = ("scratch", "overhaul", BASE, *WHOLE, OURS)
     yield from _cells(CARRYING[:1], whole, first, images=ALL_IMAGES, epochs=FEW_EPOCHS)
+    yield from _cells(UNSEEN[:1], list(PARTS)[:TERMS], first)
+    yield from _cells(UNSEEN[:1], [row for row in DETOXIFIED if "tau" not in row or row in CORNERS], first)
     yield from _cells([place for place in carrying if place in PARTED], ROBUSTKD, further)
     yield from _cells(UNSEEN[:1], PARTS, first)
-    yield from _cells(UNSEEN[:1], [row for row in DETOXIFIED if "tau" not in row or row in CORNERS], first)
     yield from _cells(UNSEEN[:1], REPAIRED, first)
     yield from _cells(carrying, SCREEN, further)
     yield from _cells(UNSEEN[1:], REPAIRED, first)

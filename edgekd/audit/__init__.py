@@ -3,6 +3,7 @@ left of its accuracy under attack."""
 
 from edgekd.audit.battery import FLAG_EXCESS, canary_battery, worst_canaries
 from edgekd.audit.evaluate import Predict, flips, floors, probes, right_by_class, scan
+from edgekd.audit.inversion import invert
 from edgekd.audit.shipped import robustness_of_file
 from edgekd.audit.teachable import teaching
 from edgekd.audit.tiers import TIERS
@@ -18,6 +19,7 @@ __all__ = [
     "disagreement",
     "flips",
     "floors",
+    "invert",
     "probes",
     "right_by_class",
     "robustness",

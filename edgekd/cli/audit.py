@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -17,6 +18,7 @@ def register(app: typer.Typer) -> None:
     examples = options.examples(
         "edgekd audit teacher.pt --data images/test",
         "edgekd audit teacher.pt --data images/test --reference trusted.pt --reference-arch resnet18",
+        "edgekd audit teacher.pt --data images/test --invert found",
         "edgekd audit teacher.pt --data test.npz --trigger trigger.npz --target-label 0 --canaries",
         "edgekd audit teacher.pt --data test.npz --trigger trigger.npz --target-label 0 --max-asr 2",
         "edgekd audit student.safetensors --before teacher.pt --data test.npz --trigger trigger.npz --target-label 0",
@@ -34,6 +36,7 @@ def audit(
     before: options.Before = None,
     before_arch: options.BeforeArch = None,
     canaries: options.Canaries = None,
+    invert: options.Invert = None,
     trigger: options.TriggerFile = None,
     target_label: options.TargetLabel = None,
     trigger_rule: options.TriggerRule = None,
@@ -59,6 +62,8 @@ def audit(
 
     Needs forward passes only. "Nothing found" is not "clean".
 
+    --invert looks for a trigger that nobody told you: a patch.
+
     --adversarial also measures how many labels survive small changes of every pixel, and whether to trust that figure.
     """
     from ..config import resolve
@@ -76,12 +81,12 @@ def audit(
     settings = resolve(config, flags, tuple(override or ()))
     with progress(quiet or json_) as bars:
         images = load_images(settings, settings.data, "test")
-        found = audit_only(settings, images, *others, onnx, bars)
+        found = audit_only(settings, images, *others, onnx, bars, invert)
     passed = all(gate["passed"] for gate in found.judged.gates)
     if json_:
         screen.print_json({**_as_json(found), "passed": passed})
     else:
-        _show(found)
+        _show(found, invert)
     return 0 if passed else 1
 
 
@@ -93,6 +98,7 @@ def _as_json(found: Audited) -> dict[str, Any]:
         "canaries": found.canaries,
         "verdict": found.judged.verdict,
         "gates": list(found.judged.gates),
+        "inversion": found.inversion,
         "adversarial": list(found.adversarial),
         "teaching": found.report.teaching,
         "before": found.before,
@@ -100,8 +106,8 @@ def _as_json(found: Audited) -> dict[str, Any]:
     }
 
 
-def _show(found: Audited) -> None:
-    from ..report import adversarial
+def _show(found: Audited, folder: Path | None) -> None:
+    from ..report import adversarial, inversion
     from ..report.commands import audit_tables
 
     out, report, judged = screen.console(), found.report, found.judged
@@ -115,7 +121,9 @@ def _show(found: Audited) -> None:
         verdict=judged.verdict,
         found=judged.found,
         taught=report.teaching,
+        inverted=found.inversion is not None,
     )
-    for part in (*tables, *adversarial.terminal(found.adversarial)):
+    sought = () if found.inversion is None else inversion.terminal(found.inversion, str(folder))
+    for part in (*sought, *tables, *adversarial.terminal(found.adversarial)):
         out.print(part)
     screen.print_gates(out, judged.gates)

@@ -349,6 +349,15 @@ Canaries = Annotated[
     bool | None,
     typer.Option("--canaries/--no-canaries", metavar="", help="Try public triggers; default: only without --trigger."),
 ]
+Invert = Annotated[
+    Path | None,
+    typer.Option(
+        "--invert",
+        metavar="FOLDER",
+        help="Search the smallest patch that throws images into each class (Neural Cleanse). The smallest of all goes into "
+        "FOLDER as a trigger file for compress --trigger, with a picture of them. Minutes on a CPU.",
+    ),
+]
 Adversarial = Annotated[
     str | None,
     typer.Option(

@@ -3,6 +3,7 @@
 from .apgd import apgd
 from .fab import fab
 from .implicit import fixed_point_series, implicit_term, largest_curvature
+from .inversion import Patch, smallest_patch
 from .pgd import pgd
 from .slopes import Objective, Predict, slope
 from .square import square
@@ -10,6 +11,7 @@ from .targeted import each_target
 
 __all__ = [
     "Objective",
+    "Patch",
     "Predict",
     "apgd",
     "each_target",
@@ -19,5 +21,6 @@ __all__ = [
     "largest_curvature",
     "pgd",
     "slope",
+    "smallest_patch",
     "square",
 ]

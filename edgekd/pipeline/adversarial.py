@@ -44,7 +44,7 @@ def attack_network(
     assert settings.adversarial is not None
     how: dict[str, Any] = {"seed": seed, "count": settings.adversarial_images, "progress": progress}
     if not isinstance(getattr(model.module, "net", None), OnnxNet):
-        with _placed(model.module, device):
+        with placed(model.module, device):
             return (
                 audit.robustness(
                     model.module, images, settings.adversarial, settings.eps, name=name, device=device, **how
@@ -89,7 +89,7 @@ class _Logits(nn.Module):
 
 
 @contextlib.contextmanager
-def _placed(module: nn.Module, device: str) -> Iterator[None]:
+def placed(module: nn.Module, device: str) -> Iterator[None]:
     """On the device, its weights in channels_last and without gradients of their own; then as it was."""
     asked = {name: parameter.requires_grad for name, parameter in module.named_parameters()}
     home = next((parameter.device for parameter in module.parameters()), torch.device("cpu"))

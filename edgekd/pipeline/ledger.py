@@ -313,11 +313,17 @@ def not_tested(
     gaps = []
     if all(row.acc is None for row in rows):
         gaps.append("ACC and ASR (no labelled images were given)")
-    if not known:
+    origins = {score.origin for row in rows for score in row.triggers}
+    if origins - {"canary"} == {"inverted"}:
+        gaps.append(
+            "the attacker's own trigger (what was given was found on the teacher; a student may obey the one alone)"
+        )
+    elif not known:
         gaps.append("the attacker's own trigger (none was given)")
     if not canaries:
         gaps.append("public canary triggers")
-    gaps += ["sample-specific and learned triggers", "trigger inversion and statistical detectors"]
+    detectors = "statistical detectors" if "inverted" in origins else "trigger inversion and statistical detectors"
+    gaps += ["sample-specific and learned triggers", detectors]
     if not attacked:
         gaps.append("small changes of every pixel (audit.adversarial)")
     if shipped_row(rows, target) is None:

@@ -20,7 +20,7 @@ from ..runners.torch import TorchRunner
 from ..training import Progress
 from ..training.device import resolve_device
 from ..types import AuditReport, Model
-from . import intake, ledger, vetting
+from . import intake, inversion, ledger, vetting
 from .adversarial import attack_network, onnx_model
 from .audited import Judged, judge
 from .beside import Beside, load_beside
@@ -58,7 +58,7 @@ def refuse_no_data(config: RunConfig) -> None:
 class Audited(NamedTuple):
     """canaries: the battery's table. about: what was found out about the file. adversarial: a table per artefact.
 
-    before: what the model before the defence does, and DER.
+    before: what the model before the defence does, and DER. inversion: the table of audit.invert.
     """
 
     report: AuditReport
@@ -67,6 +67,7 @@ class Audited(NamedTuple):
     judged: Judged
     adversarial: tuple[dict[str, Any], ...]
     before: dict[str, Any] | None
+    inversion: dict[str, Any] | None = None
 
 
 def audit_only(
@@ -76,11 +77,12 @@ def audit_only(
     before: Beside | None = None,
     onnx: str | None = None,
     progress: Progress | None = None,
+    invert: Path | None = None,
 ) -> Audited:
     """Probe one model file: the known trigger, or the canary battery without one; and attack it, where that is wanted.
 
     reference: a model that no attacker touched; its ASR is the floor. before: what a defence made the model of.
-    onnx: the file made from the model, which is then attacked too.
+    onnx: the file made from the model, which is then attacked too. invert: a folder for the smallest patch that is found.
     """
     if before is not None and config.trigger.file is None:
         raise UsageError(
@@ -106,6 +108,10 @@ def audit_only(
             limit=config.audit.canary_images,
             progress=progress,
         )
+    inverted = None
+    if invert is not None:
+        how: dict[str, Any] = {"seed": config.seed, "device": config.device, "progress": progress}
+        inverted = inversion.invert(model, images, invert, steps=config.audit.inversion_steps, **how).table
     tables = _under_attack(config, model, about["file"], onnx, images, progress)
     judged = judge(report, canaries, held, config.gates.max_asr)
     compared = None
@@ -115,7 +121,7 @@ def audit_only(
     report = dataclasses.replace(
         report, canaries=canaries, teaching=taught, alarms=judged.alarms, model_sha256=model.sha256
     )
-    return Audited(report, canaries, about, judged, tables, compared)
+    return Audited(report, canaries, about, judged, tables, compared, inverted)
 
 
 def _compared(name: str, before: AuditReport, after: AuditReport) -> dict[str, Any]:

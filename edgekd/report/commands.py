@@ -57,11 +57,12 @@ def audit_tables(
     verdict: str,
     found: bool,
     taught: Mapping[str, Any] | None = None,
+    inverted: bool = False,
 ) -> list[Any]:
     """What `edgekd audit` prints, top to bottom.
 
     before: what the model before the defence does, and DER. found: whether a trigger works, as the ``verdict`` says.
-    taught: what audit.teaching found, if it was held against a reference.
+    taught: what audit.teaching found, if it was held against a reference. inverted: patches were searched for.
     """
     parts: list[Any] = [f"{about['file']}: {about['spec']['arch']}, ACC {rate(acc)}"]
     if scores:
@@ -76,7 +77,7 @@ def audit_tables(
     if taught is not None:
         parts.append(teaching.sentence(taught))
     parts += [f"warning: {warning}" for warning in (*about["warnings"], *warnings)]
-    untested = "Not tested: sample-specific and learned triggers, trigger inversion."
+    untested = "Not tested: sample-specific and learned triggers" + ("." if inverted else ", trigger inversion.")
     parts.append(untested if found else f"{untested} “Nothing found” is not “clean”.")
     return [*parts, text.clean(verdict)]
 

@@ -9,12 +9,13 @@ from edgekd.errors import UsageError, did_you_mean
 from edgekd.triggers import rules, single
 from edgekd.triggers.battery import made
 from edgekd.triggers.drawings import Shape
-from edgekd.triggers.options import known_only
+from edgekd.triggers.options import Choice, known_only
 from edgekd.triggers.stamp import FAMILIES, FROM_FILES
 from edgekd.types import Trigger
 from edgekd.yaml_files import read_yaml
 
-_COMMON = ("name", "target_label", "rule", "source_labels")
+_COMMON = ("name", "target_label", "rule", "source_labels", "origin")
+ORIGINS = ("known", "inverted")
 
 
 def read(path: Path, shape: Shape, defaults: dict[str, Any], num_classes: int | None) -> tuple[Trigger, ...]:
@@ -50,7 +51,8 @@ def _entry(
         raise UsageError(f"source_labels of {what} is {sources!r}, expected a list of class indices.")
     rule = entry.get("rule", "source" if "source_labels" in entry else defaults["rule"])
     target = entry.get("target_label", None if rule == "all-to-all" else defaults["target_label"])
-    fields = {"origin": "known", "rule": rule, "target_label": target, "source_labels": tuple(sources)}
+    origin = Choice("known", ORIGINS).check(f"The origin of {what}", entry.get("origin", "known"))
+    fields = {"origin": origin, "rule": rule, "target_label": target, "source_labels": tuple(sources)}
     if rule != "source" and "source_labels" not in entry:
         fields["source_labels"] = ()
     rules.check(rule, target, fields["source_labels"], num_classes)

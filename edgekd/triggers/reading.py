@@ -28,7 +28,8 @@ def load(
     ``.npz``: float arrays a and b [H, W, C] for clip(a * x + b), x in [0, 1]. PNG: a patch; ``position`` is its upper
     left pixel (row, column) or a corner, its transparency is the mask. A picture with ``opacity`` and no position is
     blended over the whole image, resized to it. ``.yaml``: a list whose entries name a ``file`` or a ``family`` with
-    its options, and may set name, rule, target_label and source_labels. Raises UsageError or UnsafeInput.
+    its options, and may set name, rule, target_label and source_labels, and origin: inverted if nobody told it. Raises
+    UsageError or UnsafeInput.
     """
     path = Path(path)
     if not path.is_file():

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from endings import Ended, call
+from PIL import Image
 from world import World
 
 from edgekd.pipeline import intake
@@ -154,3 +155,30 @@ def test_a_finished_run_is_attacked_later(world: World, run_copy: Path) -> None:
     assert "Accuracy under attack" in (run_copy / "report.html").read_text()
     gaps = [any("small changes" in gap for gap in found["not_tested"]) for found in (before, record)]
     assert gaps == [True, False]
+
+
+def test_a_patch_is_found_and_used_as_a_trigger(world: World, tmp_path: Path) -> None:
+    words = ["audit", world.teacher, "--data", world.test, "--no-canaries", "-o", "audit.inversion_steps=40"]
+    ended = call(*words, "--invert", tmp_path / "found", "--json")
+    assert ended.code == 0, ended.err
+    table = ended.json["inversion"]
+    assert [row["target"] for row in table["classes"]] == list(range(len(table["class_names"])))
+    assert {file.name for file in (tmp_path / "found").iterdir()} == {"trigger.npz", "trigger.yaml", "patches.png"}
+    with Image.open(tmp_path / "found" / "patches.png") as picture:
+        assert picture.format == "PNG"
+    used = call(*words, "--trigger", tmp_path / "found" / "trigger.yaml", "--json").json["triggers"]
+    assert [(score["trigger"], score["origin"]) for score in used] == [("inverted", "inverted")]
+    held = table["classes"][table["smallest"]]["success"]
+    assert used[0]["asr"]["hits"] / used[0]["asr"]["total"] == pytest.approx(held["hits"] / held["total"], abs=0.2)
+
+
+def test_what_was_found_is_shown_with_what_to_do_next(world: World, tmp_path: Path) -> None:
+    words = ["audit", world.teacher, "--data", world.test, "--no-canaries", "-o", "audit.inversion_steps=10"]
+    shown = call(*words, "--invert", tmp_path / "found")
+    assert shown.code == 0, shown.err
+    assert "Trigger inversion: " in shown.out
+    assert "Not tested: sample-specific and learned triggers." in shown.out
+    (tmp_path / "file").write_text("")
+    refused = call(*words, "--invert", tmp_path / "file")
+    assert refused.code == 2
+    assert "is a file" in refused.message()

@@ -105,6 +105,7 @@ BAD_TRIGGERS = (
     BadInput("empty list", listing("[]"), 2, "not a list"),
     BadInput("neither file nor family", listing("- target_label: 1"), 2, "either a file or a family"),
     BadInput("unknown key", listing("- file: patch.png\n  postion: [0, 0]"), 2, "Did you mean 'position'"),
+    BadInput("unknown origin", listing("- file: ab.npz\n  origin: invertd"), 2, "Did you mean 'inverted'"),
     BadInput("unknown family", listing("- family: sinusiod"), 2, "Did you mean 'sinusoid'"),
     BadInput("family that is a list", listing("- family: [sinusoid]"), 2, "unknown family"),
     BadInput("unknown option", listing("- family: sinusoid\n  frequncy: 6"), 2, "Did you mean 'frequency'"),

@@ -385,3 +385,7 @@ def test_what_was_not_tested() -> None:
     assert "small changes of every pixel (audit.adversarial)" in everything
     little = ledger.not_tested(run(178), CPU, known=True, canaries=True, attacked=True)
     assert little == ("sample-specific and learned triggers", "trigger inversion and statistical detectors", "energy")
+    given = [dataclasses.replace(row, triggers=(dataclasses.replace(score(3), origin="inverted"),)) for row in run(178)]
+    found = ledger.not_tested(given, CPU, known=True, canaries=True, attacked=True)
+    assert found[0].startswith("the attacker's own trigger (what was given was found on the teacher")
+    assert found[1:] == ("sample-specific and learned triggers", "statistical detectors", "energy")
