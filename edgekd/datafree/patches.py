@@ -20,7 +20,7 @@ from ..errors import EdgekdError
 from ..training import Settings
 from ..training.chunks import Chunks
 from . import cutting, textures
-from .base import Source, View, histogram
+from .base import Part, Source, View, histogram
 from .vaccine import capped, doubt
 
 TEXTURES = 8  # drawn pictures
@@ -38,7 +38,9 @@ class PatchSettings(Settings):
     images: int = Field(20_000, ge=LEAST_POOL, le=1_000_000, description="patches in the pool")
     cutmix: bool = Field(True, description="paste a box of another patch into each")
     balance: bool = Field(
-        True, description="keep at most twice the even share of patches that the teacher puts into one class"
+        True,
+        description="of twice as many patches first take those of each class, by the teacher, up to twice its even share; "
+        "what these leave open is filled with what there is, so a favourite may have more",
     )
     mirrored: bool = Field(True, description="use each patch and its mirror image, as two images")
 
@@ -116,10 +118,10 @@ class Patches(Source):
         few = min(self.config.images, max(LEAST_POOL, steps * size))
         return {"images": few}, self.config.images / few, max(self.config.images // size, 1)
 
-    def parts(self, batch: Batch) -> Iterator[tuple[float, Batch]]:
+    def parts(self, batch: Batch) -> Iterator[Part]:
         suspect = self.suspect[batch.index]
         if not bool(suspect.any()):
-            yield 1.0, batch
+            yield Part(1.0, batch)
             return
         count, others = int((~suspect).sum()), int(suspect.sum())
         mean = count + max(self.weight, 0.0) * others
@@ -130,7 +132,7 @@ class Patches(Source):
             if int(mask.sum()) >= LEAST_IMAGES:
                 part = Batch(*(values[mask] for values in batch))
                 self.view.teacher.tell(part.images, self.logits[part.index])
-                yield weight, part
+                yield Part(weight, part, mask is suspect)
 
     def kept_bytes(self, teacher: torch.nn.Module) -> int:
         return int(self.config.images * (math.prod(self.shape) + 4 * self.num_classes))
@@ -250,12 +252,17 @@ def held_out(image: str | None, shape: tuple[int, int, int], count: int, seed: i
 def balanced(labels: np.ndarray, count: int, classes: int) -> np.ndarray:
     """Positions [count] of labels [N]: the first of each class up to twice its even share, then the first of the rest."""
     cap = max(1, int(MOST_OF_A_CLASS * count / classes))
-    rank = np.empty(len(labels), np.int64)
+    order = np.argsort(ranks(labels) >= cap, kind="stable")
+    return np.sort(order[:count])
+
+
+def ranks(labels: np.ndarray) -> np.ndarray:
+    """How many before each of labels [N] are of its class, int64 [N]."""
+    found = np.empty(len(labels), np.int64)
     for label in np.unique(labels):
         where = np.flatnonzero(labels == label)
-        rank[where] = np.arange(len(where))
-    order = np.argsort(rank >= cap, kind="stable")
-    return np.sort(order[:count])
+        found[where] = np.arange(len(where))
+    return found
 
 
 def _parts(images: np.ndarray) -> list[np.ndarray]:

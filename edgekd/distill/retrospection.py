@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import torch
 from pydantic import Field
@@ -19,14 +19,15 @@ if TYPE_CHECKING:
     from ..data import Batch
 
 CLIP = 5.0  # of the gradient's length
+LEAST_STEPS, SHARE_OF_STEPS = 400, 0.01  # of the training before it
 Loss = Callable[[torch.Tensor], torch.Tensor]  # of a perturbation; a scalar
 
 
 class RetrospectionSettings(Settings):
-    steps: int = Field(
-        400,
-        ge=1,
-        description="steps of the student after its training; may grow by a few, to split into equal pieces of at most 50",
+    steps: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(
+        "auto",
+        description="steps of the student after its training; may grow by a few, to split into equal pieces of at most "
+        "50; auto: a hundredth of the training's steps, 400 at least",
     )
     lr: float = Field(
         5e-4, gt=0, description="peak learning rate of a fresh Adam on the student; falls as half a cosine"
@@ -39,19 +40,22 @@ class RetrospectionSettings(Settings):
         description="images on which the perturbation is searched for: those that carry it, or all, as published",
     )
     inner_steps: int = Field(10, ge=1, description="steps of the search; 20 leaves a lower ASR")
-    inner_lr: float = Field(
-        0.1, gt=0, description="Adam's learning rate for the perturbation, in units of the normalised image"
+    units: Literal["pixels", "normalized"] = Field(
+        "pixels",
+        description="what inner_lr, deviation, pull and rate measure a perturbation in: pixels in [0, 1]; or those over "
+        "the student's std, as in the authors' code, with an inner_lr of 0.1, a pull of 0.001 and a rate of 0.1",
     )
+    inner_lr: float = Field(0.02, gt=0, description="Adam's learning rate for the perturbation")
     start: Literal["noise", "zero"] = Field(
         "noise",
         description="starting point of the perturbation; zero as in the authors' code, where it has no gradient at first",
     )
-    deviation: float = Field(
-        0.1, gt=0, description="standard deviation of that noise, in units of the normalised image"
-    )
-    pull: float = Field(1e-3, ge=0, description="weight of the perturbation's squared length in its own loss")
+    deviation: float = Field(0.02, gt=0, description="standard deviation of that noise")
+    pull: float = Field(0.025, ge=0, description="weight of the perturbation's squared length in its own loss")
     bound: float | None = Field(
-        0.2, gt=0, description="largest change of a pixel, in [0, 1]; none: unbounded, as in the authors' code"
+        0.2,
+        gt=0,
+        description="largest change of a pixel, in [0, 1] whatever the units; none: unbounded, as in the authors' code",
     )
     by: Literal["student", "teacher"] = Field(
         "student",
@@ -64,15 +68,23 @@ class RetrospectionSettings(Settings):
         "uses the batch's and updates them, as in the authors' code",
     )
     rate: float = Field(
-        0.1, gt=0, description="upper limit of the fixed-point map's rate, which is also kept at or below 1/curvature"
+        4e-3, gt=0, description="upper limit of the fixed-point map's rate, which is also kept at or below 1/curvature"
     )
     terms: int = Field(5, ge=1, description="terms of the fixed-point series, the paper's K")
     weight: float = Field(
         1.0, ge=0, description="weight beside the distillation; 0: as many steps without it, a control at equal budget"
     )
     max_drop: float = Field(
-        0.1, ge=0, le=1, description="agreement with the teacher that it may cost; beyond that it is undone"
+        0.1,
+        ge=0,
+        le=1,
+        description="agreement with the teacher that it may cost, in the mean over classes and without images that an "
+        "accepted vaccine suspects; beyond that it is undone",
     )
+
+    def length(self, trained: int) -> int:
+        """Steps after a training of ``trained`` steps."""
+        return max(LEAST_STEPS, round(SHARE_OF_STEPS * trained)) if self.steps == "auto" else self.steps
 
 
 class SelfRetrospection(Method):
@@ -80,14 +92,19 @@ class SelfRetrospection(Method):
 
     δ is sought anew in each step, from noise; the gradient of what it does also counts how δ moves with θ, by ``terms`` of
     the fixed-point series. S(x) is a reference and gets no gradient. Labels are not needed. Ours beside what the options
-    say: x + δ is cut to [0, 1], the map's rate is held below 1 over the curvature at an epoch's start.
+    say: x + δ is cut to [0, 1], the map's rate is held below 1 over the curvature at an epoch's start. Of the authors' code
+    no option brings back the loss at the distillation's temperature, SGD for the student (CMI), a step without clipping.
+
+    Defaults are the authors' 0.1, 0.1, 0.001 and 0.1 of an image normalised by 0.2, in pixels: a rate of steps and a
+    deviation by the factor 0.2, the pull by 1/0.2², the map's rate by 0.2².
     """
 
     def __init__(
         self, method: Method, config: RetrospectionSettings, teacher: nn.Module, std: tuple[float, ...]
     ) -> None:
         self.method, self.config, self.teacher = method, config, teacher
-        self.scale = torch.tensor(std).view(1, -1, 1, 1)
+        unit = std if config.units == "normalized" else (1.0,) * len(std)
+        self.scale = torch.tensor(unit).view(1, -1, 1, 1)  # pixels per unit of a perturbation
 
     def prepare(self, context: Context) -> None:
         self.student: Any = context.student
@@ -123,7 +140,7 @@ class SelfRetrospection(Method):
         return {**terms, "retrospection": self.config.weight * value, "lead": self.config.weight * lead}
 
     def sought(self, images: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
-        """The perturbation [1, C, H, W], in units of the normalised image, that moves the outputs most."""
+        """The perturbation [1, C, H, W], in the settings' units, that moves the outputs most."""
         network, told = self.student, reference
         if self.config.by == "teacher":
             network = self.teacher

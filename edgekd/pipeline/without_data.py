@@ -23,7 +23,7 @@ from ..training.device import resolve_device
 from ..types import AuditReport, Model, ModelSpec, Rate, TrainLog
 from . import intake
 from .beside import beside, load_beside
-from .calibration import accuracy_on
+from .calibration import CANDIDATES, accuracy_on, agreement_without, spread_out
 from .stages import Stages, padded, runner, trained
 
 VALIDATION = 1000  # synthetic images that nothing is trained on
@@ -171,7 +171,7 @@ class DataFreeStages(Stages):
         defence: distill.AbdSettings | None,
         report: AuditReport | None = None,
     ) -> Model:
-        options, config = self.config.options(method), self._schedule()
+        options, config, wanted = self.config.options(method), self._schedule(), self.config.quantize.images
         source = self._source(defence, teacher)
         accuracy = accuracy_on(self.parts["validation"], self.device)
         plain = distill.AbdSettings(vaccine=False, retrospection=False)
@@ -187,27 +187,46 @@ class DataFreeStages(Stages):
                 defence or plain,
                 folder=folder,
                 accuracy=accuracy,
+                judge=agreement_without(self.parts["validation"], self.device),
                 validate=lambda module: {"agreement": accuracy(module)},
                 progress=self.progress,
                 report=report,
             )
-            images = source.collect(self.config.quantize.images, self.config.seed)
-            write_npz(folder / COLLECTED, "collected", images=images)
+            images = self._unsuspected(source, source.collect(CANDIDATES * wanted, self.config.seed), wanted)
+            write_npz(folder / COLLECTED, "collected", images=images, scales=self._calibrating(source, images))
             return model, log
 
         seen: dict[str, Any] = {"source": source.identity(), "validation": self.parts["validation"].sha256}
         seen |= {"abd": None if defence is None else defence.model_dump(mode="json")}
         return self._trained(name, method, teacher, spec, seen, train, (COLLECTED,))
 
-    def calibration(self) -> ImageSet:
-        """Images of the source that set the scales; patches where the source's own are no pictures."""
-        images = read_npz(self.folder.file(self.student_stage, COLLECTED))["images"]
-        said = f"INT8 scales were set on {len(images)} synthetic images"
+    def _calibrating(self, source: ImageSource, images: np.ndarray) -> np.ndarray:
+        """Images of the source, or patches where those are no pictures; never those that guard and agreement judge on."""
         try:
             check(images)
+            return images
         except UsageError:
-            images = self.parts["validation"].images[: self.config.quantize.images]
-            said = f"INT8 scales were set on {len(images)} patches, as the source's own images are nearly noise"
+            wanted = self.config.quantize.images
+            patches = held_out(
+                self.config.source.get("image"),
+                self.teacher.spec.input.shape,
+                VALIDATION + CANDIDATES * wanted,
+                self.config.seed,
+            )
+            return self._unsuspected(source, patches[VALIDATION:], wanted)
+
+    def _unsuspected(self, source: ImageSource, images: np.ndarray, count: int) -> np.ndarray:
+        """Up to ``count`` images that the vaccine does not suspect, of all the teacher's classes."""
+        labels = runner(self.teacher, self.device)(images).argmax(1)
+        found: np.ndarray = images[spread_out(labels, source.flagged(images), count)]
+        return found
+
+    def calibration(self) -> ImageSet:
+        """Images that set the scales: of the source, or patches where the source's own are no pictures."""
+        kept = read_npz(self.folder.file(self.student_stage, COLLECTED))
+        images, own = kept["scales"], np.array_equal(kept["scales"], kept["images"])
+        said = f"INT8 scales were set on {len(images)} {'synthetic images' if own else 'patches'}"
+        said += "" if own else ", as the source's own images are nearly noise"
         self.warnings.append(f"{said}. Real images, given with --data, would set them better.")
         return self._answered(images)
 
@@ -253,7 +272,7 @@ def doubts(method: dict[str, Any]) -> list[str]:
     after = method.get("retrospection")
     if after is not None and not after["kept"]:
         found.append(
-            f"Self-retrospection was undone: agreement with the teacher fell from {after['before']:.1%} to "
-            f"{after['after']:.1%}, more than abd.retrospect.max_drop allows."
+            f"Self-retrospection was undone: agreement with the teacher, in the mean over classes, fell from "
+            f"{after['before']:.1%} to {after['after']:.1%}, more than abd.retrospect.max_drop allows."
         )
     return found
