@@ -21,7 +21,7 @@ from ..training import Settings
 from ..training.chunks import Chunks
 from . import cutting, textures
 from .base import Part, Source, View, histogram
-from .vaccine import capped, doubt
+from .vaccine import Vaccine, capped, doubt
 
 TEXTURES = 8  # drawn pictures
 HELD_OUT = 2**31  # added to a seed, beyond all seeds of runs
@@ -29,7 +29,7 @@ CANDIDATES = 2  # patches cut for one that is kept, where classes are balanced
 MOST_OF_A_CLASS = 2.0  # times its even share
 AT_ONCE, LEAST_POOL = 500, 64
 LEAST_IMAGES = 2  # that a batch norm can take the statistics of
-POOL = "pool.npz"
+POOL, VERDICT = "pool.npz", "vaccine-{}.npz"
 TAUGHT = {"alpha": 1.0, "temperature": 4.0}
 
 
@@ -53,6 +53,16 @@ class Pool(NamedTuple):
     named: np.ndarray
 
 
+class Verdict(NamedTuple):
+    """What a vaccine said of a pool: suspects bool [N], spared, doubt ("" for none), and the vaccine's state."""
+
+    suspects: np.ndarray
+    spared: np.ndarray
+    doubt: np.ndarray
+    trial: np.ndarray
+    looks: np.ndarray
+
+
 class Patches(Source):
     """A pool that is made once and stays: what the teacher says of each image is asked once and kept.
 
@@ -63,7 +73,11 @@ class Patches(Source):
     Config = PatchSettings
     fixed = True
     presets: ClassVar[dict[str, Any]] = {
-        "fast": {"train": {"epochs": 30, "schedule": "onecycle", "lr": 0.2, "augment": "none"}, "kd": TAUGHT},
+        "fast": {
+            "train": {"epochs": 10, "schedule": "onecycle", "lr": 0.2, "augment": "none"},
+            "kd": TAUGHT,
+            "source": {"images": 96_000},
+        },
         "full": {
             "train": {"epochs": 100, "schedule": "cosine", "lr": 0.1, "augment": "none"},
             "kd": TAUGHT,
@@ -164,18 +178,40 @@ class Patches(Source):
     def _suspects(self) -> np.ndarray:
         if self.vaccine is None:
             return np.zeros(len(self.pool.images), bool)
-        teacher, images = self.view.teacher.teacher, self.pool.images
         self.vaccine.to(self.view.device)
-        if not self.vaccine.searched:
-            self.vaccine.search(teacher, self._float(self.collected(self.vaccine.config.pool)))
-        parts = [self.vaccine.distances(teacher, self._float(part)) for part in _parts(images)]
-        distances = torch.cat(parts).cpu().numpy()
+        key = files.sha256_bytes(
+            files.canonical_json([self._key(), self.vaccine.config.model_dump(mode="json")]).encode()
+        )
+        name = VERDICT.format(key[:8])
+        kept = self._read(name, key, Verdict)
+        if kept is not None:
+            self.vaccine.load_state_dict({name: torch.from_numpy(kept[name]) for name in ("trial", "looks")})
+            self.spared, self.doubt = int(kept["spared"]), str(kept["doubt"]) or None
+            return kept["suspects"]
+        found = self._judged(self.vaccine)
+        state = {name: tensor.cpu().numpy() for name, tensor in self.vaccine.state_dict().items()}
+        verdict = Verdict(found, np.array(self.spared), np.array(self.doubt or ""), **state)
+        self._write(name, key, verdict)
+        return found
+
+    def _judged(self, vaccine: Vaccine) -> np.ndarray:
+        """What the vaccine, searched if it was not yet, suspects of the pool; sets ``spared`` and ``doubt``."""
+        teacher, images = self.view.teacher.teacher, self.pool.images
+        if not vaccine.searched:
+            vaccine.search(teacher, self._float(self.collected(vaccine.config.pool)))
+        with self.bf16():
+            exact = not torch.is_autocast_enabled(self.view.device.type)  # of the pool's logits
+        parts = zip(_parts(images), _parts(self.pool.logits), strict=True)
+        distances = np.concatenate([
+            vaccine.distances(teacher, self._float(part), torch.from_numpy(logits) if exact else None).cpu().numpy()
+            for part, logits in parts
+        ])  # fmt: skip
         suspicious = np.isfinite(distances)
         self.doubt = doubt(suspicious)
         if self.doubt is not None:  # so that what hangs on an accepted vaccine does not count on this one
-            self.vaccine.drop()
+            vaccine.drop()
             return np.zeros(len(images), bool)
-        found = capped(distances, self.pool.logits.argmax(1), self.vaccine.config.most_of_a_class)
+        found = capped(distances, self.pool.logits.argmax(1), vaccine.config.most_of_a_class)
         self.spared = int(suspicious.sum() - found.sum())
         return found
 
@@ -204,8 +240,7 @@ class Patches(Source):
             other = np.ascontiguousarray(images[..., ::-1])
             images, logits = np.concatenate([images, other]), np.concatenate([logits, self.ask(other)])
         pool = Pool(images, logits, named)
-        if self.view.folder is not None:
-            files.write_npz(self.view.folder / POOL, "pool", **pool._asdict(), key=np.array(self._key()))
+        self._write(POOL, self._key(), pool)
         return pool
 
     def pictures(self) -> list[np.ndarray]:
@@ -231,21 +266,31 @@ class Patches(Source):
 
     def _kept(self) -> Pool | None:
         """The pool of an earlier start in the folder, if it is this one."""
-        file = None if self.view.folder is None else Path(self.view.folder) / POOL
+        found = self._read(POOL, self._key(), Pool)
+        return None if found is None else Pool(**found)
+
+    def _read(self, name: str, key: str, kind: type[Pool | Verdict]) -> dict[str, np.ndarray] | None:
+        """What an earlier start left in the folder under this key, if anything."""
+        file = None if self.view.folder is None else Path(self.view.folder) / name
         if file is None or not file.exists():
             return None
         try:
             found = read_npz(file)
-            return Pool(*(found[name] for name in Pool._fields)) if str(found["key"]) == self._key() else None
+            return {field: found[field] for field in kind._fields} if str(found["key"]) == key else None
         except (EdgekdError, KeyError, OSError):
             return None
+
+    def _write(self, name: str, key: str, held: Pool | Verdict) -> None:
+        if self.view.folder is not None:
+            files.write_npz(self.view.folder / name, type(held).__name__.lower(), **held._asdict(), key=np.array(key))
 
 
 def held_out(image: str | None, shape: tuple[int, int, int], count: int, seed: int) -> np.ndarray:
     """Patches uint8 [count, C, H, W] that no pool of this seed holds, as they were cut; image: as in the settings."""
     channels, height, width = shape
+    side = max(height, width)
     pictures = textures.pictures(TEXTURES, seed) if image is None else cutting.read(image)
-    images = cutting.cut(pictures, count, max(height, width), HELD_OUT + seed)[:, :, :height, :width]
+    images = cutting.cut(pictures, count, side, HELD_OUT + seed, held_out=True)[:, :, :height, :width]
     return np.ascontiguousarray(images if channels == 3 else cutting.grey(images))
 
 
