@@ -9,8 +9,10 @@ import torch
 
 from ..audit.evaluate import Predict
 from ..data import ImageSet
+from ..datafree import ImageSource
 from ..datafree.patches import ranks
-from ..quantize.images import LEAST_IMAGES
+from ..errors import UsageError
+from ..quantize.images import LEAST_IMAGES, check
 from ..runners.torch import images_at_once
 
 # Candidates per image that is wanted: a teacher right on half of them still leaves enough.
@@ -29,6 +31,27 @@ def trusted(images: ImageSet, predict: Predict, count: int, seed: int) -> ImageS
     agreeing = np.flatnonzero(predict(candidates.images).argmax(1) == candidates.labels)
     chosen = agreeing if len(agreeing) >= min(LEAST_IMAGES, len(candidates)) else np.arange(len(candidates))
     return candidates.subset(chosen[:count])
+
+
+def scale_images(
+    source: ImageSource, teacher: Predict, count: int, seed: int, others: Callable[[int], np.ndarray]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Up to ``count`` images uint8 [N, C, H, W] of a source, and as many that set scales: the same, if they are pictures.
+
+    No suspects, and of all the teacher's classes. others: makes patches that neither a training nor a judgement sees, as many
+    as it is asked for, in place of images that are nearly noise.
+    """
+
+    def chosen(images: np.ndarray) -> np.ndarray:
+        found: np.ndarray = images[spread_out(teacher(images).argmax(1), source.flagged(images), count)]
+        return found
+
+    own = chosen(source.collect(CANDIDATES * count, seed))
+    try:
+        check(own)
+    except UsageError:
+        return own, chosen(others(CANDIDATES * count))
+    return own, own
 
 
 def spread_out(labels: np.ndarray, suspects: np.ndarray, count: int) -> np.ndarray:

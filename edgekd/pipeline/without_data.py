@@ -17,13 +17,13 @@ from ..datafree.patches import held_out
 from ..datafree.vaccine import none_accepted
 from ..errors import UsageError
 from ..files import write_npz
-from ..quantize.images import check, select
+from ..quantize.images import select
 from ..repair.run import repair_class
 from ..training.device import resolve_device
 from ..types import AuditReport, Model, ModelSpec, Rate, TrainLog
 from . import intake
 from .beside import beside, load_beside
-from .calibration import CANDIDATES, accuracy_on, agreement_without, spread_out
+from .calibration import accuracy_on, agreement_without, scale_images
 from .stages import Stages, padded, runner, trained
 
 VALIDATION = 1000  # synthetic images that nothing is trained on
@@ -85,11 +85,10 @@ class DataFreeStages(Stages):
             raise UsageError("Public triggers are measured on labelled images. Give some with --test.")
 
     def _synthetic(self) -> ImageSet:
-        image = self.config.source.get("image")
         inputs = {"teacher": self.teacher.sha256, "seed": self.config.seed, "source": self._source(None).identity()}
 
         def make(folder: Path) -> dict[str, Any]:
-            images = held_out(image, self.teacher.spec.input.shape, VALIDATION, self.config.seed)
+            images = self._held_out(VALIDATION)
             labels = runner(self.teacher, self.device)(images).argmax(1).astype(np.int64)
             write_npz(folder / SYNTHETIC, "synthetic", images=images, labels=labels)
             return {"files": [SYNTHETIC]}
@@ -97,6 +96,13 @@ class DataFreeStages(Stages):
         self.folder.stage("synthetic", {**inputs, **self.noted}, make)
         found = read_npz(self.folder.file("synthetic", SYNTHETIC))
         return ImageSet(found["images"], found["labels"], self.class_names, "synthetic")
+
+    def _held_out(self, count: int) -> np.ndarray:
+        """Patches that nothing is trained on; the first ``VALIDATION`` of them are what guard and agreement judge on."""
+        return held_out(self.config.source.get("image"), self.teacher.spec.input.shape, count, self.config.seed)
+
+    def _patches(self, count: int) -> np.ndarray:
+        return self._held_out(VALIDATION + count)[VALIDATION:]
 
     def refuse_misfits(self, student: ModelSpec, *methods: str) -> None:
         """Raise now what would otherwise be refused after some hours of training."""
@@ -171,7 +177,7 @@ class DataFreeStages(Stages):
         defence: distill.AbdSettings | None,
         report: AuditReport | None = None,
     ) -> Model:
-        options, config, wanted = self.config.options(method), self._schedule(), self.config.quantize.images
+        options, config, answers = self.config.options(method), self._schedule(), runner(self.teacher, self.device)
         source = self._source(defence, teacher)
         accuracy = accuracy_on(self.parts["validation"], self.device)
         plain = distill.AbdSettings(vaccine=False, retrospection=False)
@@ -192,34 +198,13 @@ class DataFreeStages(Stages):
                 progress=self.progress,
                 report=report,
             )
-            images = self._unsuspected(source, source.collect(CANDIDATES * wanted, self.config.seed), wanted)
-            write_npz(folder / COLLECTED, "collected", images=images, scales=self._calibrating(source, images))
+            images, scales = scale_images(source, answers, self.config.quantize.images, self.config.seed, self._patches)
+            write_npz(folder / COLLECTED, "collected", images=images, scales=scales)
             return model, log
 
         seen: dict[str, Any] = {"source": source.identity(), "validation": self.parts["validation"].sha256}
         seen |= {"abd": None if defence is None else defence.model_dump(mode="json")}
         return self._trained(name, method, teacher, spec, seen, train, (COLLECTED,))
-
-    def _calibrating(self, source: ImageSource, images: np.ndarray) -> np.ndarray:
-        """Images of the source, or patches where those are no pictures; never those that guard and agreement judge on."""
-        try:
-            check(images)
-            return images
-        except UsageError:
-            wanted = self.config.quantize.images
-            patches = held_out(
-                self.config.source.get("image"),
-                self.teacher.spec.input.shape,
-                VALIDATION + CANDIDATES * wanted,
-                self.config.seed,
-            )
-            return self._unsuspected(source, patches[VALIDATION:], wanted)
-
-    def _unsuspected(self, source: ImageSource, images: np.ndarray, count: int) -> np.ndarray:
-        """Up to ``count`` images that the vaccine does not suspect, of all the teacher's classes."""
-        labels = runner(self.teacher, self.device)(images).argmax(1)
-        found: np.ndarray = images[spread_out(labels, source.flagged(images), count)]
-        return found
 
     def calibration(self) -> ImageSet:
         """Images that set the scales: of the source, or patches where the source's own are no pictures."""
