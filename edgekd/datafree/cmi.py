@@ -56,9 +56,10 @@ class Best(NamedTuple):
 class ContrastiveInversion(Source):
     """Every epoch: a round of inversion from fresh weights, then ``student_steps`` batches of all images so far.
 
-    Statistics, features and the vaccine's term are in FP32. Ours: a smaller bank; the pool is in memory, as bytes; the
-    vaccine is searched on finished images, so that the first rounds go without. No option brings back a search on the first
-    images of the first round. The student's Nesterov momentum is the loop's own: train.nesterov.
+    Statistics, features and the vaccine's term are in FP32. Ours: a smaller bank; the pool is in memory, as bytes. Beside
+    ABD's code: Nesterov momentum (``train.nesterov=false`` is theirs); the vaccine's weight of 0.1 on a sum over classes,
+    where they average (theirs is 0.1 over the number of classes); a search on finished images, so that the first rounds go
+    without a vaccine, which no option changes.
     """
 
     Config = InversionSettings

@@ -35,7 +35,13 @@ TAUGHT = {"alpha": 1.0, "temperature": 4.0}
 
 class PatchSettings(Settings):
     image: str | None = Field(None, min_length=1, description="a picture, or a folder of them; default: drawn textures")
-    images: int = Field(20_000, ge=LEAST_POOL, le=1_000_000, description="patches in the pool")
+    images: int = Field(
+        20_000,
+        ge=LEAST_POOL,
+        le=1_000_000,
+        description="patches in the pool, which is in memory some three times: 96,000 of 32 x 32 pixels are 0.9 GB; of "
+        "large images take fewer, and more epochs",
+    )
     cutmix: bool = Field(True, description="paste a box of another patch into each")
     balance: bool = Field(
         True,
@@ -185,13 +191,13 @@ class Patches(Source):
         name = VERDICT.format(key[:8])
         kept = self._read(name, key, Verdict)
         if kept is not None:
-            self.vaccine.load_state_dict({name: torch.from_numpy(kept[name]) for name in ("trial", "looks")})
+            for name in ("trial", "looks"):
+                self.vaccine.get_buffer(name).copy_(torch.from_numpy(kept[name]))
             self.spared, self.doubt = int(kept["spared"]), str(kept["doubt"]) or None
             return kept["suspects"]
         found = self._judged(self.vaccine)
-        state = {name: tensor.cpu().numpy() for name, tensor in self.vaccine.state_dict().items()}
-        verdict = Verdict(found, np.array(self.spared), np.array(self.doubt or ""), **state)
-        self._write(name, key, verdict)
+        state = [self.vaccine.get_buffer(name).cpu().numpy() for name in ("trial", "looks")]
+        self._write(name, key, Verdict(found, np.array(self.spared), np.array(self.doubt or ""), *state))
         return found
 
     def _judged(self, vaccine: Vaccine) -> np.ndarray:

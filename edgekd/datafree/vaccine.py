@@ -80,12 +80,14 @@ class Vaccine(nn.Module):
 
     trial: torch.Tensor
     looks: torch.Tensor
+    driven: torch.Tensor
 
     def __init__(self, config: VaccineSettings, seed: int) -> None:
         super().__init__()
         self.config, self.seed = config, seed
         self.register_buffer("trial", torch.tensor(-2))  # -2: not searched yet, -1: none was accepted
         self.register_buffer("looks", torch.full((config.trials, len(Look._fields)), -1.0))
+        self.register_buffer("driven", torch.zeros(2, dtype=torch.int64))  # a generator's images, the suspects of them
 
     @property
     def searched(self) -> bool:
@@ -146,7 +148,10 @@ class Vaccine(nn.Module):
         if not self.on:
             return images.new_zeros(())
         logits = plain(teacher, images) if logits is None else logits
-        return vaccine_term(logits, self(teacher, images), self.config.weight, self.config.most)
+        other = self(teacher, images)
+        suspects = suspicious(logits, other)
+        self.driven += torch.stack([torch.ones_like(suspects), suspects]).sum(1)
+        return vaccine_term(logits, other, self.config.weight, self.config.most)
 
     @torch.no_grad()
     def flagged(self, teacher: nn.Module, images: torch.Tensor) -> torch.Tensor:
@@ -194,12 +199,14 @@ class Vaccine(nn.Module):
 
     @property
     def report(self) -> dict[str, Any]:
-        """trials: every shuffle that was looked at, accepted or not, and why not."""
+        """trials: every shuffle that was looked at, accepted or not, and why not; suspected: share of what a generator made."""
         trials = [
             {**{name: round(share, 6) for name, share in look._asdict().items()}, "refused": self.refused(trial)}
             for trial, look in enumerate(self._seen)
         ]
-        return {"accepted": self.on, "trial": int(self.trial), "trials": trials}
+        found = {"accepted": self.on, "trial": int(self.trial), "trials": trials}
+        made, suspects = self.driven.tolist()
+        return {**found, "suspected": suspects / made} if made else found
 
 
 def last_convolutions(teacher: nn.Module, count: int) -> list[nn.Conv2d]:

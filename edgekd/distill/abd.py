@@ -98,7 +98,7 @@ def distill_defended(
         "after": judged[1],
         "agreement": plain,
         "kept": kept,
-        "rate": second.method["rate"],
+        **{name: second.method[name] for name in ("rate", "search")},
         "start": made.sha256,
     }
     return (after if kept else made), _joined(log, second, found)

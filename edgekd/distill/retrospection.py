@@ -109,12 +109,18 @@ class SelfRetrospection(Method):
     def prepare(self, context: Context) -> None:
         self.student: Any = context.student
         self.scale = self.scale.to(context.device)
-        self.rate: float | None = None
+        self._begin()
         self.method.prepare(context)
 
     def start_epoch(self, number: int) -> None:
-        self.rate = None
+        self._begin()
         self.method.start_epoch(number)
+
+    def _begin(self) -> None:
+        self.rate: float | None = None
+        self.seen: list[
+            torch.Tensor
+        ] = []  # per step: mean size of the perturbation in pixels, divergence before and after
 
     def step(self, batch: Batch) -> dict[str, torch.Tensor]:
         terms = self.method.step(batch)  # the only pass in which batch norms may move
@@ -126,7 +132,7 @@ class SelfRetrospection(Method):
             sought = images if self.config.search == "batch" else images[:number]
             with torch.no_grad():
                 reference = self.student(sought)
-            delta = self.sought(sought, reference)
+            delta, before = self.sought(sought, reference)
             inner = self._inner(self.student, sought, reference)
             part = number / len(images)
 
@@ -137,10 +143,11 @@ class SelfRetrospection(Method):
             if self.rate is None:
                 self.rate = self._safe_rate(inner, delta)
             value, lead = hypergradient(inner, outer, delta, self.rate, self.config.terms)
+            self.seen.append(torch.stack([(delta * self.scale).abs().mean(), before, value.detach() / part]))
         return {**terms, "retrospection": self.config.weight * value, "lead": self.config.weight * lead}
 
-    def sought(self, images: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
-        """The perturbation [1, C, H, W], in the settings' units, that moves the outputs most."""
+    def sought(self, images: torch.Tensor, reference: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The perturbation [1, C, H, W], in the settings' units, that moves the outputs most, and the divergence at its start."""
         network, told = self.student, reference
         if self.config.by == "teacher":
             network = self.teacher
@@ -152,13 +159,18 @@ class SelfRetrospection(Method):
         delta.requires_grad_(True)
         adam = torch.optim.Adam([delta], lr=self.config.inner_lr)
         inner = self._inner(network, images, told)
+        before = None
         for _ in range(self.config.inner_steps):
-            (delta.grad,) = torch.autograd.grad(inner(delta), delta)
+            loss = inner(delta)
+            if before is None:
+                before = (self.config.pull * delta.square().sum() - loss).detach()
+            (delta.grad,) = torch.autograd.grad(loss, delta)
             adam.step()
             if self.config.bound is not None:
                 with torch.no_grad():
                     delta.copy_(delta.minimum(self.config.bound / self.scale).maximum(-self.config.bound / self.scale))
-        return delta.detach()
+        assert before is not None
+        return delta.detach(), before
 
     def _inner(self, network: Any, images: torch.Tensor, reference: torch.Tensor) -> Loss:
         def inner(delta: torch.Tensor) -> torch.Tensor:
@@ -199,8 +211,9 @@ class SelfRetrospection(Method):
 
     @property
     def report(self) -> dict[str, Any]:
-        """The method's own, and the rate of the fixed-point map in the last epoch."""
-        return {**self.method.report, "rate": self.rate}
+        """The method's own, and of the last epoch the rate of the fixed-point map and what the search did, in the mean."""
+        size, before, after = torch.stack(self.seen).mean(0).tolist() if self.seen else (None, None, None)
+        return {**self.method.report, "rate": self.rate, "search": {"pixels": size, "before": before, "after": after}}
 
 
 def hypergradient(

@@ -71,8 +71,8 @@ def test_a_retrospection_that_costs_too_much_is_taken_back(defended):
     figures = iter((0.9, 0.7, 0.9, 0.85))
     back, log, _ = defended(retrospection=True, accuracy=lambda network: next(figures))
     found = log.method["retrospection"]
-    assert found | {"rate": 0} == {
-        "before": 0.9, "after": 0.7, "agreement": [0.9, 0.7], "kept": False, "rate": 0, "start": plain.sha256,
+    assert found | {"rate": 0, "search": 0} == {
+        "before": 0.9, "after": 0.7, "agreement": [0.9, 0.7], "kept": False, "rate": 0, "search": 0, "start": plain.sha256,
     }  # fmt: skip
     assert back.sha256 == plain.sha256
     after, log, _ = defended(retrospection=True, accuracy=lambda network: next(figures))

@@ -90,13 +90,14 @@ def test_noise_has_a_slope_where_zero_has_none_and_the_search_raises_the_loss(re
     noise = (0.02 * torch.randn(zero.shape, generator=torch.Generator().manual_seed(0))).requires_grad_(True)
     slopes = [float(torch.autograd.grad(inner(delta), delta)[0].norm()) for delta in (zero, noise)]
     assert slopes[0] < 1e-4 < slopes[1]
-    found = method.sought(batch.images, reference)
+    found, before = method.sought(batch.images, reference)
+    assert float(before) > 0
     assert float(inner(found).detach()) < 10 * float(inner(noise).detach()) < 0  # minus the divergence
     widest = (found * method.scale).abs().max()
     assert float(widest) <= 0.2 + 1e-6
     wild, *_ = ready(inner_steps=10, bound=None, inner_lr=1.0)
     wild.student.eval()
-    assert float((wild.sought(batch.images, reference) * wild.scale).abs().max()) > 0.2
+    assert float((wild.sought(batch.images, reference)[0] * wild.scale).abs().max()) > 0.2
 
 
 def test_the_authors_variants(ready):
@@ -123,6 +124,12 @@ def test_steps_make_the_student_steadier(ready):
         values.append(float(terms["retrospection"].detach()))
     assert values[-1] < 0.5 * values[0]
     assert 0 < method.report["rate"] <= 4e-3
+    search = method.report["search"]
+    assert 0 < search["before"] < search["after"]
+    assert search["after"] == pytest.approx(
+        sum(values) / len(values) / 5, rel=1e-3
+    )  # of the whole batch, by its weight
+    assert 0 < search["pixels"] <= 0.2
 
 
 def test_the_search_moves_pixels_alike_whatever_the_students_std(ready):
@@ -136,7 +143,7 @@ def test_the_search_moves_pixels_alike_whatever_the_students_std(ready):
             torch.manual_seed(0)
             with torch.no_grad():
                 reference = student(batch.images)
-            found[name, std] = method.sought(batch.images, reference) * method.scale
+            found[name, std] = method.sought(batch.images, reference)[0] * method.scale
     torch.testing.assert_close(found["pixels", 0.2], found["pixels", 0.5])
     torch.testing.assert_close(found["authors", 0.2], found["pixels", 0.2], atol=1e-3, rtol=0)
     assert float((found["authors", 0.5] - found["pixels", 0.5]).abs().max()) > 0.02
