@@ -62,7 +62,7 @@ from edgekd.datafree.patches import Patches, held_out
 from edgekd.datafree.run import source_class
 from edgekd.datafree.told import Told
 from edgekd.distill.abd import AbdSettings
-from edgekd.distill.retrospection import RetrospectionSettings
+from edgekd.distill.retrospection import LEAST_STEPS, RetrospectionSettings
 from edgekd.export import onnx as onnx_writer
 from edgekd.files import canonical_json, read_json, sha256_bytes, write_npz
 from edgekd.pipeline.calibration import accuracy_on, agreement_without, scale_images
@@ -97,7 +97,11 @@ UNVACCINATED = {SV: PLAIN, PUBLISHED: PLAIN, ABD: SR}
 PATCHES: Config = {"epochs": 10, "options": {"images": 96_000}}
 # How long the other sources are run, and with what beside their defaults.
 ZSKT: Config = {"epochs": 15, "options": {}}
-CMI: Config = {"epochs": 3, "options": {"images": 64, "inversion_steps": 20, "student_steps": 40, "width": 32}}
+CMI: Config = {
+    "epochs": 3,
+    "options": {"images": 64, "inversion_steps": 20, "student_steps": 40, "width": 32},
+    "retrospect": {"steps": 50},
+}
 DATA: Config = {"epochs": 20, "options": {"images": 10_000}}
 MINUTES = {"patches": 17.0, "zskt": 38.0, "cmi": 3.0, "data": 6.0}  # of a training
 POOL, SHUFFLES = 4.0, 6.0  # minutes: to make the patches, and to search a vaccine and ask it of all of them; once each
@@ -251,8 +255,8 @@ def _student(
         _prepared(config, source, teacher, students.with_name("pools"))
         if config["row"] in UNVACCINATED and not (source.vaccine is not None and source.vaccine.on):
             other = {**config, "row": UNVACCINATED[config["row"]]}
-            made, found, *scales = _student(other, teacher, agreed, students)
-            return made, {**found, "method": {**found["method"], "source": source.report}}, *scales
+            made, said, scales, origin = _student(other, teacher, agreed, students)
+            return made, {**said, "method": {**said["method"], "source": source.report}}, scales, origin
     device = str(resolve_device("auto"))
     accuracy = accuracy_on(agreed, device)
     with alone(_place(config, teacher, students)) as place:
@@ -262,11 +266,11 @@ def _student(
         )  # fmt: skip
         kept = place / "collected.npz"
         if not kept.exists():
-            own, images = scale_images(
+            own, chosen = scale_images(
                 source, TorchRunner(teacher), count, config["seed"],
                 lambda more: held_out(pictures(), source.shape, HELD_OUT + more, config["seed"])[HELD_OUT:],
             )  # fmt: skip
-            write_npz(kept, "collected", images=images, own=np.array(own is images))
+            write_npz(kept, "collected", images=chosen, own=np.array(own is chosen))
         checkpoints.save(place / f"{config['row']}.safetensors", models.weights(made), {"spec": spec.to_json()})
         found = read_npz(kept)
         return made, log.to_json(), _named(found["images"], teacher), "source" if found["own"] else "other patches"
@@ -323,7 +327,7 @@ def forecast(config: Config) -> float:
     if row in (ABD, PUBLISHED):
         found += SHUFFLES * patches + whole * vaccinated
     if row == ABD or (row == SR and vaccinated):
-        found += RETROSPECTION
+        found += RETROSPECTION * _settings(config).retrospect.length(0) / LEAST_STEPS
     return float(found + WITHOUT * (row == LONGER))
 
 
