@@ -191,12 +191,12 @@ class Patches(Source):
         name = VERDICT.format(key[:8])
         kept = self._read(name, key, Verdict)
         if kept is not None:
-            for name in ("trial", "looks"):
-                self.vaccine.get_buffer(name).copy_(torch.from_numpy(kept[name]))
+            for buffer in ("trial", "looks"):
+                self.vaccine.get_buffer(buffer).copy_(torch.from_numpy(kept[buffer]))
             self.spared, self.doubt = int(kept["spared"]), str(kept["doubt"]) or None
             return kept["suspects"]
         found = self._judged(self.vaccine)
-        state = [self.vaccine.get_buffer(name).cpu().numpy() for name in ("trial", "looks")]
+        state = [self.vaccine.get_buffer(buffer).cpu().numpy() for buffer in ("trial", "looks")]
         self._write(name, key, Verdict(found, np.array(self.spared), np.array(self.doubt or ""), *state))
         return found
 
