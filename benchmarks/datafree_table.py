@@ -13,8 +13,9 @@ from edgekd.report.transferability import beside
 Record = dict[str, Any]
 Rows = dict[str, dict[int, Record]]  # row -> seed -> result
 PLAIN, LONGER, SV, SR, ABD, WITH_DATA = "plain", "plain, longer", "+SV", "+SR", "+ABD", "KD on clean data"
+PUBLISHED = "+SV, published mask"
 CLEAN = "clean"
-ORDER = (PLAIN, LONGER, SV, SR, ABD, WITH_DATA)
+ORDER = (PLAIN, LONGER, SV, PUBLISHED, SR, ABD, WITH_DATA)
 GOES_ON = {LONGER: PLAIN, SR: PLAIN, ABD: SV}  # row -> whose last student it starts from
 COUNTS = {"patches": 70.0, "zskt": 50.0}  # percent of ACC of the plain source from which on a teacher's rows count
 CARRIES, ABOVE, LEFT, MOST_LOSS, MOST_LOSS_CLEAN = 50.0, 30.0, 15.0, 6.0, 2.0  # percent of ASR; points
@@ -80,7 +81,12 @@ def _part(key: tuple[Any, ...], rows: Rows, floor: float | None) -> str:
         *head(COLUMNS),
         *(_line(row, rows, floor) for row in sorted(rows, key=_place)),
     ]
-    said = [verdict(source, teacher, rows, floor), _rescaled(rows)]
+    said = [
+        verdict(source, teacher, rows, floor),
+        *_differences(rows) * (teacher == CLEAN),
+        _default(rows),
+        _rescaled(rows),
+    ]
     return "\n".join([*lines, *(f"\n- {one}" for one in said if one)])
 
 
@@ -96,7 +102,31 @@ def _place(row: str) -> tuple[int, int, str]:
 def _rescaled(rows: Rows) -> str:
     """Which rows had their INT8 scales set on other images than their source's."""
     found = [row for row in rows if any(one.get("scales", "source") != "source" for one in rows[row].values())]
-    return f"INT8 scales on held-out patches, as the source's images are nearly noise: {', '.join(found)}" if found else ""  # fmt: skip
+    return f"INT8 scales on patches, as the source's images are nearly noise: {', '.join(found)}" if found else ""
+
+
+def _default(rows: Rows) -> str:
+    """What the product's own choice would have been: +SV where a shuffle was accepted, +SR elsewhere."""
+    accepted: dict[int, bool] = {}
+    for name in (SV, ABD):
+        for seed, result in rows.get(name, {}).items():
+            found = result["method"].get("source", {}).get("vaccine")
+            if found is not None:
+                accepted[seed] = found["accepted"]
+    chosen = Counter(SV if each else SR for each in accepted.values())
+    said = " and ".join(f"{row} at {chosen[row]} of {len(accepted)} seeds" for row in (SV, SR) if chosen[row])
+    return f"the product's default (`abd.retrospection=auto`) is {said}" if said else ""
+
+
+def _differences(rows: Rows) -> list[str]:
+    """By how much ABD changes the ASR of a clean teacher's student under every trigger, signed."""
+    lines = []
+    for base in (PLAIN, LONGER):
+        raised = _raised(rows, base)
+        if raised:
+            each = ", ".join(f"{_short(trigger)} {points:+.2f}" for trigger, points in sorted(raised.items()))
+            lines.append(f"ASR of {ABD} less that of {base}, points: {each}{beside(len(_gains(rows, base)))}")
+    return lines
 
 
 def _called(name: str, rows: Rows) -> str:
@@ -200,7 +230,7 @@ def _missed(rows: Rows, clean: bool) -> list[str]:
         f"ACC more than {most:g} below {base}": (mean(_gains(rows, base)) or 0.0) < -most for base in (PLAIN, LONGER)
     }
     if clean:
-        raised = _raised(rows)
+        raised = _raised(rows, PLAIN)
         worst = max(raised, key=lambda trigger: raised[trigger])
         found[f"ASR raised by more than {RAISED:g} under {_short(worst)}"] = raised[worst] > RAISED
     else:
@@ -216,14 +246,14 @@ def _gains(rows: Rows, base: str) -> list[float]:
     return [ours["fp32"]["acc"] - others[seed]["fp32"]["acc"] for seed, ours in rows.get(ABD, {}).items() if seed in others]  # fmt: skip
 
 
-def _raised(rows: Rows) -> dict[str, float]:
-    """Of a clean teacher, trigger -> points of ASR of ABD above the plain source in the mean over seeds."""
-    plain = {seed: _by_trigger(result) for seed, result in rows[PLAIN].items()}
+def _raised(rows: Rows, base: str) -> dict[str, float]:
+    """Of a clean teacher, trigger -> points of ASR of ABD above another row in the mean over seeds."""
+    others = {seed: _by_trigger(result) for seed, result in rows.get(base, {}).items()}
     gains: dict[str, list[float]] = {}
-    for seed, result in rows[ABD].items():
+    for seed, result in rows.get(ABD, {}).items():
         for trigger, asr in _by_trigger(result).items():
-            if seed in plain:
-                gains.setdefault(trigger, []).append(asr - plain[seed][trigger])
+            if trigger in others.get(seed, {}):
+                gains.setdefault(trigger, []).append(asr - others[seed][trigger])
     return {trigger: sum(found) / len(found) for trigger, found in gains.items()}
 
 

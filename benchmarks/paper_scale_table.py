@@ -27,11 +27,14 @@ PUBLISHED: dict[tuple[str, float | None], tuple[float | None, float]] = {  # ACC
     ("trojannn", 0.01): (None, 100.0),
 }
 TOLERANCE = 5.0  # points
-# Without data, attack -> row -> (least ACC, most ACC, least ASR, most ASR), percent: the bands of the method card abd 15.2.
-BANDS: dict[str, dict[str, tuple[float, float, float, float]]] = {
-    "badnets": {"plain": (70, 83, 87, 100), "+SV": (65, 83, 0, 5), "KD on clean data": (0, 100, 0, 12)},
-    "trojan-wm": {"plain": (70, 83, 90, 100), "+ABD": (65, 83, 0, 25), "KD on clean data": (0, 100, 0, 12)},
-    "blended": {"KD on clean data": (0, 100, 0, 12)},
+# Without data, (source, attack) -> row -> (least ACC, most ACC, least ASR, most ASR), percent: the bands of the method card
+# abd 15.2. It says "about 98" of CMI and the watermark, and gives +SR alone no band.
+BANDS: dict[tuple[str, str], dict[str, tuple[float, float, float, float]]] = {
+    ("zskt", "badnets"): {"plain": (70, 83, 87, 100), "+SV": (65, 83, 0, 5), "KD on clean data": (0, 100, 0, 12)},
+    ("zskt", "trojan-wm"): {"plain": (70, 83, 90, 100), "+ABD": (65, 83, 0, 25), "KD on clean data": (0, 100, 0, 12)},
+    ("zskt", "blended"): {"KD on clean data": (0, 100, 0, 12)},
+    ("cmi", "badnets"): {"plain": (87, 89, 0, 10)},
+    ("cmi", "trojan-wm"): {"plain": (87, 89, 95, 100)},
 }
 
 
@@ -40,12 +43,12 @@ def without_data(records: Sequence[Record]) -> str:
     lines = []
     for record in records:
         config, found = record["config"], record["result"]["fp32"]
-        band = BANDS.get(config["teacher"], {}).get(config["row"])
+        band = BANDS.get((config["source"], config["teacher"]), {}).get(config["row"])
         if band is not None:
             low, high, least, most = band
             fits = low <= found["acc"] <= high and least <= found["asr"] <= most
             lines.append(
-                f"- {text.markdown(config['teacher'])}, {config['row']}: {found['acc']:.1f} / {found['asr']:.1f}, expected "
+                f"- {config['source']}, {text.markdown(config['teacher'])}, {config['row']}: {found['acc']:.1f} / {found['asr']:.1f}, expected "
                 f"{low:g} to {high:g} / {least:g} to {most:g}: {'yes' if fits else '**no**'}"
             )
     return "\n".join([datafree_table.tables(records), "", *sorted(lines)])

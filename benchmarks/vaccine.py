@@ -2,9 +2,9 @@
 
     python -m benchmarks.vaccine --minutes 20
 
-A cell is a teacher, how many of its last convolutions are shuffled, and a seed. The search for a shuffle sees the pool
-of a run on patches, and would leave out of that pool what a run would. Then all trials are looked at, so that the
-rules can be compared. Triggered and clean test images are told apart by their distance, which only somebody who knows
+A cell is a teacher and a seed; ABD's five last convolutions are shuffled. The search for a shuffle sees patches as a run
+does, but fewer of them, and would leave out of these what a run would. Then all trials are looked at, so that the rules
+can be compared. Triggered and clean test images are told apart by their distance, which only somebody who knows
 the trigger can look at: AUC says how well. Nothing is chosen by these figures; ABD's defaults stay what they are.
 """
 
@@ -20,7 +20,7 @@ import torch
 
 from benchmarks import prepare_data
 from benchmarks.attacks import START, clean_network
-from benchmarks.datafree import BACKDOORED, GRID, SPARE, TRIED, pictures
+from benchmarks.datafree import BACKDOORED, GRID, SPARE, pictures
 from benchmarks.datafree_table import CLEAN
 from benchmarks.grid import Config, Table, main
 from benchmarks.transfer import teacher_of
@@ -33,17 +33,17 @@ from edgekd.losses import log_distance, suspicious
 from edgekd.training import TrainConfig
 from edgekd.types import Model
 
-LAYERS, MORE_LAYERS = 5, (4, 3, 2, 1)  # five is the default, which gets three seeds
+SEEDS = (0, 1, 2)
 TEACHERS = (*BACKDOORED, SPARE, CLEAN)
-IMAGES = 2000  # test images of either kind
-POOL = TRIED[0]["options"]["images"]
+IMAGES = 2000  # test images, with and without the trigger
+POOL = 8192  # patches
 RULES = ("mad", "mean")
 
 
 def cells() -> Iterator[Config]:
-    for seed, layers in (*((seed, LAYERS) for seed in (0, 1, 2)), *((0, layers) for layers in MORE_LAYERS)):
+    for seed in SEEDS:
         for teacher in TEACHERS:
-            yield {"teacher": teacher, "layers": layers, "images": IMAGES, "pool": POOL, "seed": seed}
+            yield {"teacher": teacher, "layers": VaccineSettings().layers, "images": IMAGES, "pool": POOL, "seed": seed}
 
 
 def run(config: Config, folder: Path) -> dict[str, Any]:
@@ -51,9 +51,9 @@ def run(config: Config, folder: Path) -> dict[str, Any]:
     teacher, trigger = teacher_of(GRID if config["teacher"] == CLEAN else config["teacher"], test)
     if config["teacher"] == CLEAN:
         teacher = clean_network(START)
-    probes = audit.probes(test, (trigger,), teacher.spec.num_classes)
-    count = config["images"]
-    return told_apart(config, teacher, pictures(), test.images[:count], probes.triggered[0].images[:count])
+    shown = test.subset(np.arange(config["images"]))
+    probes = audit.probes(shown, (trigger,), teacher.spec.num_classes)
+    return told_apart(config, teacher, pictures(), shown.images, probes.triggered[0].images)
 
 
 def told_apart(
@@ -106,7 +106,8 @@ def separation(low: np.ndarray, high: np.ndarray) -> float:
 
 
 def forecast(config: Config) -> float:
-    return 5.0
+    """Some 155,000 answers of the teacher or its shuffled copies: 8 trials of 3 on 4096 patches, then what was accepted."""
+    return 3.0
 
 
 TABLE = Table("vaccine", cells, run, forecast)

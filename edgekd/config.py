@@ -477,6 +477,9 @@ def _validate(config: type[BaseModel], values: dict[str, Any], prefix: str) -> B
         reason = first["msg"].removeprefix("Value error, ")
         if not first["loc"]:
             raise UsageError(f"The settings {prefix}* do not fit together: {reason}.") from None
+        whole, _, choice = key.rpartition(".")
+        if not choice.isdigit() and whole in keys(config, prefix):  # which of several types it is not
+            key = whole
         raise UsageError(
             f"The setting {DERIVED.get(key, key)} = {shortened(first.get('input'))} does not fit: "
             f"{reason[0].lower() + reason[1:]}."

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -35,6 +35,14 @@ class View:
     device: torch.device
     folder: Path | None = None
     teacher_sha256: str = ""
+
+
+class Part(NamedTuple):
+    """Images of a batch that count alike; suspect: batch norms should not follow these."""
+
+    weight: float
+    batch: Batch
+    suspect: bool = False
 
 
 class ImageSource(BatchSource, Protocol):
@@ -67,8 +75,12 @@ class ImageSource(BatchSource, Protocol):
         """The student's optimiser where the source wants another than the method's."""
         ...
 
-    def parts(self, batch: Batch) -> Iterator[tuple[float, Batch]]:
-        """The batch cut by how much its images are to count: weights and batches."""
+    def parts(self, batch: Batch) -> Iterator[Part]:
+        """The batch cut by how much its images are to count."""
+        ...
+
+    def flagged(self, images: np.ndarray) -> np.ndarray:
+        """Which images uint8 [N, C, H, W], of any origin, an accepted vaccine suspects, bool [N]; once opened."""
         ...
 
     def collect(self, count: int, seed: int) -> np.ndarray:
@@ -148,8 +160,14 @@ class Source:
     def own_optimizers(self) -> tuple[torch.optim.Optimizer, ...]:
         return ()
 
-    def parts(self, batch: Batch) -> Iterator[tuple[float, Batch]]:
-        yield 1.0, batch
+    def parts(self, batch: Batch) -> Iterator[Part]:
+        yield Part(1.0, batch)
+
+    def flagged(self, images: np.ndarray) -> np.ndarray:
+        if self.vaccine is None:
+            return np.zeros(len(images), bool)
+        found: np.ndarray = self.vaccine.flagged(self.view.teacher.teacher, torch.from_numpy(images)).cpu().numpy()
+        return found
 
     def identity(self) -> dict[str, Any]:
         vaccine = None if self.vaccine is None else self.vaccine.config.model_dump(mode="json")

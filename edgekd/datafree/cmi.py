@@ -56,7 +56,10 @@ class Best(NamedTuple):
 class ContrastiveInversion(Source):
     """Every epoch: a round of inversion from fresh weights, then ``student_steps`` batches of all images so far.
 
-    Statistics, features and the vaccine's term are in FP32. Ours: a smaller bank; the pool is in memory, as bytes.
+    Statistics, features and the vaccine's term are in FP32. Ours: a smaller bank; the pool is in memory, as bytes. Beside
+    ABD's code: Nesterov momentum (``train.nesterov=false`` is theirs); the vaccine's weight of 0.1 on a sum over classes,
+    where they average (theirs is 0.1 over the number of classes); a search on finished images, so that the first rounds go
+    without a vaccine, which no option changes.
     """
 
     Config = InversionSettings
@@ -181,7 +184,7 @@ class ContrastiveInversion(Source):
             keys = self.head(torch.cat([wide, past[1]]))
             loss = loss + config.contrast * matched_pairs(queries, keys, len(images), config.temperature)
         if self.vaccine is not None:
-            loss = loss + self.vaccine.term(teacher, first)
+            loss = loss + self.vaccine.term(teacher, first, logits)
         return loss, local, wide
 
     def collect(self, count: int, seed: int) -> np.ndarray:

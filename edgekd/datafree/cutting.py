@@ -21,6 +21,9 @@ MARGIN = 2**0.5  # the patch is cut from a larger one, so that turned corners st
 JITTER, HUE = 0.4, 0.1
 TRIES = 12
 LEAST_SIDE = 16
+# A folder of at least so many pictures whose shorter side is below so many times a patch's: those are not cut to slivers.
+MANY, SMALL = 100, 4
+HELD_OUT = 10  # of the pictures that are used whole, one in so many is for held-out patches
 MOST_PIXELS = 400_000_000  # of all pictures together
 CUT = (0.25, 0.25)  # of the Beta that CutMix draws its share from
 CHUNK = 2000
@@ -79,25 +82,49 @@ def listed(path: str | Path) -> list[Path]:
     return found
 
 
-def cut(images: Sequence[np.ndarray], count: int, side: int, seed: int, *, turn: float = TURN) -> np.ndarray:
+def cut(
+    images: Sequence[np.ndarray], count: int, side: int, seed: int, *, turn: float = TURN, held_out: bool = False
+) -> np.ndarray:
     """``count`` patches uint8 [N, 3, side, side] of pictures uint8 [H, W, 3]; more of them begin with the same ones.
 
     A square of half the shorter side, of it a crop of 1/500 to all of its area, scaled (bicubic) to √2 · side, rotated and
     sheared by up to ``turn`` (bilinear, black outside), its centre; half of them with other brightness, contrast, saturation
-    and hue (the last a rotation in the plane of chroma). Asano and Saeed 2023 as published.
+    and hue (the last a rotation in the plane of chroma). Asano and Saeed 2023 as published. Ours: pictures of ``used_whole``
+    are not cut but scaled, their largest square; half of them are mirrored, half recoloured. held_out: of these
+    pictures the one in ten that is otherwise left out, and no other. What is cut serves both, as no patch comes twice.
     """
     from PIL import Image
 
-    opened = [Image.fromarray(image) for image in images]
+    small = used_whole(images, side)
+    whole, kept = set(small), set(small[::HELD_OUT])
+    left_out = whole - kept if held_out else kept
+    opened = [(Image.fromarray(image), n in whole) for n, image in enumerate(images) if n not in left_out]
     draws = stream(seed, "patches").random((count, 8 + 2 * TRIES))
     out = np.empty((count, side, side, 3), np.uint8)
     for number, draw in enumerate(draws):
-        picture = opened[int(draw[0] * len(opened))]
-        out[number] = _patch(picture, draw, side, turn, Image)
+        picture, scaled = opened[int(draw[0] * len(opened))]
+        out[number] = _scaled(picture, draw, side, Image) if scaled else _patch(picture, draw, side, turn, Image)
     for start in range(0, count, CHUNK):
         part = slice(start, start + CHUNK)
         out[part] = _recoloured(out[part], stream(seed, "colours", start))
     return np.ascontiguousarray(out.transpose(0, 3, 1, 2))
+
+
+def used_whole(images: Sequence[np.ndarray], side: int) -> list[int]:
+    """Which pictures uint8 [H, W, 3] are too small to cut patches of ``side`` pixels from; none where these are few.
+
+    A few would be the same image again and again.
+    """
+    small = [number for number, image in enumerate(images) if min(image.shape[:2]) < SMALL * side]
+    return small if len(small) >= MANY else []
+
+
+def _scaled(picture: Any, draw: np.ndarray, side: int, Image: Any) -> np.ndarray:
+    shorter = min(picture.size)
+    left, top = (draw[1 + axis] * (extent - shorter) for axis, extent in enumerate(picture.size))
+    box = (left, top, min(left + shorter, picture.width), min(top + shorter, picture.height))
+    found = np.asarray(picture.resize((side, side), Image.Resampling.BICUBIC, box=box, reducing_gap=2.0))
+    return found[:, ::-1] if draw[3] < 0.5 else found
 
 
 def _patch(picture: Any, draw: np.ndarray, side: int, turn: float, Image: Any) -> np.ndarray:

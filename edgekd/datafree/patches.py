@@ -20,8 +20,8 @@ from ..errors import EdgekdError
 from ..training import Settings
 from ..training.chunks import Chunks
 from . import cutting, textures
-from .base import Source, View, histogram
-from .vaccine import capped, doubt
+from .base import Part, Source, View, histogram
+from .vaccine import Vaccine, capped, doubt
 
 TEXTURES = 8  # drawn pictures
 HELD_OUT = 2**31  # added to a seed, beyond all seeds of runs
@@ -29,16 +29,24 @@ CANDIDATES = 2  # patches cut for one that is kept, where classes are balanced
 MOST_OF_A_CLASS = 2.0  # times its even share
 AT_ONCE, LEAST_POOL = 500, 64
 LEAST_IMAGES = 2  # that a batch norm can take the statistics of
-POOL = "pool.npz"
+POOL, VERDICT = "pool.npz", "vaccine-{}.npz"
 TAUGHT = {"alpha": 1.0, "temperature": 4.0}
 
 
 class PatchSettings(Settings):
     image: str | None = Field(None, min_length=1, description="a picture, or a folder of them; default: drawn textures")
-    images: int = Field(20_000, ge=LEAST_POOL, le=1_000_000, description="patches in the pool")
+    images: int = Field(
+        20_000,
+        ge=LEAST_POOL,
+        le=1_000_000,
+        description="patches in the pool, which is in memory some three times: 96,000 of 32 x 32 pixels are 0.9 GB; of "
+        "large images take fewer, and more epochs",
+    )
     cutmix: bool = Field(True, description="paste a box of another patch into each")
     balance: bool = Field(
-        True, description="keep at most twice the even share of patches that the teacher puts into one class"
+        True,
+        description="of twice as many patches first take those of each class, by the teacher, up to twice its even share; "
+        "what these leave open is filled with what there is, so a favourite may have more",
     )
     mirrored: bool = Field(True, description="use each patch and its mirror image, as two images")
 
@@ -51,6 +59,16 @@ class Pool(NamedTuple):
     named: np.ndarray
 
 
+class Verdict(NamedTuple):
+    """What a vaccine said of a pool: suspects bool [N], spared, doubt ("" for none), and the vaccine's state."""
+
+    suspects: np.ndarray
+    spared: np.ndarray
+    doubt: np.ndarray
+    trial: np.ndarray
+    looks: np.ndarray
+
+
 class Patches(Source):
     """A pool that is made once and stays: what the teacher says of each image is asked once and kept.
 
@@ -61,7 +79,11 @@ class Patches(Source):
     Config = PatchSettings
     fixed = True
     presets: ClassVar[dict[str, Any]] = {
-        "fast": {"train": {"epochs": 30, "schedule": "onecycle", "lr": 0.2, "augment": "none"}, "kd": TAUGHT},
+        "fast": {
+            "train": {"epochs": 10, "schedule": "onecycle", "lr": 0.2, "augment": "none"},
+            "kd": TAUGHT,
+            "source": {"images": 96_000},
+        },
         "full": {
             "train": {"epochs": 100, "schedule": "cosine", "lr": 0.1, "augment": "none"},
             "kd": TAUGHT,
@@ -116,10 +138,10 @@ class Patches(Source):
         few = min(self.config.images, max(LEAST_POOL, steps * size))
         return {"images": few}, self.config.images / few, max(self.config.images // size, 1)
 
-    def parts(self, batch: Batch) -> Iterator[tuple[float, Batch]]:
+    def parts(self, batch: Batch) -> Iterator[Part]:
         suspect = self.suspect[batch.index]
         if not bool(suspect.any()):
-            yield 1.0, batch
+            yield Part(1.0, batch)
             return
         count, others = int((~suspect).sum()), int(suspect.sum())
         mean = count + max(self.weight, 0.0) * others
@@ -130,7 +152,7 @@ class Patches(Source):
             if int(mask.sum()) >= LEAST_IMAGES:
                 part = Batch(*(values[mask] for values in batch))
                 self.view.teacher.tell(part.images, self.logits[part.index])
-                yield weight, part
+                yield Part(weight, part, mask is suspect)
 
     def kept_bytes(self, teacher: torch.nn.Module) -> int:
         return int(self.config.images * (math.prod(self.shape) + 4 * self.num_classes))
@@ -162,18 +184,40 @@ class Patches(Source):
     def _suspects(self) -> np.ndarray:
         if self.vaccine is None:
             return np.zeros(len(self.pool.images), bool)
-        teacher, images = self.view.teacher.teacher, self.pool.images
         self.vaccine.to(self.view.device)
-        if not self.vaccine.searched:
-            self.vaccine.search(teacher, self._float(self.collected(self.vaccine.config.pool)))
-        parts = [self.vaccine.distances(teacher, self._float(part)) for part in _parts(images)]
-        distances = torch.cat(parts).cpu().numpy()
+        key = files.sha256_bytes(
+            files.canonical_json([self._key(), self.vaccine.config.model_dump(mode="json")]).encode()
+        )
+        name = VERDICT.format(key[:8])
+        kept = self._read(name, key, Verdict)
+        if kept is not None:
+            for buffer in ("trial", "looks"):
+                self.vaccine.get_buffer(buffer).copy_(torch.from_numpy(kept[buffer]))
+            self.spared, self.doubt = int(kept["spared"]), str(kept["doubt"]) or None
+            return kept["suspects"]
+        found = self._judged(self.vaccine)
+        state = [self.vaccine.get_buffer(buffer).cpu().numpy() for buffer in ("trial", "looks")]
+        self._write(name, key, Verdict(found, np.array(self.spared), np.array(self.doubt or ""), *state))
+        return found
+
+    def _judged(self, vaccine: Vaccine) -> np.ndarray:
+        """What the vaccine, searched if it was not yet, suspects of the pool; sets ``spared`` and ``doubt``."""
+        teacher, images = self.view.teacher.teacher, self.pool.images
+        if not vaccine.searched:
+            vaccine.search(teacher, self._float(self.collected(vaccine.config.pool)))
+        with self.bf16():
+            exact = not torch.is_autocast_enabled(self.view.device.type)  # of the pool's logits
+        parts = zip(_parts(images), _parts(self.pool.logits), strict=True)
+        distances = np.concatenate([
+            vaccine.distances(teacher, self._float(part), torch.from_numpy(logits) if exact else None).cpu().numpy()
+            for part, logits in parts
+        ])  # fmt: skip
         suspicious = np.isfinite(distances)
         self.doubt = doubt(suspicious)
         if self.doubt is not None:  # so that what hangs on an accepted vaccine does not count on this one
-            self.vaccine.drop()
+            vaccine.drop()
             return np.zeros(len(images), bool)
-        found = capped(distances, self.pool.logits.argmax(1), self.vaccine.config.most_of_a_class)
+        found = capped(distances, self.pool.logits.argmax(1), vaccine.config.most_of_a_class)
         self.spared = int(suspicious.sum() - found.sum())
         return found
 
@@ -202,8 +246,7 @@ class Patches(Source):
             other = np.ascontiguousarray(images[..., ::-1])
             images, logits = np.concatenate([images, other]), np.concatenate([logits, self.ask(other)])
         pool = Pool(images, logits, named)
-        if self.view.folder is not None:
-            files.write_npz(self.view.folder / POOL, "pool", **pool._asdict(), key=np.array(self._key()))
+        self._write(POOL, self._key(), pool)
         return pool
 
     def pictures(self) -> list[np.ndarray]:
@@ -229,33 +272,48 @@ class Patches(Source):
 
     def _kept(self) -> Pool | None:
         """The pool of an earlier start in the folder, if it is this one."""
-        file = None if self.view.folder is None else Path(self.view.folder) / POOL
+        found = self._read(POOL, self._key(), Pool)
+        return None if found is None else Pool(**found)
+
+    def _read(self, name: str, key: str, kind: type[Pool | Verdict]) -> dict[str, np.ndarray] | None:
+        """What an earlier start left in the folder under this key, if anything."""
+        file = None if self.view.folder is None else Path(self.view.folder) / name
         if file is None or not file.exists():
             return None
         try:
             found = read_npz(file)
-            return Pool(*(found[name] for name in Pool._fields)) if str(found["key"]) == self._key() else None
+            return {field: found[field] for field in kind._fields} if str(found["key"]) == key else None
         except (EdgekdError, KeyError, OSError):
             return None
+
+    def _write(self, name: str, key: str, held: Pool | Verdict) -> None:
+        if self.view.folder is not None:
+            files.write_npz(self.view.folder / name, type(held).__name__.lower(), **held._asdict(), key=np.array(key))
 
 
 def held_out(image: str | None, shape: tuple[int, int, int], count: int, seed: int) -> np.ndarray:
     """Patches uint8 [count, C, H, W] that no pool of this seed holds, as they were cut; image: as in the settings."""
     channels, height, width = shape
+    side = max(height, width)
     pictures = textures.pictures(TEXTURES, seed) if image is None else cutting.read(image)
-    images = cutting.cut(pictures, count, max(height, width), HELD_OUT + seed)[:, :, :height, :width]
+    images = cutting.cut(pictures, count, side, HELD_OUT + seed, held_out=True)[:, :, :height, :width]
     return np.ascontiguousarray(images if channels == 3 else cutting.grey(images))
 
 
 def balanced(labels: np.ndarray, count: int, classes: int) -> np.ndarray:
     """Positions [count] of labels [N]: the first of each class up to twice its even share, then the first of the rest."""
     cap = max(1, int(MOST_OF_A_CLASS * count / classes))
-    rank = np.empty(len(labels), np.int64)
+    order = np.argsort(ranks(labels) >= cap, kind="stable")
+    return np.sort(order[:count])
+
+
+def ranks(labels: np.ndarray) -> np.ndarray:
+    """How many before each of labels [N] are of its class, int64 [N]."""
+    found = np.empty(len(labels), np.int64)
     for label in np.unique(labels):
         where = np.flatnonzero(labels == label)
-        rank[where] = np.arange(len(where))
-    order = np.argsort(rank >= cap, kind="stable")
-    return np.sort(order[:count])
+        found[where] = np.arange(len(where))
+    return found
 
 
 def _parts(images: np.ndarray) -> list[np.ndarray]:

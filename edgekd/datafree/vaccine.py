@@ -80,12 +80,14 @@ class Vaccine(nn.Module):
 
     trial: torch.Tensor
     looks: torch.Tensor
+    driven: torch.Tensor
 
     def __init__(self, config: VaccineSettings, seed: int) -> None:
         super().__init__()
         self.config, self.seed = config, seed
         self.register_buffer("trial", torch.tensor(-2))  # -2: not searched yet, -1: none was accepted
         self.register_buffer("looks", torch.full((config.trials, len(Look._fields)), -1.0))
+        self.register_buffer("driven", torch.zeros(2, dtype=torch.int64))  # a generator's images, the suspects of them
 
     @property
     def searched(self) -> bool:
@@ -138,11 +140,18 @@ class Vaccine(nn.Module):
         """Logits [N, K] of the shuffled teacher; gradients reach the images."""
         return self._logits(teacher, images, int(self.trial))
 
-    def term(self, teacher: nn.Module, images: torch.Tensor) -> torch.Tensor:
-        """What a generator's loss is given for its images; 0 where there is no vaccine."""
+    def term(self, teacher: nn.Module, images: torch.Tensor, logits: torch.Tensor | None = None) -> torch.Tensor:
+        """What a generator's loss is given for its images; 0 where there is no vaccine.
+
+        logits [N, K]: the teacher's of these images in FP32, where they are there already.
+        """
         if not self.on:
             return images.new_zeros(())
-        return vaccine_term(plain(teacher, images), self(teacher, images), self.config.weight, self.config.most)
+        logits = plain(teacher, images) if logits is None else logits
+        other = self(teacher, images)
+        suspects = suspicious(logits, other)
+        self.driven += torch.stack([torch.ones_like(suspects), suspects]).sum(1)
+        return vaccine_term(logits, other, self.config.weight, self.config.most)
 
     @torch.no_grad()
     def flagged(self, teacher: nn.Module, images: torch.Tensor) -> torch.Tensor:
@@ -150,18 +159,23 @@ class Vaccine(nn.Module):
         return self.distances(teacher, images).isfinite()
 
     @torch.no_grad()
-    def distances(self, teacher: nn.Module, images: torch.Tensor) -> torch.Tensor:
+    def distances(self, teacher: nn.Module, images: torch.Tensor, logits: torch.Tensor | None = None) -> torch.Tensor:
         """The log-distance of suspicious images, float64 [N], the least the most suspicious; infinite for all others.
 
-        Looked at in pieces where the teacher is, which after a training is not where the source is.
+        logits [N, K]: as for ``term``. Looked at in pieces where the teacher is, which after a training is not where the
+        source is.
         """
         found = torch.full((len(images),), torch.inf, dtype=torch.float64, device=images.device)
         if self.on:
             home = next(teacher.parameters(), images).device
-            for row, part in zip(torch.split(found, BATCH), torch.split(images, BATCH), strict=True):
-                shown = as_float(part.to(home))
-                logits, other = plain(teacher, shown), self(teacher, shown)
-                row.copy_(log_distance(logits, other).masked_fill(~suspicious(logits, other), torch.inf))
+            for start in range(0, len(images), BATCH):
+                part = slice(start, start + BATCH)
+                shown = as_float(images[part].to(home))
+                known = plain(teacher, shown) if logits is None else logits[part].to(home)
+                other = self(teacher, shown)
+                found[part] = (
+                    log_distance(known, other).masked_fill(~suspicious(known, other), torch.inf).to(found.device)
+                )
         return found
 
     def drop(self) -> None:
@@ -185,12 +199,14 @@ class Vaccine(nn.Module):
 
     @property
     def report(self) -> dict[str, Any]:
-        """trials: every shuffle that was looked at, accepted or not, and why not."""
+        """trials: every shuffle that was looked at, accepted or not, and why not; suspected: share of what a generator made."""
         trials = [
             {**{name: round(share, 6) for name, share in look._asdict().items()}, "refused": self.refused(trial)}
             for trial, look in enumerate(self._seen)
         ]
-        return {"accepted": self.on, "trial": int(self.trial), "trials": trials}
+        found = {"accepted": self.on, "trial": int(self.trial), "trials": trials}
+        made, suspects = self.driven.tolist()
+        return {**found, "suspected": suspects / made} if made else found
 
 
 def last_convolutions(teacher: nn.Module, count: int) -> list[nn.Conv2d]:
@@ -240,10 +256,15 @@ def doubt(flagged: np.ndarray | torch.Tensor) -> str | None:
 
 
 def none_accepted(report: dict[str, Any]) -> str | None:
-    """A sentence where a search, by its ``Vaccine.report``, has found no vaccine: why."""
+    """A sentence where there is no vaccine, by its ``Vaccine.report``: why."""
     trials = report["trials"]
+    if not trials:
+        return (
+            "No shuffled teacher was searched for as a vaccine, as the training ended before this source has images to "
+            "judge one on: give it more train.epochs."
+        )
     counts = {said: sum(name in each["refused"] for each in trials) for name, said in REFUSED.items()}
-    if not trials or not all(each["refused"] for each in trials):
+    if not all(each["refused"] for each in trials):
         return None
     said = " and ".join(f"{count} {what}" for what, count in counts.items() if count)
     return f"No shuffled teacher was accepted as a vaccine: of {len(trials)} trials {said}."

@@ -18,6 +18,7 @@ from ..training.schedule import factor
 from .base import Source, View, pixels
 from .generator import Generator
 
+SEARCH_AFTER = 1  # epochs, after which the generator's images are what the vaccine is searched on
 LOPSIDED = 0.6  # share of one class among the images from which on the generator is told to balance them
 SCHEDULE = {"schedule": "cosine", "augment": "none"}
 TAUGHT = {"alpha": 1.0, "temperature": 1.0}
@@ -45,7 +46,8 @@ class AdversarialGenerator(Source):
 
     Lean, as nothing is computed twice: images are made once a round and detached, the teacher is asked once (the batches
     hand its answer to the method), in bf16 where the run is. The student stands still in eval mode in the generator's step.
-    Published: images re-made for each of the student's steps, the student's batch norms move in both.
+    Published: images re-made for each of the student's steps, the student's batch norms move in both. No option brings
+    back the mean over classes in both losses (ours sum, which the clip at 5 then cuts earlier), nor the attention term.
     """
 
     Config = AdversarialSettings
@@ -88,7 +90,7 @@ class AdversarialGenerator(Source):
 
     def epoch(self, number: int) -> Iterator[Batch]:
         """The batches of ``rounds`` rounds; with ``still`` the generator stays as it is."""
-        if self.vaccine is not None and not self.vaccine.searched and number > 0:
+        if self.vaccine is not None and not self.vaccine.searched and number >= SEARCH_AFTER:
             self.vaccine.search(self.view.teacher.teacher, self._some(self.vaccine.config.pool, "vaccine pool"))
         kind = "still" if self.still else "noise"
         for index in range(self.config.rounds):
@@ -113,7 +115,7 @@ class AdversarialGenerator(Source):
         if share > LOPSIDED:
             loss = loss + self.config.balance * class_balance(taught)
         if self.vaccine is not None:
-            loss = loss + self.vaccine.term(teacher, images)
+            loss = loss + self.vaccine.term(teacher, images, taught if taught.dtype == torch.float32 else None)
         parameters = list(self.generator.parameters())
         for parameter, gradient in zip(parameters, torch.autograd.grad(loss, parameters), strict=True):
             parameter.grad = gradient

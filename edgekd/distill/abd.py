@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
 from pydantic import Field
 
 from .. import models
+from ..data import ImageSet
 from ..datafree import ImageSource, VaccineSettings
 from ..training import Progress, Settings, TrainConfig
 from ..training.device import place, resolve_device
@@ -23,8 +25,7 @@ from .run import Around, run
 if TYPE_CHECKING:
     import torch
 
-    from ..data import ImageSet
-
+Suspects = Callable[[np.ndarray], np.ndarray]  # images uint8 [N, C, H, W] -> bool [N]
 CHUNK = 50  # most steps of retrospection between two checkpoints
 
 
@@ -54,6 +55,7 @@ def distill_defended(
     abd: AbdSettings,
     *,
     accuracy: Accuracy,
+    judge: Callable[[Suspects], Accuracy] | None = None,
     folder: Path | None = None,
     validate: Validate | None = None,
     progress: Progress | None = None,
@@ -62,7 +64,8 @@ def distill_defended(
     """``distill.run``, then self-retrospection where it is wanted; a run that was killed in ``folder`` continues.
 
     The vaccine is the source's own: give it to ``datafree.make``. accuracy: on images that nothing is trained on, of any
-    callable on ``train.device``; labels may be the teacher's. It decides whether the retrospection is kept. Raises what ``run`` raises.
+    callable on ``train.device``; labels may be the teacher's. judge: from what the accepted vaccine suspects to the
+    accuracy that decides whether the retrospection is kept; without it ``accuracy`` does. Raises what ``run`` raises.
     """
     made, log = run(
         teacher, student, images, method, options, train,
@@ -72,7 +75,7 @@ def distill_defended(
     if not (abd.retrospection if abd.retrospection != "auto" else not accepted):
         return made, log
     settings = abd.retrospect
-    pieces, steps = _pieces(settings.steps)
+    pieces, steps = _pieces(settings.length(log.steps))
     shorter = train.model_copy(update={"epochs": pieces, "lr": settings.lr, "schedule": "cosine", "warmup_epochs": 0})
 
     def wrap(inner: Method) -> Method:
@@ -84,13 +87,18 @@ def distill_defended(
         progress=progress, report=report, start=models.weights(made),
         around=Around(wrap, steps, {"retrospection": settings.model_dump(mode="json")}),
     )  # fmt: skip
-    figures = [_measured(accuracy, model, resolve_device(train.device)) for model in (made, after)]
-    kept = figures[1] >= figures[0] - settings.max_drop
+    device = resolve_device(train.device)
+    judged = plain = [_measured(accuracy, model, device) for model in (made, after)]
+    if judge is not None and not isinstance(images, ImageSet):
+        by = judge(images.flagged)
+        judged = [_measured(by, model, device) for model in (made, after)]
+    kept = judged[1] >= judged[0] - settings.max_drop
     found = {
-        "before": figures[0],
-        "after": figures[1],
+        "before": judged[0],
+        "after": judged[1],
+        "agreement": plain,
         "kept": kept,
-        "rate": second.method["rate"],
+        **{name: second.method[name] for name in ("rate", "search")},
         "start": made.sha256,
     }
     return (after if kept else made), _joined(log, second, found)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,7 @@ from ..datafree import ImageSource, View
 from ..datafree.told import Told
 from ..training import Context, Method, TrainConfig
 from .base import Distiller
+from .norms import still
 
 if TYPE_CHECKING:
     from ..data import Batch
@@ -21,7 +23,11 @@ CLIP = 5.0  # of the gradient's length, where images may be anything
 
 
 class FromSource(Method):
-    """Everything is the method's own, except that the source is opened before it and its parts travel along."""
+    """Everything is the method's own, except that the source is opened before it and its parts travel along.
+
+    The student's batch norms take their running statistics for suspicious images that are learned from, which they do not
+    follow: those are few, and what the norms are to forget. The authors' code lets them.
+    """
 
     def __init__(self, method: Distiller, source: ImageSource, teacher: Told, teacher_sha256: str) -> None:
         self.method, self.source, self.teacher, self.teacher_sha256 = method, source, teacher, teacher_sha256
@@ -40,8 +46,10 @@ class FromSource(Method):
 
     def step(self, batch: Batch) -> dict[str, torch.Tensor]:
         terms: dict[str, torch.Tensor] = {}
-        for weight, part in self.source.parts(batch):
-            for name, term in self.method.step(part).items():
+        for weight, part, suspect in self.source.parts(batch):
+            with still(self.student) if suspect else contextlib.nullcontext():
+                found = self.method.step(part)
+            for name, term in found.items():
                 terms[name] = weight * term + terms.get(name, 0.0)
         return terms
 

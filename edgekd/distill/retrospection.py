@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import torch
 from pydantic import Field
@@ -19,14 +19,15 @@ if TYPE_CHECKING:
     from ..data import Batch
 
 CLIP = 5.0  # of the gradient's length
+LEAST_STEPS, SHARE_OF_STEPS = 400, 0.01  # of the training before it
 Loss = Callable[[torch.Tensor], torch.Tensor]  # of a perturbation; a scalar
 
 
 class RetrospectionSettings(Settings):
-    steps: int = Field(
-        400,
-        ge=1,
-        description="steps of the student after its training; may grow by a few, to split into equal pieces of at most 50",
+    steps: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(
+        "auto",
+        description="steps of the student after its training; may grow by a few, to split into equal pieces of at most "
+        "50; auto: a hundredth of the training's steps, 400 at least",
     )
     lr: float = Field(
         5e-4, gt=0, description="peak learning rate of a fresh Adam on the student; falls as half a cosine"
@@ -39,19 +40,22 @@ class RetrospectionSettings(Settings):
         description="images on which the perturbation is searched for: those that carry it, or all, as published",
     )
     inner_steps: int = Field(10, ge=1, description="steps of the search; 20 leaves a lower ASR")
-    inner_lr: float = Field(
-        0.1, gt=0, description="Adam's learning rate for the perturbation, in units of the normalised image"
+    units: Literal["pixels", "normalized"] = Field(
+        "pixels",
+        description="what inner_lr, deviation, pull and rate measure a perturbation in: pixels in [0, 1]; or those over "
+        "the student's std, as in the authors' code, with an inner_lr of 0.1, a pull of 0.001 and a rate of 0.1",
     )
+    inner_lr: float = Field(0.02, gt=0, description="Adam's learning rate for the perturbation")
     start: Literal["noise", "zero"] = Field(
         "noise",
         description="starting point of the perturbation; zero as in the authors' code, where it has no gradient at first",
     )
-    deviation: float = Field(
-        0.1, gt=0, description="standard deviation of that noise, in units of the normalised image"
-    )
-    pull: float = Field(1e-3, ge=0, description="weight of the perturbation's squared length in its own loss")
+    deviation: float = Field(0.02, gt=0, description="standard deviation of that noise")
+    pull: float = Field(0.025, ge=0, description="weight of the perturbation's squared length in its own loss")
     bound: float | None = Field(
-        0.2, gt=0, description="largest change of a pixel, in [0, 1]; none: unbounded, as in the authors' code"
+        0.2,
+        gt=0,
+        description="largest change of a pixel, in [0, 1] whatever the units; none: unbounded, as in the authors' code",
     )
     by: Literal["student", "teacher"] = Field(
         "student",
@@ -64,15 +68,23 @@ class RetrospectionSettings(Settings):
         "uses the batch's and updates them, as in the authors' code",
     )
     rate: float = Field(
-        0.1, gt=0, description="upper limit of the fixed-point map's rate, which is also kept at or below 1/curvature"
+        4e-3, gt=0, description="upper limit of the fixed-point map's rate, which is also kept at or below 1/curvature"
     )
     terms: int = Field(5, ge=1, description="terms of the fixed-point series, the paper's K")
     weight: float = Field(
         1.0, ge=0, description="weight beside the distillation; 0: as many steps without it, a control at equal budget"
     )
     max_drop: float = Field(
-        0.1, ge=0, le=1, description="agreement with the teacher that it may cost; beyond that it is undone"
+        0.1,
+        ge=0,
+        le=1,
+        description="agreement with the teacher that it may cost, in the mean over classes and without images that an "
+        "accepted vaccine suspects; beyond that it is undone",
     )
+
+    def length(self, trained: int) -> int:
+        """Steps after a training of ``trained`` steps."""
+        return max(LEAST_STEPS, round(SHARE_OF_STEPS * trained)) if self.steps == "auto" else self.steps
 
 
 class SelfRetrospection(Method):
@@ -80,24 +92,35 @@ class SelfRetrospection(Method):
 
     δ is sought anew in each step, from noise; the gradient of what it does also counts how δ moves with θ, by ``terms`` of
     the fixed-point series. S(x) is a reference and gets no gradient. Labels are not needed. Ours beside what the options
-    say: x + δ is cut to [0, 1], the map's rate is held below 1 over the curvature at an epoch's start.
+    say: x + δ is cut to [0, 1], the map's rate is held below 1 over the curvature at an epoch's start. Of the authors' code
+    no option brings back the loss at the distillation's temperature, SGD for the student (CMI), a step without clipping.
+
+    Defaults are the authors' 0.1, 0.1, 0.001 and 0.1 of an image normalised by 0.2, in pixels: a rate of steps and a
+    deviation by the factor 0.2, the pull by 1/0.2², the map's rate by 0.2².
     """
 
     def __init__(
         self, method: Method, config: RetrospectionSettings, teacher: nn.Module, std: tuple[float, ...]
     ) -> None:
         self.method, self.config, self.teacher = method, config, teacher
-        self.scale = torch.tensor(std).view(1, -1, 1, 1)
+        unit = std if config.units == "normalized" else (1.0,) * len(std)
+        self.scale = torch.tensor(unit).view(1, -1, 1, 1)  # pixels per unit of a perturbation
 
     def prepare(self, context: Context) -> None:
         self.student: Any = context.student
         self.scale = self.scale.to(context.device)
-        self.rate: float | None = None
+        self._begin()
         self.method.prepare(context)
 
     def start_epoch(self, number: int) -> None:
-        self.rate = None
+        self._begin()
         self.method.start_epoch(number)
+
+    def _begin(self) -> None:
+        self.rate: float | None = None
+        self.seen: list[
+            torch.Tensor
+        ] = []  # per step: mean size of the perturbation in pixels, divergence before and after
 
     def step(self, batch: Batch) -> dict[str, torch.Tensor]:
         terms = self.method.step(batch)  # the only pass in which batch norms may move
@@ -109,7 +132,7 @@ class SelfRetrospection(Method):
             sought = images if self.config.search == "batch" else images[:number]
             with torch.no_grad():
                 reference = self.student(sought)
-            delta = self.sought(sought, reference)
+            delta, before = self.sought(sought, reference)
             inner = self._inner(self.student, sought, reference)
             part = number / len(images)
 
@@ -120,10 +143,11 @@ class SelfRetrospection(Method):
             if self.rate is None:
                 self.rate = self._safe_rate(inner, delta)
             value, lead = hypergradient(inner, outer, delta, self.rate, self.config.terms)
+            self.seen.append(torch.stack([(delta * self.scale).abs().mean(), before, value.detach() / part]))
         return {**terms, "retrospection": self.config.weight * value, "lead": self.config.weight * lead}
 
-    def sought(self, images: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
-        """The perturbation [1, C, H, W], in units of the normalised image, that moves the outputs most."""
+    def sought(self, images: torch.Tensor, reference: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The perturbation [1, C, H, W], in the settings' units, that moves the outputs most, and the divergence at its start."""
         network, told = self.student, reference
         if self.config.by == "teacher":
             network = self.teacher
@@ -135,13 +159,18 @@ class SelfRetrospection(Method):
         delta.requires_grad_(True)
         adam = torch.optim.Adam([delta], lr=self.config.inner_lr)
         inner = self._inner(network, images, told)
+        before = None
         for _ in range(self.config.inner_steps):
-            (delta.grad,) = torch.autograd.grad(inner(delta), delta)
+            loss = inner(delta)
+            if before is None:
+                before = (self.config.pull * delta.square().sum() - loss).detach()
+            (delta.grad,) = torch.autograd.grad(loss, delta)
             adam.step()
             if self.config.bound is not None:
                 with torch.no_grad():
                     delta.copy_(delta.minimum(self.config.bound / self.scale).maximum(-self.config.bound / self.scale))
-        return delta.detach()
+        assert before is not None
+        return delta.detach(), before
 
     def _inner(self, network: Any, images: torch.Tensor, reference: torch.Tensor) -> Loss:
         def inner(delta: torch.Tensor) -> torch.Tensor:
@@ -182,8 +211,9 @@ class SelfRetrospection(Method):
 
     @property
     def report(self) -> dict[str, Any]:
-        """The method's own, and the rate of the fixed-point map in the last epoch."""
-        return {**self.method.report, "rate": self.rate}
+        """The method's own, and of the last epoch the rate of the fixed-point map and what the search did, in the mean."""
+        size, before, after = torch.stack(self.seen).mean(0).tolist() if self.seen else (None, None, None)
+        return {**self.method.report, "rate": self.rate, "search": {"pixels": size, "before": before, "after": after}}
 
 
 def hypergradient(

@@ -42,7 +42,7 @@ def _minutes(config: RunConfig, method: str, defence: distill.AbdSettings, teach
     whole = datafree.make(name, options, teacher, config.train, defence.vaccine_settings)
     few, less, steps = whole.shortened(STEPS)
     source = datafree.make(name, {**options, **few}, teacher, train, defence.vaccine_settings)
-    wanted = defence.retrospect.steps
+    wanted = defence.retrospect.length(steps * config.train.epochs)
     tried = defence.model_copy(
         update={
             "retrospection": defence.retrospection is not False,

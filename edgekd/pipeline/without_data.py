@@ -17,13 +17,13 @@ from ..datafree.patches import held_out
 from ..datafree.vaccine import none_accepted
 from ..errors import UsageError
 from ..files import write_npz
-from ..quantize.images import check, select
+from ..quantize.images import select
 from ..repair.run import repair_class
 from ..training.device import resolve_device
 from ..types import AuditReport, Model, ModelSpec, Rate, TrainLog
 from . import intake
 from .beside import beside, load_beside
-from .calibration import accuracy_on
+from .calibration import accuracy_on, agreement_without, scale_images
 from .stages import Stages, padded, runner, trained
 
 VALIDATION = 1000  # synthetic images that nothing is trained on
@@ -85,11 +85,10 @@ class DataFreeStages(Stages):
             raise UsageError("Public triggers are measured on labelled images. Give some with --test.")
 
     def _synthetic(self) -> ImageSet:
-        image = self.config.source.get("image")
         inputs = {"teacher": self.teacher.sha256, "seed": self.config.seed, "source": self._source(None).identity()}
 
         def make(folder: Path) -> dict[str, Any]:
-            images = held_out(image, self.teacher.spec.input.shape, VALIDATION, self.config.seed)
+            images = self._held_out(VALIDATION)
             labels = runner(self.teacher, self.device)(images).argmax(1).astype(np.int64)
             write_npz(folder / SYNTHETIC, "synthetic", images=images, labels=labels)
             return {"files": [SYNTHETIC]}
@@ -97,6 +96,13 @@ class DataFreeStages(Stages):
         self.folder.stage("synthetic", {**inputs, **self.noted}, make)
         found = read_npz(self.folder.file("synthetic", SYNTHETIC))
         return ImageSet(found["images"], found["labels"], self.class_names, "synthetic")
+
+    def _held_out(self, count: int) -> np.ndarray:
+        """Patches that nothing is trained on; the first ``VALIDATION`` of them are what guard and agreement judge on."""
+        return held_out(self.config.source.get("image"), self.teacher.spec.input.shape, count, self.config.seed)
+
+    def _patches(self, count: int) -> np.ndarray:
+        return self._held_out(VALIDATION + count)[VALIDATION:]
 
     def refuse_misfits(self, student: ModelSpec, *methods: str) -> None:
         """Raise now what would otherwise be refused after some hours of training."""
@@ -171,7 +177,7 @@ class DataFreeStages(Stages):
         defence: distill.AbdSettings | None,
         report: AuditReport | None = None,
     ) -> Model:
-        options, config = self.config.options(method), self._schedule()
+        options, config, answers = self.config.options(method), self._schedule(), runner(self.teacher, self.device)
         source = self._source(defence, teacher)
         accuracy = accuracy_on(self.parts["validation"], self.device)
         plain = distill.AbdSettings(vaccine=False, retrospection=False)
@@ -187,12 +193,13 @@ class DataFreeStages(Stages):
                 defence or plain,
                 folder=folder,
                 accuracy=accuracy,
+                judge=agreement_without(self.parts["validation"], self.device),
                 validate=lambda module: {"agreement": accuracy(module)},
                 progress=self.progress,
                 report=report,
             )
-            images = source.collect(self.config.quantize.images, self.config.seed)
-            write_npz(folder / COLLECTED, "collected", images=images)
+            images, scales = scale_images(source, answers, self.config.quantize.images, self.config.seed, self._patches)
+            write_npz(folder / COLLECTED, "collected", images=images, scales=scales)
             return model, log
 
         seen: dict[str, Any] = {"source": source.identity(), "validation": self.parts["validation"].sha256}
@@ -200,14 +207,11 @@ class DataFreeStages(Stages):
         return self._trained(name, method, teacher, spec, seen, train, (COLLECTED,))
 
     def calibration(self) -> ImageSet:
-        """Images of the source that set the scales; patches where the source's own are no pictures."""
-        images = read_npz(self.folder.file(self.student_stage, COLLECTED))["images"]
-        said = f"INT8 scales were set on {len(images)} synthetic images"
-        try:
-            check(images)
-        except UsageError:
-            images = self.parts["validation"].images[: self.config.quantize.images]
-            said = f"INT8 scales were set on {len(images)} patches, as the source's own images are nearly noise"
+        """Images that set the scales: of the source, or patches where the source's own are no pictures."""
+        kept = read_npz(self.folder.file(self.student_stage, COLLECTED))
+        images, own = kept["scales"], np.array_equal(kept["scales"], kept["images"])
+        said = f"INT8 scales were set on {len(images)} {'synthetic images' if own else 'patches'}"
+        said += "" if own else ", as the source's own images are nearly noise"
         self.warnings.append(f"{said}. Real images, given with --data, would set them better.")
         return self._answered(images)
 
@@ -253,7 +257,7 @@ def doubts(method: dict[str, Any]) -> list[str]:
     after = method.get("retrospection")
     if after is not None and not after["kept"]:
         found.append(
-            f"Self-retrospection was undone: agreement with the teacher fell from {after['before']:.1%} to "
-            f"{after['after']:.1%}, more than abd.retrospect.max_drop allows."
+            f"Self-retrospection was undone: agreement with the teacher, in the mean over classes, fell from "
+            f"{after['before']:.1%} to {after['after']:.1%}, more than abd.retrospect.max_drop allows."
         )
     return found

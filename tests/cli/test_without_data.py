@@ -154,6 +154,7 @@ def test_a_reference_gives_the_floor(world: worlds.World, words, tmp_path: Path)
         (("--trigger", "TRIGGER", "--target-label", "0"), "Give some with --test"),
         (("-o", "audit.adversarial=smoke"), "Give some with --test"),
         (("-o", "abd.vacine=false"), "did you mean 'abd.vaccine'?"),
+        (("-o", "abd.retrospect.steps=0"), "The setting abd.retrospect.steps = 0 does not fit"),
         (("--method", "kdiga"), "with --data none give some with --test"),
         (("--method", "kdiga", "--dry-run"), "with --data none give some with --test"),
     ],

@@ -7,11 +7,12 @@ from typing import Any
 import pytest
 from provenance import ABOUT
 
-from benchmarks import attacks, attacks_table, paper_scale, paper_scale_table, transfer, transfer_table
+from benchmarks import attacks, attacks_table, datafree, paper_scale, paper_scale_table, transfer, transfer_table
 from benchmarks.grid import HERE, Cell
 from edgekd.attacks import ATTACKS
 from edgekd.attacks.run import attack_class
 from edgekd.config import resolve_attack
+from edgekd.datafree.run import source_class
 from edgekd.files import read_json
 
 
@@ -201,9 +202,27 @@ def test_without_data_every_band_of_the_card_is_held_against() -> None:
         record = {**ABOUT, "config": config, "result": {**result, "method": {}}}
         return paper_scale_table.without_data([record]).splitlines()[-1]
 
-    assert said(72.0, 97.0) == "- badnets, plain: 72.0 / 97.0, expected 70 to 83 / 87 to 100: yes"
+    assert said(72.0, 97.0) == "- zskt, badnets, plain: 72.0 / 97.0, expected 70 to 83 / 87 to 100: yes"
     assert said(72.0, 80.0).endswith("**no**")
     assert said(60.0, 97.0).endswith("**no**")
+    listed = list(paper_scale.without_data())
+    for (source, teacher), rows in paper_scale_table.BANDS.items():  # none stands there for nothing
+        assert set(rows) <= {each["row"] for each in listed if (each["source"], each["teacher"]) == (source, teacher)}
+    assert {each["source"] for each in listed if each["row"] == "+SR"} == {"zskt"}
+
+
+def test_without_data_sources_have_their_published_size() -> None:
+    for config in paper_scale.without_data():
+        if config["row"] == "KD on clean data":
+            continue
+        settings = source_class(config["source"]).Config(**config["options"])
+        if config["source"] == "zskt":
+            assert (config["epochs"] * settings.rounds, settings.student_steps) == (80_000, 10)
+            assert (settings.width, settings.balance, settings.latent) == (128, 0, 100)
+        else:
+            assert (config["epochs"], settings.inversion_steps, settings.student_steps) == (200, 200, 400)
+            assert (settings.images, settings.bank) == (256, 40_960)
+        assert datafree._settings(config).retrospect.length(0) == {"zskt": 6010, "cmi": 800}[config["source"]]
 
 
 def test_paper_scale_has_a_teacher_for_every_student() -> None:

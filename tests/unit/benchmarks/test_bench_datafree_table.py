@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,6 @@ from provenance import ABOUT
 from benchmarks import datafree, datafree_table, vaccine, vaccine_table
 from benchmarks.grid import HERE, Cell
 from edgekd import files, models
-from edgekd.data import ImageSet
 from edgekd.datafree import VaccineSettings
 from edgekd.datafree.run import source_class
 from edgekd.distill import AbdSettings
@@ -128,6 +128,28 @@ def test_a_clean_teacher_may_lose_little_and_gain_no_trigger() -> None:
     assert "- ABD: all bars met (1 seed)" in shown(*seeds)  # of a trigger the mean over seeds counts
 
 
+def test_the_change_of_a_clean_teachers_asr_is_given_with_its_sign() -> None:
+    other = clean(78, 1.0, row="plain, longer")
+    lines = shown(clean(), clean(77, 2.75, row="+ABD"), clean(asr=9, seed=1), other)
+    assert "- ASR of +ABD less that of plain, points: grid -0.25, mark +0.00 (1 seed)" in lines
+    assert "- ASR of +ABD less that of plain, longer, points: grid +1.75, mark +0.00 (1 seed)" in lines
+    assert not [line for line in shown(cell("plain", 78, 90), cell("+ABD", 75, 4)) if "less that of" in line]
+
+
+def test_the_products_own_choice_is_read_off_the_record() -> None:
+    """A shuffle is accepted where ASR is below 50, see ``cell``."""
+    said = "- the product's default (`abd.retrospection=auto`) is "
+    assert f"{said}+SV at 1 of 3 seeds and +SR at 2 of 3 seeds" in shown(
+        cell("plain", 78, 90),
+        cell("+SV", 77, 40),
+        cell("+ABD", 77, 4),
+        cell("+ABD", 77, 60, 1),
+        cell("+ABD", 77, 60, 2),
+    )
+    without = [cell("plain", 78, 90), cell("+SR", 70, 10), cell("+SV, published mask", 70, 10)]
+    assert not [line for line in shown(*without) if line.startswith(said)]
+
+
 def test_seeds_are_paired_and_a_source_without_a_bar_says_nothing() -> None:
     lines = shown(clean(), *longer(cell("plain", 80, 92, 1), cell("plain", 78, 90), cell("+ABD", 75, 4, 1)))
     said = "| plain | 2 | 79.00 [78.00 to 80.00] | 91.00 [90.00 to 92.00] | 3.00 | 30.00 [30.00 to 30.00] |"
@@ -156,11 +178,11 @@ def test_a_retrospection_that_was_taken_back_is_said_and_int8_may_not_wake_the_b
     ours = cell("+ABD", 75, 4)
     ours["result"]["method"]["retrospection"] = {"kept": False, "start": "+SV 0"}
     ours["result"]["int8"] = {"acc": 75, "asr": 9, "ra": 30.0}
-    ours["result"]["scales"] = "held-out patches"
+    ours["result"]["scales"] = "other patches"
     lines = shown(clean(), cell("plain", 78, 90), cell("plain, longer", 82, 90), cell("+SV", 77, 60), ours)
     assert "0 of 1 kept" in next(line for line in lines if line.startswith("| +ABD |"))
     assert "- ABD: **ACC more than 6 below plain, longer, INT8 ASR more than 2 above FP32** (1 seed)" in lines
-    assert "- INT8 scales on held-out patches, as the source's images are nearly noise: +ABD" in lines
+    assert "- INT8 scales on patches, as the source's images are nearly noise: +ABD" in lines
 
 
 def test_a_row_that_started_from_another_student_is_marked() -> None:
@@ -174,25 +196,34 @@ def test_a_row_that_started_from_another_student_is_marked() -> None:
 def test_students_of_another_edgekd_are_not_taken(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     teacher = type("Teacher", (), {"sha256": "0" * 64})
     plain = next(datafree.cells())
-    place = datafree._place(plain, teacher, tmp_path)
+
+    def place(row: str = "plain") -> Any:
+        return datafree._place({**plain, "row": row}, teacher, tmp_path)
+
     # each row's own steps go into other folders below
-    assert place == datafree._place({**plain, "row": "+SR"}, teacher, tmp_path)
-    assert place == datafree._place({**plain, "row": "plain, longer"}, teacher, tmp_path)
-    assert place != datafree._place({**plain, "row": "+ABD"}, teacher, tmp_path)
+    assert place() == place("+SR") == place("plain, longer")
+    assert place("+SV") == place("+ABD")
+    assert len({place(), place("+ABD"), place("+SV, published mask"), place("KD on clean data")}) == 4
+    before = place()
     monkeypatch.setattr(datafree, "trees", lambda: {"edgekd": "other"})
-    assert place != datafree._place(plain, teacher, tmp_path)
+    assert place() != before
+
+
+EVERY = (*datafree.BACKDOORED, datafree.SPARE)
 
 
 @pytest.fixture
 def record(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """A function that writes the records of the plain cells that are wanted, in a folder of their own."""
+    """A function that writes the records of the cells of a row that are wanted, in a folder of their own."""
     monkeypatch.setattr(datafree, "HERE", tmp_path)
 
-    def write(asr: dict[str, float], agreement: dict[int, float], acc: float = 75.0, source: str = "patches") -> None:
-        for config in [each for each in datafree.cells() if (each["source"], each["row"]) == (source, "plain")]:
+    def write(
+        asr: dict[str, float], acc: float = 75.0, source: str = "patches", row: str = "plain", accepted: bool = False
+    ) -> None:
+        for config in wanted(source=source, row=row):
             figures = {"acc": acc, "asr": asr.get(config["teacher"], 3.0)}
-            floors = dict.fromkeys((*datafree.BACKDOORED, datafree.SPARE), 4.0)
-            found = {"agreement": agreement.get(config["epochs"], 50.0), "fp32": figures, "floors": floors}
+            method = {"source": {"vaccine": {"accepted": accepted}}}
+            found = {"fp32": figures, "floors": dict.fromkeys(EVERY, 4.0), "method": method}
             place = Cell(datafree.TABLE, config, tmp_path).record
             if config["seed"] == 0 and not place.exists():
                 files.write_json(place, {"result": found}, "record")
@@ -204,46 +235,76 @@ def wanted(**about: Any) -> list[dict[str, Any]]:
     return [each for each in datafree.cells() if all(each[key] == value for key, value in about.items())]
 
 
-def test_patches_wait_for_their_length_and_then_for_what_carries_over(record: Any) -> None:
+def test_rows_wait_for_what_carries_over(record: Any) -> None:
     first = wanted(source="patches")
-    assert [each["epochs"] for each in first] == [30, 8, 20]
-    assert {each["source"] for each in wanted()} == {"patches", "zskt", "cmi"}
-    strong = {datafree.WATERMARK: 80.0, datafree.SPARE: 99.0, datafree.SQUARE: 49.0, datafree.GRID: 20.0}
-    record(strong, {8: 70.0})
-    taken = wanted(source="patches")[3:]
-    assert {each["epochs"] for each in taken} == {8}  # by agreement
-    assert [each["teacher"] for each in taken][:2] == ["clean", datafree.WATERMARK]
-    assert {each["row"] for each in taken} == {"plain"}
-    record(strong, {8: 70.0})
-    rows = wanted(source="patches", row="+ABD")
-    assert [each["teacher"] for each in rows if each["seed"] == 0] == [datafree.SPARE, datafree.WATERMARK, "clean", datafree.GRID, datafree.SQUARE]  # fmt: skip
-    assert {each["teacher"] for each in rows if each["seed"]} == {datafree.SPARE, datafree.WATERMARK, "clean"}
-    (equal,) = [each for each in wanted(row="KD on clean data", teacher="clean") if each["epochs"] > 20]
-    assert equal["epochs"] == 77  # 8 x 96,000 patches
-    assert wanted(source="zskt", row="+ABD") == []  # what its plain student does is not known
+    assert [each["teacher"] for each in first] == ["clean", datafree.WATERMARK, datafree.L2_INV, datafree.GRID]
+    assert {each["row"] for each in first} == {"plain"}
+    assert {(each["source"], each["teacher"]) for each in wanted(row="plain")[4:]} == {
+        ("cmi", datafree.GRID), ("zskt", datafree.WATERMARK)
+    }  # fmt: skip
+    strong = {datafree.WATERMARK: 80.0, datafree.SPARE: 99.0, datafree.L2_INV: 90.0, datafree.GRID: 20.0}
+    record(strong)
+    assert [each["teacher"] for each in wanted(row="plain", source="patches", seed=0)[4:]] == [datafree.SPARE]
+    record(strong)
+    carried = [datafree.SPARE, datafree.L2_INV, datafree.WATERMARK]
+    assert [each["teacher"] for each in wanted(source="patches", row="+ABD", seed=0)] == [*carried, "clean", datafree.GRID]  # fmt: skip
+    assert [each["teacher"] for each in wanted(source="patches", row="plain, longer", seed=0)] == [*carried, "clean"]
+    assert {each["row"] for each in wanted(teacher="clean", source="patches")} == {"plain", "+ABD", "plain, longer"}
+    assert len(wanted(teacher="clean", source="patches")) == 9
+    assert [each["teacher"] for each in wanted(row="+SV") if each["seed"]] == [datafree.WATERMARK] * 2
+    assert {each["teacher"] for each in wanted(row="+SR") if each["seed"]} == set(carried)
+    assert [(each["teacher"], each["seed"]) for each in wanted(row="+SV, published mask")] == [(datafree.WATERMARK, 0)]
+    assert {each["epochs"] for each in wanted(row="KD on clean data")} == {20}
+
+
+def test_no_two_rows_of_a_student_follow_each_other(record: Any) -> None:
+    record(dict.fromkeys(EVERY, 90.0))
+    cells = [each for each in wanted(source="patches") if each["row"] not in ("plain", "+SV, published mask")]
+    pairs = [(each["teacher"], each["seed"]) for each in cells]
+    assert not [first for first, second in itertools.pairwise(pairs) if first == second]
 
 
 def test_the_spare_teacher_is_left_out_where_all_others_carry(record: Any) -> None:
-    for _ in range(2):
-        record(dict.fromkeys((*datafree.BACKDOORED, datafree.SPARE), 90.0), {})
-    assert wanted(teacher=datafree.SPARE, row="+ABD") == []
+    record(dict.fromkeys(EVERY, 90.0))
+    assert wanted(teacher=datafree.SPARE) == []
     assert len(wanted(source="patches", row="+ABD")) == 4 * 3
 
 
+def test_zskt_goes_from_teacher_to_teacher(record: Any) -> None:
+    def plain() -> list[str]:
+        return [each["teacher"] for each in wanted(source="zskt", row="plain")]
+
+    record({})  # the patches
+    assert plain() == [datafree.WATERMARK]
+    record({}, acc=49.0, source="zskt")
+    assert plain() == [datafree.WATERMARK]
+    assert wanted(source="zskt", row="+ABD") == []
+
+
+def test_zskts_clean_teacher_comes_where_a_student_has_the_backdoor(record: Any) -> None:
+    def plain() -> list[str]:
+        return [each["teacher"] for each in wanted(source="zskt", row="plain")]
+
+    record({})
+    record({datafree.WATERMARK: 40.0}, acc=55.0, source="zskt")
+    assert plain() == [datafree.WATERMARK, datafree.GRID]
+    record({datafree.GRID: 60.0}, acc=55.0, source="zskt")
+    assert plain() == [datafree.WATERMARK, datafree.GRID, "clean"]
+    for row in ("+ABD", "+SV", "+SR"):
+        assert [each["teacher"] for each in wanted(source="zskt", row=row)] == [datafree.WATERMARK, datafree.GRID]
+
+
 def test_nothing_carries_over_from_students_that_do_not_count(record: Any) -> None:
-    strong = dict.fromkeys((*datafree.BACKDOORED, datafree.SPARE), 90.0)
     for _ in range(2):
-        record(strong, {}, acc=69.0)
+        record(dict.fromkeys(EVERY, 90.0), acc=69.0)
     assert {each["teacher"] for each in wanted(row="+ABD", source="patches") if each["seed"]} == {"clean"}
-    record(strong, {}, acc=55.0, source="zskt")
-    assert {each["teacher"] for each in wanted(source="zskt", row="+SV")} == {datafree.WATERMARK, datafree.GRID}
 
 
 def test_cells_differ_have_sources_that_exist_and_fit_their_hours(record: Any, tmp_path: Any) -> None:
-    carried = dict.fromkeys((datafree.WATERMARK, datafree.SPARE), 90.0)
+    carried = dict.fromkeys(EVERY, 90.0)
+    record(carried)
     for _ in range(2):
-        record(carried, {20: 70.0})  # the longest
-    record(carried, {}, source="zskt")
+        record(carried, source="zskt")
     cells = list(datafree.cells())
     assert len({Cell(datafree.TABLE, config, tmp_path).id for config in cells}) == len(cells)
     for config in cells:
@@ -254,14 +315,17 @@ def test_cells_differ_have_sources_that_exist_and_fit_their_hours(record: Any, t
     assert sum(map(datafree.forecast, cells)) < 60 * 2 * 12.5  # of two cores
 
 
-def test_scales_are_set_on_patches_where_the_source_makes_noise() -> None:
-    ramp = np.linspace(0, 200, 16, dtype=np.uint8) + np.arange(600, dtype=np.uint8)[:, None, None, None] % 50
-    pictures = ImageSet(np.broadcast_to(ramp, (600, 3, 16, 16)).copy(), np.zeros(600, np.int64), ("0",), "patches")
-    noise = ImageSet(np.random.default_rng(0).integers(0, 255, (600, 3, 16, 16), np.uint8), pictures.labels, ("0",), "")
-    assert datafree._calibration(pictures, noise) == (pictures, "source")
-    found, said = datafree._calibration(noise, pictures)
-    assert said == "held-out patches"
-    assert np.array_equal(found.images, pictures.images[: len(found)])
+@pytest.mark.parametrize("accepted", [True, False])
+def test_a_forecast_knows_what_is_not_trained_twice(record: Any, accepted: bool) -> None:
+    record(dict.fromkeys(EVERY, 90.0))
+    record({}, row="+ABD", accepted=accepted)
+    defended, sought, plain = (wanted(row=row, source="patches", seed=0)[0] for row in ("+ABD", "+SR", "plain"))
+    whole, back = datafree.MINUTES["patches"], datafree.RETROSPECTION
+    assert datafree.forecast(plain) == datafree.MEASURED + whole + datafree.POOL
+    ours = datafree.MEASURED + datafree.SHUFFLES + back
+    assert datafree.forecast(defended) == (ours + whole if accepted else ours)
+    assert datafree.forecast(sought) == datafree.MEASURED + (back if accepted else 0)
+    assert datafree.forecast({**defended, "row": "+SV"}) == datafree.MEASURED
 
 
 def test_separation_counts_pairs_and_ties() -> None:
@@ -290,13 +354,14 @@ def test_a_student_without_an_accepted_vaccine_is_the_plain_one(tmp_path: Any, m
     length = {"epochs": 1, "options": {"images": 256}}
     plain, vaccinated = (
         {**config, "student": "resnet8-w4"}
-        for config in datafree._cells("patches", length, ("t",), ("plain", "+SV"), (0,))
+        for config in datafree._cells("patches", length, ("plain", "+SV"), ("t",), (0,))
     )
 
     def trained(config: dict[str, Any], **shuffle: Any) -> Any:
         settings = VaccineSettings(pool=64, copies=1, trials=2, **shuffle)
         monkeypatch.setitem(datafree.ROWS, "+SV", AbdSettings(retrospection=False, shuffle=settings))
-        made, log, images = datafree._student(config, teacher, agreed, students)
+        made, log, images, origin = datafree._student(config, teacher, agreed, students)
+        assert origin == "source"
         return made.sha256, log["method"]["source"], len(images)
 
     expected = trained(plain)
@@ -309,6 +374,8 @@ def test_a_student_without_an_accepted_vaccine_is_the_plain_one(tmp_path: Any, m
     assert source["suspicious"] > 0
     assert sha256 != expected[0]
     assert len(list(students.iterdir())) == 2
+    (pool,) = (tmp_path / "pools").iterdir()  # for all of them
+    assert len(list(pool.glob("vaccine-*.npz"))) == 2  # of either setting
 
 
 def test_the_vaccine_is_judged_on_the_pool_of_a_run(tmp_path: Any) -> None:
@@ -358,7 +425,7 @@ def test_the_vaccines_table_says_what_was_accepted() -> None:
     assert "| none, as it suspects too much |" in vaccine_table.tables([doubted])
 
 
-def test_the_vaccines_cells_have_three_seeds_at_the_default_first() -> None:
+def test_the_vaccines_cells_have_three_seeds() -> None:
     cells = list(vaccine.cells())
-    assert len({Cell(vaccine.TABLE, config, HERE).id for config in cells}) == len(cells) == 35
-    assert [(each["layers"], each["seed"]) for each in cells[::5]] == [(5, 0), (5, 1), (5, 2), (4, 0), (3, 0), (2, 0), (1, 0)]  # fmt: skip
+    assert len({Cell(vaccine.TABLE, config, HERE).id for config in cells}) == len(cells) == 15
+    assert {each["layers"] for each in cells} == {5}

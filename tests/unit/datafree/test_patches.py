@@ -120,6 +120,29 @@ def test_small_pictures_are_cut_inside_and_tiny_ones_refused(tmp_path):
         cutting.read(tmp_path)
 
 
+def test_many_small_pictures_are_used_whole_and_some_of_them_held_out(monkeypatch):
+    """A picture's number is its red above, with 40 added below; its green is at the right."""
+    monkeypatch.setattr(cutting, "_recoloured", lambda images, random: images)
+    halves = np.zeros((200, 20, 26, 3), np.uint8)
+    halves[:, :10, :, 0], halves[:, :, 13:, 1] = np.arange(200)[:, None, None], 200
+    halves[:, 10:, :, 0] = halves[:, :1, :, 0] + 40
+
+    def shown(many, held_out):
+        made = cutting.cut(list(halves[:many]), 300, 8, 0, held_out=held_out).astype(int)
+        whole = made[(made[:, 0, 7, 0] - made[:, 0, 0, 0] == 40) & (abs(made[:, 1, 0, 7] - made[:, 1, 0, 0]) == 200)]
+        return len(whole) / 300, set(whole[:, 0, 0, 0].tolist()), (whole[:, 1, 0, 0] > 0).mean()
+
+    share, held, mirrored = shown(200, held_out=True)
+    assert (share, held) == (1, set(range(0, 200, 10)))
+    assert 0.4 < mirrored < 0.6
+    share, pool, _ = shown(200, held_out=False)
+    assert share == 1
+    assert pool <= set(range(200)) - held
+    assert len(pool) > 100
+    assert shown(99, held_out=False)[0] < 0.2  # a few are cut
+    assert cutting.used_whole(list(halves), 5) == []  # and so are large ones
+
+
 def test_pictures_that_are_too_many_are_refused(photo, monkeypatch):
     monkeypatch.setattr(cutting, "MOST_PIXELS", 1000)
     with pytest.raises(UsageError, match="more than 1,000"):
@@ -195,13 +218,30 @@ def test_suspects_are_left_out_or_weighed(teacher, photo):
         batch = Batch(*(torch.cat([part, part]) for part in whole))
         parts = list(weighed.parts(batch))
         suspect = int(weighed.suspect[batch.index].sum())
-        assert [len(part.images) for _, part in parts] == [32 - suspect, suspect]
-        kept, others = (value for value, _ in parts)
+        assert [(len(part.batch.images), part.suspect) for part in parts] == [(32 - suspect, False), (suspect, True)]
+        kept, others = (part.weight for part in parts)
         if weight > 0:  # a weighted mean
             assert kept + others == pytest.approx(1)
             assert others / kept == pytest.approx(weight * suspect / (32 - suspect))
         else:  # as in the authors' code
             assert (kept, others) == (1.0, weight)
+
+
+def test_a_search_is_done_once(teacher, photo, tmp_path, monkeypatch):
+    teacher = models.build(teacher.spec, seed=4)
+    settings = {"pool": 64, "copies": 1, "accept": "always"}
+    vaccine = datafree.VaccineSettings(**settings)
+    first = opened(teacher, tmp_path, image=str(photo), images=64, vaccine=vaccine)
+    assert first.suspects.any()
+    alone = opened(teacher, image=str(photo), images=64, vaccine=vaccine)
+    monkeypatch.setattr("edgekd.datafree.vaccine.Vaccine.search", None)
+    monkeypatch.setattr("edgekd.datafree.vaccine.Vaccine.distances", None)
+    again = opened(teacher, tmp_path, image=str(photo), images=64, vaccine=vaccine)
+    for other in (alone, again):
+        assert other.report == first.report
+        assert np.array_equal(other.suspects, first.suspects)
+    with pytest.raises(TypeError):  # of other settings nothing is known
+        opened(teacher, tmp_path, image=str(photo), images=64, vaccine=datafree.VaccineSettings(**settings, layers=2))
 
 
 def test_a_vaccine_that_suspects_everything_is_not_obeyed(teacher, photo):

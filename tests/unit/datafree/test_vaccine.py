@@ -141,6 +141,12 @@ def test_the_term_moves_images_away_and_leaves_the_teacher_as_it_was(teacher, im
         pixels = (pixels.detach() - 0.5 * slope / slope.norm()).requires_grad_(True)
         values.append(float(term.detach()))
     assert values[-1] < values[0] < 0
+    assert "suspected" not in Vaccine(vaccine.config, seed=1).report
+    assert vaccine.driven[0] == 4 * len(images)
+    assert 0 < vaccine.report["suspected"] <= 1
+    known = vaccine.term(teacher, images, 0 * teacher(images) + torch.eye(4)[0])  # another teacher's answer is believed
+    assert not torch.equal(known, vaccine.term(teacher, images))
+    assert torch.equal(vaccine.term(teacher, images, teacher(images)), vaccine.term(teacher, images))
     assert all(torch.equal(tensor, before[name]) for name, tensor in teacher.state_dict().items())
     assert not any(part._forward_pre_hooks for part in teacher.modules())
     fresh = Vaccine(vaccine.config, seed=1)

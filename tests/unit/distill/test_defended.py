@@ -1,11 +1,16 @@
 """Distillation under ABD: when the retrospection runs, when it is taken back, and how long it is."""
 
+import copy
+
+import numpy as np
 import pytest
 import torch
 from small_teacher import model, spec
 
 from edgekd import datafree, distill
+from edgekd.datafree.patches import Patches
 from edgekd.distill.abd import AbdSettings, _pieces
+from edgekd.distill.from_source import FromSource
 from edgekd.training import TrainConfig
 from edgekd.training.device import resolve_device
 
@@ -28,7 +33,7 @@ def teacher():
 def defended(teacher, photo):
     """A function from ABD's settings to the student, its log and the source."""
 
-    def make(source="patches", accuracy=lambda network: 0.5, device="cpu", **settings):
+    def make(source="patches", accuracy=lambda network: 0.5, device="cpu", judge=None, **settings):
         quick = {"steps": 2, "inner_steps": 1, **settings.pop("retrospect", {})}
         shuffle = {"pool": 64, "copies": 1, **settings.pop("shuffle", {})}
         abd = AbdSettings(shuffle=shuffle, retrospect=quick, **settings)
@@ -36,10 +41,11 @@ def defended(teacher, photo):
         options = {**QUICK[source], **({"image": photo} if source == "patches" else {})}
         images = datafree.make(source, options, teacher, train, abd.vaccine_settings)
         made, log = distill.distill_defended(
-            teacher, spec("resnet8-w4"), images, "kd", {"alpha": 1.0}, train, abd, accuracy=accuracy
+            teacher, spec("resnet8-w4"), images, "kd", {"alpha": 1.0}, train, abd, accuracy=accuracy, judge=judge
         )
         return made, log, images
 
+    make.teacher = teacher
     return make
 
 
@@ -65,11 +71,51 @@ def test_a_retrospection_that_costs_too_much_is_taken_back(defended):
     figures = iter((0.9, 0.7, 0.9, 0.85))
     back, log, _ = defended(retrospection=True, accuracy=lambda network: next(figures))
     found = log.method["retrospection"]
-    assert found | {"rate": 0} == {"before": 0.9, "after": 0.7, "kept": False, "rate": 0, "start": plain.sha256}
+    assert found | {"rate": 0, "search": 0} == {
+        "before": 0.9, "after": 0.7, "agreement": [0.9, 0.7], "kept": False, "rate": 0, "search": 0, "start": plain.sha256,
+    }  # fmt: skip
     assert back.sha256 == plain.sha256
     after, log, _ = defended(retrospection=True, accuracy=lambda network: next(figures))
     assert log.method["retrospection"]["kept"]
     assert after.sha256 != plain.sha256
+
+
+def test_what_judges_it_is_told_what_the_vaccine_suspects(defended, monkeypatch):
+    shown, figures = np.random.default_rng(0).integers(0, 255, (8, 3, 16, 16), np.uint8), iter((0.9, 0.85))
+    told = []
+
+    def judge(suspects):
+        told.append(suspects(shown))
+        return lambda network: next(figures)
+
+    _, log, images = defended(retrospection=True, judge=judge, accuracy=lambda network: 0.2, shuffle={"tail": 1.0})
+    assert not told[0].any()  # no vaccine was accepted
+    found = log.method["retrospection"]
+    assert (found["before"], found["after"], found["agreement"], found["kept"]) == (0.9, 0.85, [0.2, 0.2], True)
+    images.vaccine.trial.fill_(0)
+    monkeypatch.setattr("edgekd.datafree.vaccine.permutation", lambda count, *names: np.arange(count))
+    assert images.flagged(shown).all()
+    assert datafree.make("patches", {}, defended.teacher, TRAIN).flagged(shown).tolist() == [False] * 8
+
+
+def test_norms_do_not_follow_suspects_that_are_learned_from(defended, monkeypatch):
+    monkeypatch.setattr(Patches, "_suspects", lambda self: np.arange(len(self.pool.images)) % 3 == 0)
+    seen = []
+    original = FromSource.step
+
+    def step(self, batch):
+        suspect = self.source.suspect[batch.index]
+        before = copy.deepcopy(self.student)
+        terms = original(self, batch)
+        before(batch.images[~suspect])
+        pairs = zip(before.named_buffers(), self.student.named_buffers(), strict=True)
+        seen.append(all(torch.equal(a, b) for (name, a), (_, b) in pairs if "running" in name))
+        return terms
+
+    monkeypatch.setattr(FromSource, "step", step)
+    defended(shuffle={"suspect_weight": 0.5}, retrospection=False)
+    assert len(seen) == 4
+    assert all(seen)
 
 
 def test_without_weight_it_is_a_control_of_as_many_steps(defended):

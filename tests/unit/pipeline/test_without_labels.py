@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import numpy as np
+import pytest
+import torch
+
 from edgekd import targets
+from edgekd.data import ImageSet
 from edgekd.pipeline import ledger
+from edgekd.pipeline.calibration import agreement_without, spread_out
 from edgekd.pipeline.without_data import doubts
 from edgekd.report.transferability import bases, plain
 from edgekd.types import Rate, RunRecord, StageRow
@@ -46,6 +52,37 @@ def test_a_training_doubts_itself_and_the_teacher() -> None:
     (said,) = doubts({"source": {**even["source"], "vaccine": {"trials": tried}}})
     assert "of 2 trials 1 named one class for too many of the images and 2 had no tail" in said
     assert doubts({"source": {**even["source"], "vaccine": {"trials": [*tried, {"refused": []}]}}}) == []
+    (said,) = doubts({"source": {**even["source"], "vaccine": {"trials": []}}})
+    assert said.startswith("No shuffled teacher was searched for")
+
+
+def test_what_sets_the_scales_is_unsuspected_and_of_all_classes() -> None:
+    labels, suspects = np.array([0] * 60 + [1] * 30 + [2] * 10), np.zeros(100, bool)
+    suspects[60:80] = True
+    chosen = spread_out(labels, suspects, 45)
+    assert not suspects[chosen].any()
+    assert np.bincount(labels[chosen]).tolist() == [25, 10, 10]
+    assert len(spread_out(labels, np.ones(100, bool), 30)) == 30  # a mask that leaves nothing says nothing
+
+
+def test_an_agreement_that_leaves_suspects_out_counts_classes_alike() -> None:
+    """A student that says 0 of nothing any more: of 70 images called 0, 20 are suspects, and 10 of each other class."""
+    labels = np.array([0] * 70 + [1] * 10 + [2] * 10 + [3])
+    pixels = np.broadcast_to(labels.astype(np.uint8)[:, None, None, None], (91, 3, 2, 2)).copy()
+    images = ImageSet(pixels, labels, ("a", "b", "c", "d"), "synthetic")
+
+    def unlearned(shown: torch.Tensor) -> torch.Tensor:
+        told = (255 * shown[:, 0, 0, 0]).round().long()
+        return torch.eye(4)[torch.where(told == 0, 1, told)]
+
+    suspects = np.zeros(91, bool)
+    suspects[:20] = True
+    # 0 of class 0, all of 1 and 2, and the single image of the last counts a tenth of a class
+    assert agreement_without(images)(lambda shown: suspects)(unlearned) == pytest.approx((1 + 1 + 0.1) / 3.1)
+    suspects[20:70] = True
+    assert agreement_without(images)(lambda shown: suspects)(unlearned) == pytest.approx(1)
+    suspects[:] = True
+    assert agreement_without(images)(lambda shown: suspects)(unlearned) == pytest.approx((1 + 1 + 0.1) / 3.1)
 
 
 def record(abd: dict[str, object]) -> RunRecord:
