@@ -7,7 +7,7 @@ from typing import Any
 
 from . import text
 
-NORMAL = "normal teachers have 0.5 or more, nasty ones less than 0.3"
+NORMAL = "the bound is 0.3; on the digits that it comes from, normal teachers had 0.5 or more, nasty ones less than 0.2"
 ADVICE = (
     "It may be made to ruin its students (a nasty teacher): compare the student with the scratch "
     "control, and prefer labels to its outputs (--method kd -o distill.temperature=1 -o "

@@ -7,7 +7,8 @@ FOUND = {"correlation": 0.612, "images": 2000, "suspicious": False}
 
 def test_every_outcome_has_its_words():
     assert teaching.sentence(FOUND).endswith(
-        "(normal teachers have 0.5 or more, nasty ones less than 0.3): nothing suspicious."
+        "(the bound is 0.3; on the digits that it comes from, normal teachers had 0.5 or more, nasty ones less than 0.2): "
+        "nothing suspicious."
     )
     assert "correlate with the reference's by 0.612 on 2,000 images" in teaching.sentence(FOUND)
     assert "SUSPICIOUS" in teaching.sentence({**FOUND, "suspicious": True})
