@@ -22,7 +22,7 @@ from benchmarks import (
 )
 from benchmarks.grid import Table
 from benchmarks.outcomes import kept, said, settings
-from benchmarks.paired import acc, crossed, paired, pooled, t, values
+from benchmarks.paired import acc, crossed, mcnemar, paired, pooled, t, values
 from benchmarks.students import once
 from edgekd import distill, models
 from edgekd.errors import EnvironmentFault
@@ -78,6 +78,15 @@ def test_differences_to_one_row_have_the_spread_that_row_and_seed_leave() -> Non
     assert crossed([{0: 1.0, 1: 2.0}, {0: 3.0, 1: 4.0}, {1: 5.0, 2: 7.0}]) == (pytest.approx(0, abs=1e-9), 1)
     assert crossed([{0: 1.0}, {0: 2.0}, {}]) is None
     assert crossed([]) is None
+
+
+def test_mcnemar_counts_each_image_once() -> None:
+    assert mcnemar([0b111110], [0b000001]) == (5, 1, pytest.approx(2 * 7 / 64))
+    assert mcnemar([0b1111], [0b0000]) == (4, 0, pytest.approx(2 / 16))
+    assert mcnemar([0b1110] * 3, [0b0001] * 3) == mcnemar([0b1110], [0b0001]), "seeds are no further images"
+    assert mcnemar([0b01, 0b01, 0b10], [0b10, 0b10, 0b01]) == (1, 1, 1.0), "by majority"
+    assert mcnemar([0b1, 0b0], [0b0, 0b1]) == (0, 0, 1.0)
+    assert mcnemar([], []) == (0, 0, 1.0)
 
 
 def test_an_interval_has_ends_and_without_one_anything_may_be() -> None:
@@ -276,11 +285,11 @@ def test_rows_name_methods_and_settings_that_are_there() -> None:
         for method, options in rows.values():
             method_class(method).Config.model_validate(options)
     named = {
-        *kdiga_table.FORMS,
+        *kdiga_table.OWN,
         *kdiga_table.ZEROS,
         kdiga_table.NO_SLOPES,
         kdiga_table.SHUFFLED,
-        *kdiga_table.ORDER[2:],
+        *kdiga_table.ORDER[1:],
     }
     assert named <= set(kdiga.ROWS)
 
