@@ -50,7 +50,7 @@ from edgekd.types import Model, ModelSpec, TrainLog
 
 STUDENT = "resnet8"
 # A method's cost: so many steps in each epoch of a whole schedule, since what some do depends on how far they are.
-EACH, ROUNDS, PATIENCE = 2, 2, 180.0
+EACH, ROUNDS, PATIENCE = 3, 2, 180.0
 LAPS = ("data", "step", "backward", "optimiser")
 
 Row = tuple[str, dict[str, Any]]  # method and settings
