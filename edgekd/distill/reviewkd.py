@@ -109,7 +109,7 @@ class Fusion(nn.Module):
         self.widen = nn.Sequential(nn.Conv2d(width, target, 3, padding=1, bias=False), nn.BatchNorm2d(target))
         self.attention = nn.Conv2d(2 * width, 2, 1) if deeper else None
         for path in (self.narrow, self.widen):
-            nn.init.kaiming_uniform_(path[0].weight, a=1)
+            nn.init.kaiming_uniform_(path.get_parameter("0.weight"), a=1)
 
     def forward(self, feature: torch.Tensor, carried: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
         """[B, C, H, W] and the carried [B, M, h, w], enlarged to H x W, to [B, T, H, W] and the next carried."""
