@@ -17,6 +17,7 @@ from edgekd.data import ImageSet
 from edgekd.distill.kdiga import COLLAPSED
 from edgekd.files import write_json
 from edgekd.training import Diverged
+from edgekd.types import Trigger
 
 Record = dict[str, Any]
 
@@ -139,7 +140,7 @@ def test_a_stronger_zero_of_one_seed_leaves_it_open_and_a_weaker_one_says_nothin
     assert name_of([*rows, *three(kdiga_table.THIRD, 19.0)]) == "**gradient penalty** (KDIGA)"
 
 
-def test_the_summary_has_the_headline_rows_and_the_verdict() -> None:
+def test_the_summary_has_the_headline_rows_and_the_verdict(tmp_path: Path) -> None:
     rows = [*three("KDIGA", 20.0), *three("KDIGA, zero", 19.0), *three("CE", 0.0), *three("IGDM, attack", 3.0)]
     made = kdiga_table.summary([*rows, *backdoored("KDIGA", 80)])
     assert shown(made, "**gradient penalty** (KDIGA)")[1:] == ["70.00 [70.00 to 70.00]", "21.00 [20.00 to 22.00]"]
@@ -148,7 +149,11 @@ def test_the_summary_has_the_headline_rows_and_the_verdict() -> None:
     assert "_9 records" not in made
     assert "_12 records" in made, "those of this part"
     assert kdiga_table.summary(backdoored("KDIGA", 80)) == ""
-    assert render.RENDERERS["kdiga_summary"] == ("kdiga", kdiga_table.summary)
+    page = "KDIGA:\n\n<!-- table:kdiga_summary -->\n<!-- /table:kdiga_summary -->\n"
+    assert "_No record yet._" in render.rendered(page, tmp_path)
+    for number, record in enumerate(rows):
+        write_json(tmp_path / f"benchmarks/results/kdiga/{number}.json", record, "record")
+    assert shown(render.rendered(page, tmp_path), "**gradient penalty** (KDIGA)")[2] == "21.00 [20.00 to 22.00]"
 
 
 def test_the_control_is_the_most_robust_of_those_with_the_rows_seeds_that_did_not_collapse() -> None:
@@ -349,5 +354,27 @@ def test_a_result_has_its_settings_its_slopes_and_what_diverged(
     assert set(kdiga.run(config, tmp_path / "d" / "work")) == {"taught", "diverged"}
 
 
-def _diverging(folder: Path) -> Any:
+def _diverging(*_: Any) -> Any:
     raise Diverged("Training stopped: a term became nan")
+
+
+def test_a_backdoored_teachers_cell_has_the_students_figures_with_and_without_the_trigger(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    spec, images = made_up()
+    images = images.subset(np.arange(80))
+    white = {"a": np.zeros((3, 8, 8), np.float32), "b": np.ones((3, 8, 8), np.float32)}
+    trigger = Trigger("white", "affine", "known", "all-to-one", 0, params=white)
+    monkeypatch.setattr(kdiga.prepare_data, "prepare", lambda _: tmp_path)
+    monkeypatch.setattr(kdiga.data, "load", lambda _: images)
+    monkeypatch.setattr(kdiga, "user_images", lambda _: (images, images))
+    monkeypatch.setattr(kdiga, "teacher_of", lambda *_: (models.build(spec), trigger))
+    monkeypatch.setattr(kdiga, "STUDENT", spec.arch)
+    config = {**next(kdiga._backdoor(("KD",), (0,))), "images": 80, "epochs": 1}
+    found = kdiga.run(config, tmp_path / "a" / "work")
+    assert {"acc", "asr", "asr_interval", "ra", "untriggered"} <= set(found) & set(found["teacher"])
+    assert (found["settings"]["method"], found["slopes"]) == ("kd", [])
+    monkeypatch.setattr("benchmarks.students.figures", None)
+    assert kdiga.run(config, tmp_path / "b" / "work")["teacher"] == found["teacher"], "measured once"
+    monkeypatch.setattr(kdiga, "_student", _diverging)
+    assert set(kdiga.run(config, tmp_path / "c" / "work")) == {"teacher", "teacher_sha256", "diverged"}
