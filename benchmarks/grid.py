@@ -55,6 +55,7 @@ class Table:
     """``run(config, folder)`` returns a result that JSON can hold; killed and called again, it goes on in ``folder``.
 
     ``forecast(config)``: minutes of one cell on any machine; finished cells put it right for this one.
+    ``may_come``: cells that may still be added by what records say, for forecasts.
     ``resumable``: a stopped cell keeps most of its work, so --minutes may start what it cannot finish. A cell that
     measures one unbroken run is not.
     """
@@ -64,6 +65,7 @@ class Table:
     run: Callable[[Config, Path], Any]
     forecast: Callable[[Config], float] = _one_minute
     resumable: bool = False
+    may_come: Callable[[], Iterable[Config]] = tuple
 
 
 class Cell:
@@ -233,6 +235,9 @@ class Grid:
         if not self.cells:
             raise UsageError(f"No cell of {table.name} matches {only!r}; --list shows them.")
         self.pace = self._pace(every)
+        later = (Cell(table, config, root) for config in table.may_come())
+        known = {cell.id for cell in every}
+        self.later = [cell for cell in later if cell.id not in known and only in cell.text]
 
     def _pace(self, every: Sequence[Cell]) -> float:
         """Measured over forecast minutes, of cells whose whole time on this kind of machine is known; 1 without any."""
@@ -270,6 +275,9 @@ class Grid:
         print(
             f"{len(left)} of {len(self.cells)} cells left, about {minutes:.1f} minutes on one process; {failed} failed."
         )
+        if self.later:
+            minutes = sum(self.minutes(cell) for cell in self.later)
+            print(f"Up to {len(self.later)} more, about {minutes:.1f} minutes, hang on what records say.")
 
     def work(self, minutes: float | None, retry: bool) -> None:
         """Run what is left in order, passing over cells that other processes have.

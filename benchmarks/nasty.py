@@ -7,8 +7,9 @@ which went on without it (weight 0); students of 9,000 images with true labels. 
 is within two points of the twin's and Hinton KD loses by it, more than seeds do. The drop is against the same method
 and seed on the twin. A method survives if it loses nothing of the kind and stays within a point of a student without a
 teacher. The paper attacks the setting tau 20, alpha 0.9; at tau 1, alpha 0.5 the labels weigh more. A training that
-diverges is a result: harm of the worst kind. Seeds 1 and 2 are cells only for nasty teachers that count by the records
-of seed 0, and cells are chosen when a call begins: call it until nothing is left.
+diverges is a result: harm of the worst kind. Students of further nasty teachers are cells only if the records of seed 0
+say that the published weight's does not count, and seeds 1 and 2 only for the first one that does. Cells are chosen when
+a call begins: call it until nothing is left.
 
 Part "detector": the audit's statistics (audit.teaching) for these, for third-party teachers clean and backdoored, and
 for an adversarially trained one. Each is held against three scratch students, as `edgekd compress` would hold it
@@ -98,15 +99,37 @@ def cells() -> Iterator[Config]:
 
 
 def _wanted() -> Iterator[Config]:
-    first, *further = list(TEACHERS)[1:]
-    counted = [name for name in (first, *further) if _counts(name)]
+    tried, counted = _tried()
     yield from map(_detector, TEACHERS)
-    yield from _students((TWIN, first), FIRST, (0,))
-    yield from _students((TWIN, *counted[:1]) if counted else (), FIRST, (1, 2))
-    yield from _students((TWIN, first), ROWS, (0,))
+    yield from _students((TWIN, *tried), FIRST, (0,))
+    yield from _students((TWIN, counted) if counted else (), FIRST, (1, 2))
+    yield from _students((TWIN, counted or tried[0]), ROWS, (0,))
     yield from map(_detector, (*CLEAN, *BACKDOORED, ROBUST))
-    yield from _students(further, ROWS, (0,))
-    yield from _students((TWIN, *counted) if counted else (), ROWS, (1, 2))
+    yield from _students((TWIN, counted) if counted else (), ROWS, (1, 2))
+
+
+def may_come() -> Iterator[Config]:
+    """What the records may still add at most: further nasty teachers, and all seeds of one that counts."""
+    tried, counted = _tried()
+    further = list(TEACHERS)[2:]
+    if counted or all(map(_known, further)):
+        return
+    if not _known(tried[0]):
+        yield from _students(further, FIRST, (0,))
+    yield from _students(further[-1:], [row for row in ROWS if row not in FIRST], (0,))
+    yield from _students((TWIN, further[-1]), ROWS, (1, 2))
+
+
+def _tried() -> tuple[list[str], str | None]:
+    """The nasty teachers that get students, and the first of them that counts."""
+    first, *further = list(TEACHERS)[1:]
+    tried = [first, *(further if _known(first) and not _counts(first) else ())]
+    return tried, next(filter(_counts, tried), None)
+
+
+def _known(teacher: str) -> bool:
+    """Whether seed 0 has all records that say whether it counts."""
+    return all(_record(student(name, row, 0)) for row in HARMED for name in (TWIN, teacher))
 
 
 def _detector(teacher: str) -> Config:
@@ -234,7 +257,7 @@ def forecast(config: Config) -> float:
     return {"scratch": 0.4, "overhaul": 3.0}.get(ROWS[config["row"]][0], 2.2)
 
 
-TABLE = Table("nasty", cells, run, forecast, resumable=True)
+TABLE = Table("nasty", cells, run, forecast, resumable=True, may_come=may_come)
 
 if __name__ == "__main__":
     sys.exit(main(TABLE))

@@ -105,5 +105,19 @@ def crossed(rows: Iterable[Figures]) -> Spread | None:
     return Spread((2 * squares / freedom) ** 0.5, freedom) if freedom else None
 
 
+def mcnemar(first: Iterable[int], second: Iterable[int]) -> tuple[int, int, float]:
+    """Images on which one of two rows does better, on which the other does, and McNemar's exact p, two-sided.
+
+    first, second: integers whose bits are the images, one a seed, paired. An image counts once, for the row that keeps it
+    in more of the seeds: seeds of one image are no independent images. Says nothing of other seeds.
+    """
+    pairs = list(zip(first, second, strict=True))
+    lengths = range(max((a | b).bit_length() for a, b in pairs) if pairs else 0)
+    better = [sum((a >> bit & 1) - (b >> bit & 1) for a, b in pairs) for bit in lengths]
+    ours, theirs = sum(one > 0 for one in better), sum(one < 0 for one in better)
+    tail = sum(math.comb(ours + theirs, k) for k in range(min(ours, theirs) + 1))
+    return ours, theirs, min(1.0, 2 * tail / 2 ** (ours + theirs))
+
+
 def t(freedom: int) -> float:
     return T[max(known for known in T if known <= freedom)]

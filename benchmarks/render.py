@@ -87,6 +87,7 @@ RENDERERS: dict[str, tuple[str, Callable[[Sequence[Record]], str]]] = {
     "robustkd": ("robustkd", robustkd_table.tables),
     "robustkd_summary": ("robustkd", robustkd_table.summary),
     "kdiga": ("kdiga", kdiga_table.tables),
+    "kdiga_summary": ("kdiga", kdiga_table.summary),
     "baselines": ("baselines", baselines_table.tables),
     "paper_baselines": ("paper_baselines", paper_baselines_table.tables),
     "nasty": ("nasty", nasty_table.tables),

@@ -62,12 +62,21 @@ def figures(predict: Any, probes: ProbeSet) -> dict[str, Any]:
 
 def figures_of_teacher(teacher: Model, probes: ProbeSet, cache: Path) -> dict[str, Any]:
     """The same, measured by the first cell that distils this teacher and kept in ``cache`` for the others."""
-    about = [teacher.sha256, teacher.spec.to_json(), probes.sha256]
+    found: dict[str, Any] = _once_measured(teacher, probes.sha256, cache, lambda: figures(TorchRunner(teacher), probes))
+    return found
+
+
+def acc_of_teacher(teacher: Model, images: ImageSet, cache: Path) -> float:
+    """ACC in percent, kept in the same way."""
+    return float(_once_measured(teacher, images.sha256, cache, lambda: percent_right(teacher, images)))
+
+
+def _once_measured(teacher: Model, images: str, cache: Path, measure: Callable[[], Any]) -> Any:
+    about = [teacher.sha256, teacher.spec.to_json(), images]
     kept = cache / f"{sha256_bytes(canonical_json(about).encode())[:16]}.json"
     if not kept.exists():
-        write_json(kept, figures(TorchRunner(teacher), probes), "figures of a teacher")
-    found: dict[str, Any] = read_json(kept)
-    return found
+        write_json(kept, measure(), "figures of a teacher")
+    return read_json(kept)
 
 
 @contextlib.contextmanager

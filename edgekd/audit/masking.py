@@ -5,8 +5,8 @@ A network that fails one has an accuracy under attack that is worth nothing. Fro
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -23,6 +23,8 @@ HUGE = 0.5  # a bound within which every picture may become grey
 BIG_GAP, GAP, SMALL_GAP, DEAD = 0.05, 0.01, 0.005, 0.001
 ALONE = 8  # images that are shown a second time without the others
 TAKES = 0.5  # of what the attack takes: more than noise may
+CHANCE = 0.05  # that a sound evaluation fails the test of more steps
+SIZE = "the size of the logits hides nothing"
 Check = dict[str, Any]
 
 
@@ -58,8 +60,11 @@ def basic(predict: Predict, trial: Trial) -> list[Check]:
     ]
 
 
-def thorough(predict: Predict, trial: Trial) -> list[Check]:
-    """What costs attacks of its own, on a few of the images; errors on clean images count as lost."""
+def thorough(predict: Predict, trial: Trial, survives: torch.Tensor) -> list[Check]:
+    """What costs attacks of its own, on a few of the images; errors on clean images count as lost.
+
+    survives: bool [N], what every attack of the tier left.
+    """
     count = len(trial.few)
     logits = trial.logits(predict, trial.pixels[trial.few])
     index = trial.few[logits.argmax(1) == trial.labels[trial.few]]
@@ -68,18 +73,14 @@ def thorough(predict: Predict, trial: Trial) -> list[Check]:
     def left(attack: Attack, bound: float | None = None) -> float:
         return float(trial.left(predict, attack, index, bound).sum()) / count
 
-    clean, plain, longer = len(index) / count, left(pgd_of(20)), left(pgd_of(100))
-    again = left(dataclasses.replace(pgd_of(20), name="PGD-20, another start"))
+    clean, plain = len(index) / count, left(pgd_of(20))
+    withstood = trial.few[survives[trial.few]]
+    broken = int((~trial.left(predict, pgd_of(100), withstood)).sum())
     huge, noisy = left(pgd_of(20), HUGE), left(NOISE)
     divided = left(pgd_of(20, lambda z, y: cross_entropy_each(z / size, y), "small logits"))
-    enough = slack(GAP, count)
     return [
         one_step(left(fgsm()), plain, count),
-        check(
-            "more steps and starts change little",
-            plain - longer <= enough and abs(plain - again) <= enough,
-            f"PGD-20 leaves {plain:.1%}, from another start {again:.1%}, PGD-100 {longer:.1%}",
-        ),
+        more_steps(broken, len(withstood), count),
         check(
             "a huge bound breaks all",
             huge <= 1 / logits.shape[1] + slack(0, count),
@@ -91,7 +92,7 @@ def thorough(predict: Predict, trial: Trial) -> list[Check]:
             f"of {clean:.1%}, noise of that size leaves {noisy:.1%}, PGD-20 {plain:.1%}",
         ),
         check(
-            "the size of the logits hides nothing",
+            SIZE,
             plain - divided <= BIG_GAP,
             f"PGD-20 leaves {plain:.1%}, {divided:.1%} where the logits are divided by their spread",
         ),
@@ -129,6 +130,22 @@ def one_step(single: float, several: float, images: int) -> Check:
     return check("many steps beat one", several <= single + slack(SMALL_GAP, images), words)
 
 
+def more_steps(broken: int, withstood: int, images: int) -> Check:
+    """What PGD-100, from a start of its own, breaks of that which the tier's attacks had left.
+
+    What counts is what the tier missed, not by how much one attack beats another. It may miss a hundredth of the images:
+    the test fails where so many would turn up with a chance below 5 % (binomial), so 4 of 100 or 3 of 60.
+    """
+    words = f"PGD-100 breaks {broken} of {withstood} images that withstood the tier's attacks, of {images} in all"
+    return check("more steps find little more", at_least(broken, images, GAP) >= CHANCE, words)
+
+
+def at_least(hits: int, images: int, share: float) -> float:
+    """P(X ≥ hits), X binomial of so many images and that share."""
+    fewer = (math.comb(images, k) * share**k * (1 - share) ** (images - k) for k in range(hits))
+    return 1 - math.fsum(fewer)
+
+
 def falling(curve: Sequence[tuple[float, float]], images: int) -> Check:
     """curve: (bound, accuracy left), by rising bound."""
     enough = slack(SMALL_GAP, images)
@@ -137,10 +154,15 @@ def falling(curve: Sequence[tuple[float, float]], images: int) -> Check:
     return check("a larger bound leaves less", all(rise <= enough for rise in rises), words)
 
 
-def by_margin(plain: float, ratio: float) -> Check:
-    """Accuracies left by cross-entropy and by the margin: each alone, or the margin after cross-entropy."""
-    words = f"cross-entropy leaves {plain:.1%}, the margin {ratio:.1%}"
-    return check("the margin is not much stronger", plain - ratio <= BIG_GAP + 1e-9, words)
+def by_margin(plain: float, ratio: float, saturated: bool = True) -> Check:
+    """Accuracies left by cross-entropy and by the margin: each alone, or the margin after cross-entropy.
+
+    saturated: whether a gap is the loss's fault. After cross-entropy a second attack takes some of honest networks too, so
+    there the gap is told alone, and fails only where ``SIZE`` fails beside it: divided by their spread, as the card
+    adversarial_eval 5.8 wants it repeated, the logits give more way to cross-entropy itself.
+    """
+    words, small = f"cross-entropy leaves {plain:.1%}, the margin {ratio:.1%}", plain - ratio <= BIG_GAP + 1e-9
+    return check("the margin is not much stronger", True if small else False if saturated else None, words)
 
 
 def by_queries(broken: int, images: int) -> Check:

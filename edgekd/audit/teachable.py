@@ -2,8 +2,9 @@
 
 A nasty teacher (Ma et al. 2021) is as accurate as another, and its outputs are made so that a student that imitates them
 gets worse. What it says of the classes that an image does not have then bears no relation to what an independently
-trained network says of them; the method card nasty_teacher, 8, has 0.52 to 0.64 for normal teachers and at most 0.19 for
-effective nasty ones.
+trained network says of them. The bound of 0.3 is the method card's (nasty_teacher, 8), from networks on 8 x 8 digits: 0.52
+to 0.64 for two normal teachers, at most 0.19 for two effective nasty ones. The card wants it calibrated on five normal
+teachers of one's own; on other images it is a guess until benchmarks/nasty.py has been measured.
 """
 
 from __future__ import annotations
@@ -16,11 +17,12 @@ from edgekd.audit import doubts
 from edgekd.audit.evaluate import Predict
 from edgekd.data import ImageSet, balanced_order
 
-SUSPECT = 0.3  # correlation below which a model is called suspicious
+SUSPECT = 0.3  # correlation below which a model is called suspicious; from digits
 LEAST_CLASSES = 4  # of which three are not the label's
 WEAK = 0.5  # of the model's accuracy: a reference below it knows too little of the other classes itself
 SOFT = 4.0  # temperature of the masses
 IMAGES = 2000
+BINS = 15  # of confidence
 
 
 def teaching(predict: Predict, reference: Predict, images: ImageSet, limit: int = IMAGES) -> dict[str, Any]:
@@ -29,7 +31,7 @@ def teaching(predict: Predict, reference: Predict, images: ImageSet, limit: int 
     reference: a network of the same classes that learnt from labels alone; a small student will do. Returns plain JSON:
     ``correlation`` (Pearson's, of the logits beside the label's, mean over images) and its 95 % ``interval``; ``second``,
     the share of images on which both rank the same other class first; ``entropy`` in nats; ``mass`` of the three most
-    likely classes at temperature 4; ``acc`` and ``reference_acc``; ``images``; ``suspicious``, None with fewer than four
+    likely classes at temperature 4; ``ece``, how far its confidence is from its accuracy, told alone; ``acc`` and ``reference_acc``; ``images``; ``suspicious``, None with fewer than four
     classes or too weak a reference. Raises UsageError for outputs that cannot be read as logits of these classes.
     """
     if len(images) > limit:
@@ -50,6 +52,7 @@ def teaching(predict: Predict, reference: Predict, images: ImageSet, limit: int 
         "second": float((ours.argmax(1) == theirs.argmax(1)).mean()),
         "entropy": float(-(sure * np.log(sure.clip(1e-300))).sum(1).mean()),
         "mass": [float(column.mean()) for column in soft.T[:3]],
+        "ece": calibration_error(sure, labels),
         "acc": acc,
         "reference_acc": reference_acc,
         "images": len(labels),
@@ -69,6 +72,14 @@ def softmax(logits: np.ndarray) -> np.ndarray:
     """Rows of [N, K] as probabilities."""
     powers: np.ndarray = np.exp(logits - logits.max(1, keepdims=True))
     return np.asarray(powers / powers.sum(1, keepdims=True))
+
+
+def calibration_error(probabilities: np.ndarray, labels: np.ndarray) -> float:
+    """Expected calibration error of [N, K]: mean over images of |accuracy - confidence| of its bin of confidence, in [0, 1]."""
+    confidence, right = probabilities.max(1), probabilities.argmax(1) == labels
+    bins = np.minimum((confidence * BINS).astype(np.int64), BINS - 1)
+    gaps = np.bincount(bins, right - confidence, BINS)  # sums, so each bin is weighed by its images
+    return float(np.abs(gaps).sum() / len(labels))
 
 
 def _logits(outputs: np.ndarray, labels: np.ndarray) -> np.ndarray:

@@ -121,8 +121,8 @@ def square_of(queries: int) -> Attack:
 MARGIN = pgd_of(20, margin, "margin")
 TIERS = {
     "smoke": Tier(200, (fgsm(), pgd_of(10)), 100, 40, "seconds; only finds breakage", every=True, thorough=False),
-    "quick": Tier(500, (pgd_of(20), MARGIN), 500, 500, "a minute or two; for development", every=True),
-    "standard": Tier(1000, (apgd_ce(50), apgd_t(50, 3), square_of(500)), 500, 1100, "minutes; for reports"),
+    "quick": Tier(500, (pgd_of(20), MARGIN), 500, 400, "a minute or two; for development", every=True),
+    "standard": Tier(1000, (apgd_ce(50), apgd_t(50, 3), square_of(500)), 500, 900, "minutes; for reports"),
     "full": Tier(
         1000,
         (apgd_ce(100), apgd_t(100, 9), fab_t(100, 9), square_of(5000)),

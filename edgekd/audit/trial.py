@@ -15,6 +15,7 @@ from edgekd.training import Progress
 from edgekd.types import Rate
 
 FEW = 100  # images of the tests beside the attacks
+SEVERAL = 250  # images of the curve over smaller bounds
 
 
 class Trial:
@@ -46,7 +47,9 @@ class Trial:
         if not len(order):
             raise UsageError("There is no image to attack.")
         self.chosen = images.subset(np.sort(order))
-        self.few = torch.from_numpy(np.searchsorted(np.sort(order), np.sort(order[:FEW])))
+        self.few, self.several = (
+            torch.from_numpy(np.searchsorted(np.sort(order), np.sort(order[:most]))) for most in (FEW, SEVERAL)
+        )
         self.pixels = torch.from_numpy(np.ascontiguousarray(self.chosen.images)).float().div_(255)
         self.labels = torch.from_numpy(self.chosen.labels)
         self.device, self.progress = device, progress

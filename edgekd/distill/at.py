@@ -23,7 +23,8 @@ class AttentionTransferSettings(Settings):
 class AttentionTransfer(FeatureDistiller):
     """CE + beta · Σ_l mean((Q_T,l − Q_S,l)²) over maps after their activation; beta = 1000 as the CRD benchmark has it.
 
-    Sites are paired from the deepest backwards, the larger map of a pair is averaged down.
+    Sites are paired from the deepest backwards, the larger map of a pair is averaged down. On wide ResNets a map is
+    relu(BN(F)) of a group's sum F, where the CRD benchmark takes F itself.
     """
 
     Config: ClassVar[type[Settings]] = AttentionTransferSettings

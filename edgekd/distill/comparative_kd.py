@@ -39,13 +39,13 @@ class ComparativeKDSettings(Settings):
 
 
 class ComparativeKD(Distiller):
-    """CE + relation_weight · MSE(d_S, d_T) + kd_weight · T² · KL(teacher ‖ student), d_i = z_i - z_j, j another image of the batch.
+    """label_weight · CE + relation_weight · MSE(d_S, d_T) + kd_weight · T² · KL(teacher ‖ student), d_i = z_i - z_j, j another image of the batch.
 
     For few or metered teacher calls: each training image is shown to it once, as it is, before the first step, and never
     again, whatever the epochs, the augmentation and the kills in between; the student sees augmented images all the while.
     To ask less, train on fewer images: N images are N calls (its audits and its accuracy are asked for elsewhere).
 
-    The published label term, MSE(d_S, d_Y), is a setting: differences leave one vector for all images free, no gradient
+    The published label term, MSE(d_S, d_Y), is a setting and not the default: differences leave one vector for all images free, no gradient
     ever reaches the last layer's bias, and where that vector ends the classes are decided by chance. Cross-entropy, which
     the method card allows, fixes it. Differences of logits (about 10) and of labels (1) also contradict each other.
     The paper's matching of inner features is left out, and so are stopping early and its search of rates.

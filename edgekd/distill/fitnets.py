@@ -29,7 +29,8 @@ class HintDistillation(FeatureDistiller):
     """CE + beta · mean((r(S_l) − T_l)²) of one site after its activation, r a 1 x 1 convolution, norm and ReLU.
 
     Jointly, as the CRD benchmark has it; the paper trains the hint first. Without the norm a weight of 100 diverges at
-    rates from 0.05. The larger map is averaged down.
+    rates from 0.05. The larger map is averaged down. On wide ResNets a map is relu(BN(F)) of a group's sum F, where the
+    CRD benchmark takes F itself.
     """
 
     Config: ClassVar[type[Settings]] = HintDistillationSettings

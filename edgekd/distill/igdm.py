@@ -39,7 +39,8 @@ class IGDM(Distiller):
 
     To first order Δz is 2 J d: Jacobians of logits, which do not vanish where a network is sure, as the slopes of its
     loss do. e/E: epoch of all. With ``direction=attack``, d = x' - x, both distillations see the attacked images, as in
-    the paper, which adds this term to a distillation on x'; random signs are our cheap form. x - d is not clipped to
+    the paper, which adds this term to the best adversarial distillation at hand; random signs, the default, are our cheap
+    form, and so are Hinton KD at τ = 1 and labels on the images themselves as what it is added to. x - d is not clipped to
     [0, 1], so that the difference stays central. Batch norms see x ± d by their running statistics, which follow x alone.
     It refuses a teacher that was not audited (see vetting).
     """

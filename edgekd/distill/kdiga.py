@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -22,17 +22,22 @@ if TYPE_CHECKING:
 CLIP = 5.0  # longest gradient of the weights
 COLLAPSED = 0.05  # of the first epoch's slopes
 FIGURES = ("images", "student", "teacher", "distance", "cosine", "right")
+OWN = ("student", "right")  # what needs no slopes of the teacher
 
 
 class KDIGASettings(VettedSettings):
     ce_weight: float = Field(0.5, ge=0, description="weight of the labels")
     kd_weight: float = Field(0.5, ge=0, description="weight of Hinton KD")
     temperature: float = Field(1.0, gt=0, description="temperature of that Hinton KD; a robust teacher is soft already")
-    slope_weight: float = Field(
-        1.0,
-        ge=0,
-        description="weight of the distance between input gradients; the paper's form collapses above 1, while with "
-        "softened gradients a whole decade works alike",
+    slope_weight: Annotated[float, Field(ge=0)] | Literal["auto"] = Field(
+        "auto",
+        description="weight of the distance between input gradients; auto: slope_share of the first epoch's "
+        "cross-entropy over its distance. A number suits one size of image and one teacher: lengths differ by tens",
+    )
+    slope_share: float = Field(
+        0.5,
+        gt=0,
+        description="with slope_weight=auto: how large the input gradients' term is beside the cross-entropy; method card: 0.3 to 1",
     )
     slope_temperature: float = Field(
         4.0,
@@ -43,8 +48,8 @@ class KDIGASettings(VettedSettings):
     distance: Distance = Field("l2", description="distance between input gradients: l2, l1 or cosine")
     teacher_slopes: Literal["own", "zero", "shuffled"] = Field(
         "own",
-        description="controls: zero, a penalty on the student's input gradients that needs no teacher; shuffled, those "
-        "of another image",
+        description="controls: zero, a penalty on the student's input gradients, though Hinton KD and agree still ask "
+        "the teacher; shuffled, those of another image that is compared",
     )
     agree: bool = Field(True, description="compare input gradients only on images whose label the teacher shares")
     rise: float = Field(
@@ -56,14 +61,20 @@ class KDIGASettings(VettedSettings):
 
 
 class KDIGA(Distiller):
-    """ce_weight · CE + kd_weight · τ² · KL(teacher ‖ student) + w · mean_i ‖g_S,i - g_T,i‖, g = ∂/∂x of T · CE(z / T, y).
+    """ce_weight · CE + kd_weight · τ² · KL(teacher ‖ student) + w · Σ_i a_i ‖g_S,i - g_T,i‖ / Σ_i a_i, g = ∂/∂x of T · CE(z / T, y).
+
+    a_i: 1 where the teacher's class is the label, else 0 (``agree``), so the mean is over the images that are compared, as
+    in version 4 of the published code. w (``auto``): in the first epoch slope_share · mean CE / mean distance so far, from
+    then on what it was at that epoch's end; times the rise.
 
     Differs from the published code, whose first version detached g_S and learned nothing from it: distances are taken per
     image and averaged, where it takes one norm of a whole batch of a mean's gradients and divides by the batch (their gamma
-    is w · B^1.5); KL is summed over classes; T = 4 by default, the method card's proposal, T = 1 being the paper's.
-    Gradients of the weights are clipped at 5. The weight is halved after each epoch in which the student's slopes are
-    below a twentieth of the first epoch's and its accuracy below that of its best; the student goes on as it is, where the
-    method card would put it back to an earlier epoch.
+    is w · B^1.5); KL is summed over classes; T = 4 by default, the method card's proposal, T = 1 being the paper's, and
+    so are agree, the rise and auto. Gradients of the weights are clipped at 5. The weight is halved after each epoch in
+    which the student's slopes are below a twentieth of the first epoch's and its accuracy below that of its best; the
+    student goes on as it is, where the method card would put it back to an earlier epoch.
+    Left out of the card: margins as what slopes are taken of, relative distances, slopes at attacked images (KDIGA-ARD),
+    slopes at every k-th step or of half a batch, and the four terms of its bound.
 
     It costs two to three times Hinton KD. What it gains is the teacher's only beyond what ``teacher_slopes`` zero and
     shuffled gain, which on small data is little or nothing: otherwise it is a gradient penalty. It refuses a teacher that was not audited (see vetting).
@@ -74,18 +85,21 @@ class KDIGA(Distiller):
 
     batch = 0  # of the epoch that runs
     halvings = 0
+    settled: float | None = None  # the weight after the first epoch
 
     def prepare(self, context: Context) -> None:
         super().prepare(context)
         self.steps = context.batches.steps
-        self.gauge = Gauge(self.epochs).to(context.device)
+        self.gauge = Gauge(self.epochs, taught=self.config.teacher_slopes != "zero").to(context.device)
+        self.balance = Balance().to(context.device)
 
     def modules(self) -> tuple[nn.Module, ...]:
-        return (self.gauge,)
+        return self.gauge, self.balance
 
     def start_epoch(self, number: int) -> None:
         self.epoch, self.batch = number, 0
         self.halvings = self.gauge.collapses(number)
+        self.settled = self._base() if number else None
 
     def step(self, batch: Batch) -> dict[str, torch.Tensor]:
         config = self.config
@@ -98,14 +112,16 @@ class KDIGA(Distiller):
                     said = self.teacher(images)
                 return self._taught(self.student(images), said, batch.labels)
             images.requires_grad_(True)
-            said, theirs = self._slopes(self.teacher, images, batch.labels, train=False)
+            said, theirs = self._asked(images, batch.labels)
             student, ours = self._slopes(self.student, images, batch.labels, train=True)
-            said, theirs = said.detach(), theirs.detach()
-            shared = (said.argmax(1) == batch.labels).float() if config.agree else torch.ones(len(said)).to(said)
-            apart = slope_distance(ours, self._shown(theirs), config.distance)
+            shared = said.argmax(1) == batch.labels if config.agree else torch.ones_like(batch.labels, dtype=torch.bool)
+            shown = torch.zeros_like(ours) if theirs is None else self._shown(theirs, shared)
+            apart = slope_distance(ours, shown, config.distance)
             self.gauge.note(self.epoch, ours, theirs, student.argmax(1) == batch.labels)
-            slopes = {"slopes": self._weight() * (shared * apart).mean()}
-            return self._taught(student, said, batch.labels) | slopes
+            if config.slope_weight == "auto" and not self.epoch:
+                self.balance.note(cross_entropy(student, batch.labels), apart, shared)
+            distance = (shared * apart).sum() / shared.sum().clamp_min(1)
+            return self._taught(student, said, batch.labels) | {"slopes": self._weight() * distance}
 
     def _taught(self, student: torch.Tensor, said: torch.Tensor, labels: torch.Tensor) -> dict[str, torch.Tensor]:
         """The terms beside the slopes."""
@@ -122,19 +138,33 @@ class KDIGA(Distiller):
         slopes = input_gradient(logits, labels, images, temperature=self.config.slope_temperature, create_graph=train)
         return logits, slopes
 
-    def _shown(self, slopes: torch.Tensor) -> torch.Tensor:
-        """The teacher's slopes, or what a control has in their place."""
+    def _asked(self, images: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """The teacher's outputs, and its slopes unless a control has no use for them."""
         if self.config.teacher_slopes == "zero":
-            return torch.zeros_like(slopes)
-        if self.config.teacher_slopes == "shuffled" and len(slopes) > 1:
-            return slopes.roll(int(torch.randint(1, len(slopes), ())), dims=0)  # never its own
+            with torch.no_grad():
+                return self.teacher(images), None
+        said, theirs = self._slopes(self.teacher, images, labels, train=False)
+        return said.detach(), theirs.detach()
+
+    def _shown(self, slopes: torch.Tensor, shared: torch.Tensor) -> torch.Tensor:
+        """The teacher's slopes; shuffled: dealt anew among the ``shared`` images, so that the same set of them counts."""
+        index = shared.nonzero()[:, 0]
+        if self.config.teacher_slopes == "shuffled" and len(index) > 1:
+            others = index.roll(int(torch.randint(1, len(index), ())))  # never its own
+            return slopes.index_copy(0, index, slopes[others])
         return slopes
+
+    def _base(self) -> float:
+        """The weight without rise and halvings."""
+        config = self.config
+        return self.balance.weight(config.slope_share) if config.slope_weight == "auto" else config.slope_weight
 
     def _weight(self) -> float:
         done = (self.epoch * self.steps + self.batch) / (self.epochs * self.steps)
         self.batch += 1
         risen = min(1.0, done / self.config.rise) if self.config.rise else 1.0
-        return float(self.config.slope_weight * risen * 0.5**self.halvings)
+        base = self._base() if self.settled is None else self.settled
+        return float(base * risen * 0.5**self.halvings)
 
     def update(self, step: Callable[[], None]) -> None:
         torch.nn.utils.clip_grad_norm_(self.student.parameters(), CLIP)
@@ -144,10 +174,33 @@ class KDIGA(Distiller):
     def report(self) -> dict[str, Any]:
         """Per epoch, means over images: the lengths of student's and teacher's slopes, their distance and cosine, accuracy.
 
-        Nothing of that, and no halvings, where the weight of the slopes is 0: none were computed.
+        slope_weight: without rise and halvings. Nothing of the teacher's slopes where they are zero; no halvings, and
+        nothing per epoch, where the weight of the slopes is 0: none were computed.
         """
         diary = self.gauge.diary()
-        return {"slopes": diary, "halvings": self.gauge.collapses(self.epochs) if diary else None}
+        halvings = self.gauge.collapses(self.epochs) if diary else None
+        return {"slopes": diary, "halvings": halvings, "slope_weight": self._base()}
+
+
+class Balance(nn.Module):
+    """Cross-entropy and distance of the slopes in the first epoch; a buffer, so that a continued run has the same weight."""
+
+    sums: torch.Tensor  # of the cross-entropy and its images, of the distance and its images
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("sums", torch.zeros(4, dtype=torch.float64))
+
+    @torch.no_grad()
+    def note(self, ce: torch.Tensor, apart: torch.Tensor, shared: torch.Tensor) -> None:
+        """Add a batch: its mean cross-entropy, distances [N], and on which images they count, bool [N]."""
+        count = torch.full_like(ce, len(apart))
+        self.sums += torch.stack([ce * count, count, (shared * apart).sum(), shared.sum().to(ce)]).double()
+
+    def weight(self, share: float) -> float:
+        """share · mean cross-entropy / mean distance; 0 while nothing was compared or nothing is apart."""
+        ce, images, apart, compared = self.sums.tolist()
+        return float(share * ce / images * compared / apart) if apart else 0.0
 
 
 class Gauge(nn.Module):
@@ -155,14 +208,17 @@ class Gauge(nn.Module):
 
     sums: torch.Tensor
 
-    def __init__(self, epochs: int) -> None:
+    def __init__(self, epochs: int, *, taught: bool = True) -> None:
+        """taught: whether there are slopes of a teacher."""
         super().__init__()
+        self.taught = taught
         self.register_buffer("sums", torch.zeros(epochs, len(FIGURES), dtype=torch.float64))
 
     @torch.no_grad()
-    def note(self, epoch: int, ours: torch.Tensor, theirs: torch.Tensor, right: torch.Tensor) -> None:
-        """Add a batch: slopes [N, ...] of student and teacher, flags [N]."""
+    def note(self, epoch: int, ours: torch.Tensor, theirs: torch.Tensor | None, right: torch.Tensor) -> None:
+        """Add a batch: slopes [N, ...] of student and, where there are some, teacher, flags [N]."""
         zero = torch.zeros_like(ours)
+        theirs = zero if theirs is None else theirs
         figures = (
             torch.ones_like(right, dtype=torch.float64),
             slope_distance(ours, zero),
@@ -184,8 +240,10 @@ class Gauge(nn.Module):
         )
 
     def diary(self) -> list[dict[str, float]]:
+        """A row per epoch, without what was not computed."""
         rows = [row for row in self.sums.tolist() if row[0]]
+        told = [name for name in FIGURES[1:] if self.taught or name in OWN]
         return [
-            {"epoch": number + 1, **{name: value / row[0] for name, value in zip(FIGURES[1:], row[1:], strict=True)}}
+            {"epoch": number + 1, **{name: row[FIGURES.index(name)] / row[0] for name in told}}
             for number, row in enumerate(rows)
         ]

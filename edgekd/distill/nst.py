@@ -21,7 +21,10 @@ class NeuronSelectivitySettings(Settings):
 
 
 class NeuronSelectivity(FeatureDistiller):
-    """CE + beta · Σ_l MMD²(T_l, S_l) over maps after their activation; the larger map of a pair is averaged down."""
+    """CE + beta · Σ_l MMD²(T_l, S_l) over maps after their activation; the larger map of a pair is averaged down.
+
+    On wide ResNets a map is relu(BN(F)) of a group's sum F, where the CRD benchmark takes F itself.
+    """
 
     Config: ClassVar[type[Settings]] = NeuronSelectivitySettings
 

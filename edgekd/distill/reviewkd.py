@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import TYPE_CHECKING, ClassVar
 
 import torch
@@ -33,35 +34,47 @@ class KnowledgeReviewSettings(WarmupSettings):
 class KnowledgeReview(FeatureDistiller):
     """CE + w · beta · Σ_l HCL(T_l, ABF_l(S_l, ABF_l+1(...))) of features before their activation, w rising to 1.
 
-    A pair is compared at the smaller of its sizes. The fusions are trained beside the student and thrown away.
+    The deepest level is the last features once more, behind their activation and averaged to 1 x 1, as the code has it that
+    the published figures are from. A pair is compared at the smaller of its sizes. The fusions are trained beside the
+    student and thrown away.
     """
 
     Config: ClassVar[type[Settings]] = KnowledgeReviewSettings
 
     review: Review
+    levels: tuple[Pair, ...]  # the pairs, and the last one pooled
     share = 1.0  # w in the epoch that runs
 
     def prepare(self, context: Context) -> None:
         super().prepare(context)
-        self.review = Review(self.pairs).to(context.device)
+        self.levels = with_pooled(self.pairs)
+        self.review = Review(self.levels).to(context.device)
 
     def start_epoch(self, number: int) -> None:
         self.share = self.config.share(number, self.epochs)
 
     def step(self, batch: Batch) -> dict[str, torch.Tensor]:
         teacher, student = self.both(batch.images)
-        reviewed = self.review([pooled(student.targets[pair.student], pair.size) for pair in self.pairs])
-        distances = [
-            hierarchical_context(pooled(teacher.targets[pair.teacher], pair.size), feature)
-            for pair, feature in zip(self.pairs, reviewed, strict=True)
-        ]
+        reviewed = self.review(self._maps([(student.targets[level.student], level) for level in self.levels]))
+        targets = self._maps([(teacher.targets[level.teacher], level) for level in self.levels])
+        distances = list(map(hierarchical_context, targets, reviewed))
         return {
             "ce": cross_entropy(student.logits, batch.labels),
             "features": self.share * self.config.beta * torch.stack(distances).sum(),
         }
 
+    def _maps(self, features: list[tuple[torch.Tensor, Pair]]) -> list[torch.Tensor]:
+        """As each level compares them; the pooled one is behind its activation."""
+        count = len(self.pairs)
+        return [pooled(f if at < count else f.relu(), level.size) for at, (f, level) in enumerate(features)]
+
     def modules(self) -> tuple[nn.Module, ...]:
         return (self.review,)
+
+
+def with_pooled(pairs: tuple[Pair, ...]) -> tuple[Pair, ...]:
+    """The pairs and, unless it is one value a channel already, the deepest one once more at 1 x 1."""
+    return pairs if pairs[-1].size == (1, 1) else (*pairs, dataclasses.replace(pairs[-1], size=(1, 1)))
 
 
 class Review(nn.Module):
@@ -87,7 +100,7 @@ class Review(nn.Module):
 class Fusion(nn.Module):
     """ABF: a feature and what deeper stages carried up are weighed against each other, position by position.
 
-    Both convolutions are followed by a batch norm.
+    Both convolutions are followed by a batch norm, and start uniform with a variance of 1 / fan-in.
     """
 
     def __init__(self, channels: int, width: int, target: int, *, deeper: bool) -> None:
@@ -95,6 +108,8 @@ class Fusion(nn.Module):
         self.narrow = nn.Sequential(nn.Conv2d(channels, width, 1, bias=False), nn.BatchNorm2d(width))
         self.widen = nn.Sequential(nn.Conv2d(width, target, 3, padding=1, bias=False), nn.BatchNorm2d(target))
         self.attention = nn.Conv2d(2 * width, 2, 1) if deeper else None
+        for path in (self.narrow, self.widen):
+            nn.init.kaiming_uniform_(path.get_parameter("0.weight"), a=1)
 
     def forward(self, feature: torch.Tensor, carried: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
         """[B, C, H, W] and the carried [B, M, h, w], enlarged to H x W, to [B, T, H, W] and the next carried."""

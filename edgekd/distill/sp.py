@@ -23,7 +23,10 @@ class SimilarityPreservingSettings(Settings):
 
 
 class SimilarityPreserving(FeatureDistiller):
-    """CE + beta · ||G_T − G_S||² / B² of the deepest site after its activation, whole: sizes and channels may differ."""
+    """CE + beta · ||G_T − G_S||² / B² of the deepest site after its activation, whole: sizes and channels may differ.
+
+    On wide ResNets a map is relu(BN(F)) of a group's sum F, where the CRD benchmark takes F itself.
+    """
 
     Config: ClassVar[type[Settings]] = SimilarityPreservingSettings
 

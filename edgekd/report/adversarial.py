@@ -98,7 +98,7 @@ def _sentence(table: Mapping[str, Any], failed: Sequence[Mapping[str, Any]]) -> 
         f"{text.percent(robust)} left ({text.interval(robust) or 'nothing counted'})."
     ]
     curve = [f"{levels(row.get('bound'))}: {text.percent(_rate(row.get('left')))}" for row in _rows(table.get("curve"))]
-    said += [f"PGD-20 at smaller bounds leaves {', '.join(curve)}."] if curve else []
+    said += [f"PGD-20 at smaller bounds{_of(table)} leaves {', '.join(curve)}."] if curve else []
     radius = table.get("radius")
     said += [f"Half of the images have given way at {levels(radius)}."] if _number(radius) is not None else []
     apart = table.get("disagreement")
@@ -111,6 +111,12 @@ def _sentence(table: Mapping[str, Any], failed: Sequence[Mapping[str, Any]]) -> 
             UNTRUSTED + "; ".join(f"{text.clean(r.get('check'))}: {text.clean(r.get('found'))}" for r in failed) + "."
         )
     return " ".join(said)
+
+
+def _of(table: Mapping[str, Any]) -> str:
+    """How many images the curve is of."""
+    totals = {rate.total for row in _rows(table.get("curve")) if (rate := _rate(row.get("left"))) is not None}
+    return f" (on {text.figure(min(totals))} of the images)" if totals and totals != {table.get("images")} else ""
 
 
 def levels(bound: Any) -> str:

@@ -64,6 +64,7 @@ def _view(record: RunRecord) -> dict[str, Any]:
         "examples": pictures.examples(record),
         "attacked": adversarial.of(record),
         "teaching": teaching.sentence(record.teaching),
+        "harm": teaching.harm(record),
         "suspicious": teaching.warning(record.teaching) is not None,
         "doubts": pictures.doubts(record),
         "doubts_summary": pictures.doubts_summary(record),

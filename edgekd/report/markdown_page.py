@@ -32,6 +32,8 @@ def markdown(record: RunRecord) -> str:
     lines += [*(_table(plain) if plain.rows else []), *([escape(meaning), ""] if meaning else [])]
     lines += ["## Canary triggers", "", *_canaries(record)]
     lines += ["## What a student can learn from its outputs", "", escape(teaching.sentence(record.teaching)), ""]
+    harm = teaching.harm(record)
+    lines += [escape(harm), ""] if harm else []
     attacked = adversarial.of(record)
     lines += ["## Accuracy under attack", ""] if attacked else []
     for one in attacked:

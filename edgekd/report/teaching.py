@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from ..types import Rate, RunRecord
 from . import text
 
-NORMAL = "normal teachers have 0.5 or more, nasty ones less than 0.3"
+NORMAL = "the bound is 0.3; on the digits that it comes from, normal teachers had 0.5 or more, nasty ones less than 0.2"
 ADVICE = (
     "It may be made to ruin its students (a nasty teacher): compare the student with the scratch "
     "control, and prefer labels to its outputs (--method kd -o distill.temperature=1 -o "
@@ -34,3 +35,28 @@ def warning(found: Mapping[str, Any] | None) -> str | None:
     if not isinstance(found, Mapping) or not found.get("suspicious"):
         return None
     return f"{sentence(found)} {ADVICE}"
+
+
+def harm(record: RunRecord) -> str | None:
+    """A line where the student is less accurate than the scratch control by more than noise; else None.
+
+    Noise: 1.96 standard errors of the difference of two shares of independent images. The images are the same, so that is
+    more than they explain; of other seeds it says nothing.
+    """
+    places = {("control", "scratch"): None, ("stage", "student fp32"): None} | {(r.kind, r.stage): r.acc for r in record.rows}  # fmt: skip
+    scratch, student = places["control", "scratch"], places["stage", "student fp32"]
+    if scratch is None or student is None or not (scratch.total and student.total):
+        return None
+    error = sum(rate.value * (1 - rate.value) / rate.total for rate in (scratch, student)) ** 0.5
+    lost = scratch.value - student.value
+    if lost <= 1.96 * error:
+        return None
+    return (
+        f"WORSE THAN WITHOUT A TEACHER: the student's ACC, {_share(student)}, is below that of the control from labels alone, "
+        f"{_share(scratch)}, by more than the choice of test images explains, in one training each. --method scratch "
+        "ships what the labels alone give."
+    )
+
+
+def _share(rate: Rate) -> str:
+    return f"{text.percent(rate)} ({text.interval(rate)})"

@@ -39,7 +39,7 @@ OPTIONS = {
     "cmkd": {},
     "comparative-kd": {},
     "kdiga": {"trust_teacher": True},
-    "kdiga-paper": {"trust_teacher": True, "slope_temperature": 1.0, "agree": False, "rise": 0},
+    "kdiga-paper": {"trust_teacher": True, "slope_temperature": 1.0, "slope_weight": 1, "agree": False, "rise": 0},
     "igdm": {"trust_teacher": True},
     "igdm-attack": {"trust_teacher": True, "direction": "attack", "attack_steps": 2},
     "pgd-at": {"attack_steps": 3},

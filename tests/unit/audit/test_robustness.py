@@ -198,6 +198,30 @@ def test_saturated_logits_are_told_by_the_margin_and_by_smaller_logits():
     assert {"the size of the logits hides nothing", "the margin is not much stronger"} & failed(table)
 
 
+def test_what_the_tier_missed_is_told_by_more_steps(monkeypatch):
+    """Its attacks take one short step; nothing that they left counts as found by them."""
+    monkeypatch.setitem(audit.TIERS, "quick", dataclasses.replace(audit.TIERS["quick"], attacks=(tiers.pgd_of(1),)))
+    monkeypatch.setattr(under_attack, "HALVINGS", 1)
+    monkeypatch.setattr(under_attack, "_by_margin", lambda *_: [])
+    made = audit.robustness(Nearest(classes=2), PAIR, "quick", EPS)
+    (told,) = [row for row in made.table["checks"] if row["check"] == "more steps find little more"]
+    missed = made.robust.hits - analytic(EPS)
+    assert missed > 5
+    assert told["passed"] is False
+    assert abs(int(told["found"].split()[2]) - missed) <= 1
+
+
+def test_the_curve_is_of_a_fixed_part(monkeypatch):
+    monkeypatch.setattr("edgekd.audit.trial.SEVERAL", 20)
+    monkeypatch.setattr(under_attack, "HALVINGS", 1)
+    made = audit.robustness(Nearest(classes=2), PAIR, "quick", EPS)
+    part = PAIR.subset(made.trial.several.numpy())
+    assert len(part) == 20
+    for row in made.table["curve"]:
+        assert row["left"]["total"] == 20
+        assert abs(row["left"]["hits"] - analytic(row["bound"], part)) <= 1
+
+
 def test_what_the_margin_adds_is_told_in_the_higher_tiers(monkeypatch):
     short = (tiers.apgd_ce(3), tiers.apgd_t(5, 2), tiers.square_of(5))
     monkeypatch.setitem(audit.TIERS, "standard", dataclasses.replace(audit.TIERS["standard"], attacks=short))
@@ -205,11 +229,15 @@ def test_what_the_margin_adds_is_told_in_the_higher_tiers(monkeypatch):
     table = audit.robustness(Nearest(scale=150.0), IMAGES, "standard", EPS, count=30).table
     rows = {row["attack"]: row for row in table["attacks"]}
     (told,) = [row for row in table["checks"] if row["check"] == "the margin is not much stronger"]
-    assert told["passed"] is None, "a second attack breaks some honest networks too: told, not failed"
+    assert told["passed"] is False, "and so do smaller logits"
+    assert masking.SIZE in failed(table)
     assert rows["APGD-T"]["broken"] == 30
     share = {name: rows[name]["left"]["hits"] / 30 for name in ("APGD-CE", "APGD-T")}
     assert told["found"] == f"cross-entropy leaves {share['APGD-CE']:.1%}, the margin {share['APGD-T']:.1%}"
-    assert not told["passed"], "cross-entropy has next to no slope here"
+    monkeypatch.setattr(masking, "thorough", lambda *_: [])
+    table = audit.robustness(Nearest(scale=150.0), IMAGES, "standard", EPS, count=30).table
+    (told,) = [row for row in table["checks"] if row["check"] == "the margin is not much stronger"]
+    assert told["passed"] is None, "a second attack breaks some honest networks too: told, not failed"
 
 
 def test_a_network_without_gradients_is_asked_and_said_to_be():
@@ -235,6 +263,13 @@ def test_checks_from_figures():
     assert passed(masking.by_margin(0.5, 0.46))
     assert passed(masking.by_margin(0.55, 0.5))  # which floats find a little more than it is
     assert not passed(masking.by_margin(0.5, 0.44))
+    assert masking.by_margin(0.5, 0.4, saturated=False)["passed"] is None
+    assert passed(masking.by_margin(0.5, 0.5, saturated=False))
+    assert masking.at_least(0, 10, 0.01) == 1
+    assert masking.at_least(2, 3, 0.1) == pytest.approx(3 * 0.01 * 0.9 + 0.001)
+    assert [passed(masking.more_steps(n, 50, 100)) for n in (0, 3, 4)] == [True, True, False]
+    assert [passed(masking.more_steps(n, 50, 60)) for n in (2, 3)] == [True, False]
+    assert "breaks 3 of 50 images that withstood" in masking.more_steps(3, 50, 100)["found"]
     assert passed(masking.by_queries(5, 1000))
     assert not passed(masking.by_queries(6, 1000))
     assert passed(masking.by_queries(2, 100))  # two images are no difference

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from edgekd.audit import teaching
-from edgekd.audit.teachable import correlation, softmax
+from edgekd.audit.teachable import calibration_error, correlation, softmax
 from edgekd.data import ImageSet
 from edgekd.errors import UsageError
 
@@ -61,6 +61,16 @@ def test_entropy_and_masses_are_of_the_softmax() -> None:
     powers = np.array([0.5, 0.25, 0.125, 0.0625, 0.0625]) ** 0.25
     assert found["mass"] == pytest.approx((powers / powers.sum())[:3].tolist())
     assert softmax(np.array([[1000.0, 1000.0]])).tolist() == [[0.5, 0.5]]
+
+
+def test_calibration_is_of_the_bins_of_confidence() -> None:
+    made = np.array([[0.9, 0.1], [0.92, 0.08], [0.4, 0.6], [1.0, 0.0]])
+    found = calibration_error(made, np.array([0, 1, 1, 0]))
+    assert found == pytest.approx((abs(1 - 0.9 - 0.92) + (1 - 0.6) + 0) / 4), "0.9 and 0.92 share a bin, 1 has the last"
+    sure = teaching(network(rows(0, boost=40.0)), network(rows(0)), images())
+    assert sure["ece"] == pytest.approx(0, abs=1e-6)
+    wrong = teaching(network(rows(1, boost=0.0)), network(rows(0)), images())
+    assert wrong["ece"] > 0.1
 
 
 def test_probabilities_are_read_as_what_their_softmax_was_made_of() -> None:

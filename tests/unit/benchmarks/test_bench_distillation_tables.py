@@ -22,7 +22,7 @@ from benchmarks import (
 )
 from benchmarks.grid import Table
 from benchmarks.outcomes import kept, said, settings
-from benchmarks.paired import acc, crossed, paired, pooled, t, values
+from benchmarks.paired import acc, crossed, mcnemar, paired, pooled, t, values
 from benchmarks.students import once
 from edgekd import distill, models
 from edgekd.errors import EnvironmentFault
@@ -80,6 +80,15 @@ def test_differences_to_one_row_have_the_spread_that_row_and_seed_leave() -> Non
     assert crossed([]) is None
 
 
+def test_mcnemar_counts_each_image_once() -> None:
+    assert mcnemar([0b111110], [0b000001]) == (5, 1, pytest.approx(2 * 7 / 64))
+    assert mcnemar([0b1111], [0b0000]) == (4, 0, pytest.approx(2 / 16))
+    assert mcnemar([0b1110] * 3, [0b0001] * 3) == mcnemar([0b1110], [0b0001]), "seeds are no further images"
+    assert mcnemar([0b01, 0b01, 0b10], [0b10, 0b10, 0b01]) == (1, 1, 1.0), "by majority"
+    assert mcnemar([0b1, 0b0], [0b0, 0b1]) == (0, 0, 1.0)
+    assert mcnemar([], []) == (0, 0, 1.0)
+
+
 def test_an_interval_has_ends_and_without_one_anything_may_be() -> None:
     sure, one = paired({0: 2.0, 1: 4.0}, {0: 1.0, 1: 1.0}), paired({0: 2.0}, {0: 1.0})
     assert sure is not None
@@ -113,7 +122,7 @@ def test_one_seed_claims_nothing_and_rows_stand_in_a_fixed_order() -> None:
 def test_the_number_of_comparisons_is_stated() -> None:
     records = [trained(row, seed, 60.0 + seed) for row in ("scratch", "Hinton KD", "AT") for seed in (0, 1)]
     assert "The tables have 4 such intervals" in baselines_table.tables(records)
-    every = {name for *_, rows, _ in baselines.SCENARIOS.values() for name in rows}
+    every = {name for scenario in baselines.SCENARIOS.values() for name in scenario.rows}
     assert every == set(baselines_table.ORDER)
 
 
@@ -138,8 +147,13 @@ def test_a_scenarios_method_stands_beside_its_own_controls() -> None:
     assert "| helper's correlation | minutes |" in made
     assert shown(made, "DiSK")[4] == "-0.20 [-0.20 to -0.20]"
     assert "The tables have 10 such intervals" in made
-    few = baselines_table.tables([trained("Comparative KD", 0, 50.0, "few calls", report={"teacher_calls": 1000})])
-    assert shown(few, "Comparative KD")[4] == "1,000"
+    cmkd = {"CMKD, ours": (60, 62), "DIST": (59, 60)}
+    made = [trained(row, seed, acc) for row, of in cmkd.items() for seed, acc in enumerate(of)]
+    assert "\n\nCMKD, ours: to DIST +1.50 [" in baselines_table.tables(made)
+    few = baselines_table.tables(
+        [trained("Comparative KD, ours", 0, 50.0, "few calls", report={"teacher_calls": 1000})]
+    )
+    assert shown(few, "Comparative KD, ours")[4] == "1,000"
     for scenario, (method, others) in baselines_table.MADE_FOR.items():
         assert {method, *others} <= set(baselines.SCENARIOS[scenario].rows)
 
@@ -158,9 +172,9 @@ def test_a_cost_stands_beside_hinton_kds() -> None:
         config = {"scenario": "cost", "teacher": "t.pth", "student": "resnet8", "batch_size": 128, "row": row}
         return {**ABOUT, "config": config, "result": {"ms": {"step": 300.0, "kd": 200.0, **ms}}}
 
-    made = baselines_table.tables([cost("SP"), cost("KDIGA", kd_fp32=150.0)])
+    made = baselines_table.tables([cost("SP"), cost("KDIGA, ours", kd_fp32=150.0)])
     assert shown(made, "SP")[1:] == ["300.0", "200.0", "1.50", "–"]
-    assert shown(made, "KDIGA")[4] == "2.00"
+    assert shown(made, "KDIGA, ours")[4] == "2.00"
     assert {cell["row"] for cell in baselines.costs()} == set(baselines.ROWS) - {"Hinton KD"}
 
 
@@ -190,7 +204,7 @@ def test_a_cost_is_measured_in_turns_with_hinton_kd(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(baselines, "timed", timed)
     monkeypatch.setattr(baselines.os, "getloadavg", lambda: (0.3, 9.0, 9.0))
     spec, images = made_up()
-    config = next(cell for cell in baselines.costs() if cell["row"] == "KDIGA")
+    config = next(cell for cell in baselines.costs() if cell["row"] == "KDIGA, ours")
     found = baselines.cost(config, models.build(spec), spec, images)
     assert order == [("kdiga", "bf16"), ("kd", "bf16"), ("kd", "fp32")] * (baselines.ROUNDS + 1)
     assert found["ms"] == {"step": pytest.approx(550), "kd": pytest.approx(650), "kd_fp32": pytest.approx(750)}
@@ -237,6 +251,9 @@ def test_every_method_of_the_first_pair_is_there_at_one_seed_before_another_begi
     rows = [cell["row"] in baselines.LAST for cell in cells[len(first) :]]
     assert rows == sorted(rows)
     assert sum(rows) == 10
+    assert {cell["seed"] for cell in cells if cell["row"] in baselines.ONCE} == {0}
+    lrs = {(cell["scenario"], cell["lr"]) for cell in cells}
+    assert lrs == {(name, 0.05 if name == "few calls, 250" else 0.2) for name in baselines.SCENARIOS}
 
 
 @pytest.mark.parametrize(("acc", "met"), [(75.0, "yes"), (74.0, "**no**")])
@@ -249,6 +266,7 @@ def test_papers_figures_stand_beside_ours(acc: float, met: str) -> None:
     made = paper_baselines_table.tables(records)
     assert shown(made, "Hinton KD")[2:6] == ["74.92", "74.52 to 75.32", met, "–"]
     assert shown(made, "overhaul, paper")[2:5] == ["–", "–", "–"]
+    assert paper_baselines_table.DIFFERENT in made
     assert set(paper_baselines.ROWS) == set(paper_baselines_table.PUBLISHED)
 
 
@@ -276,11 +294,11 @@ def test_rows_name_methods_and_settings_that_are_there() -> None:
         for method, options in rows.values():
             method_class(method).Config.model_validate(options)
     named = {
-        *kdiga_table.FORMS,
+        *kdiga_table.OWN,
         *kdiga_table.ZEROS,
         kdiga_table.NO_SLOPES,
         kdiga_table.SHUFFLED,
-        *kdiga_table.ORDER[2:],
+        *kdiga_table.ORDER[1:],
     }
     assert named <= set(kdiga.ROWS)
 

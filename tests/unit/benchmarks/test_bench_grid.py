@@ -270,6 +270,23 @@ def test_finished_cells_put_the_forecast_right(toy: Toy) -> None:
     assert toy.ran() == [0, 1, 2, 3]
 
 
+def test_cells_that_records_may_add_are_forecast_apart(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def cells() -> list[dict[str, int]]:
+        return [{"n": 0}]
+
+    def more() -> list[dict[str, int]]:
+        return [{"n": 0}, {"n": 1}, {"n": 2}]
+
+    table = grid.Table("toy", cells, lambda config, folder: None, lambda config: 2.0 + config["n"], may_come=more)
+    grid.Grid(table, tmp_path).show_forecast()
+    assert capsys.readouterr().out.splitlines() == [
+        "1 of 1 cells left, about 2.0 minutes on one process; 0 failed.",
+        "Up to 2 more, about 7.0 minutes, hang on what records say.",
+    ]
+    grid.Grid(grid.Table("toy", cells, lambda config, folder: None), tmp_path).show_forecast()
+    assert "Up to" not in capsys.readouterr().out
+
+
 def test_the_list_shows_every_cell_and_its_state(toy: Toy) -> None:
     toy.run("--only", '"n":0')
     toy.run("--only", toy.cell(1).id[:8], FAILS="1")

@@ -146,30 +146,63 @@ def test_verdicts_want_both_controls_and_an_interval() -> None:
     assert nasty_table.survives(paired({0: 1.0}, {0: 0.0}), paired({0: 1.0}, {0: 0.0})) == "open (1 seed)"
 
 
-def test_nasty_teachers_get_seeds_where_they_count(monkeypatch: pytest.MonkeyPatch) -> None:
-    records: dict[str, dict[str, Any]] = {}
-    monkeypatch.setattr(nasty, "_record", lambda config: records.get(f"{config['teacher']} {config['row']}", {}))
+@pytest.fixture
+def records(monkeypatch: pytest.MonkeyPatch) -> dict[str, dict[str, Any]]:
+    """What is known, by teacher and row; the published weight's is harmless."""
+    found = {f"{name} {row}": {"acc": 70.0, "teacher_acc": 91.0} for name in ("twin", "nasty 0.04") for row in nasty_table.HARMED}  # fmt: skip
+    monkeypatch.setattr(nasty, "_record", lambda config: found.get(f"{config['teacher']} {config['row']}", {}))
+    return found
 
-    def seeds(teacher: str) -> set[int]:
-        return {cell["seed"] for cell in nasty.cells() if cell["teacher"] == teacher}
 
-    every = ("twin", "nasty 0.04", "nasty 0.1")
-    assert [seeds(name) for name in every] == [{0}] * 3
-    records["twin KD, tau 20"] = {"acc": 70.0, "teacher_acc": 91.0}
-    records["nasty 0.1 KD, tau 20"] = {"acc": 60.0, "teacher_acc": 90.0}
-    assert [seeds(name) for name in every] == [{0, 1, 2}, {0}, {0, 1, 2}]
-    assert seeds("nasty 0.02, tau 20") == {0}
-    records["nasty 0.1 KD, tau 20"] = {"diverged": "nan", "teacher_acc": 90.0}
-    assert seeds("nasty 0.1") == {0, 1, 2}
-    records["nasty 0.1 KD, tau 20"] = {"diverged": "nan"}
-    assert seeds("nasty 0.1") == {0}, "it was never made"
-    records["nasty 0.1 KD, tau 20"] = {"acc": 60.0, "teacher_acc": 80.0}
-    assert seeds("nasty 0.1") == {0}, "void"
-    records["nasty 0.04 KD, tau 20"] = {"acc": 60.0, "teacher_acc": 90.0}
+def seeds(teacher: str) -> set[int]:
+    """Of its students."""
+    return {cell["seed"] for cell in nasty.cells() if cell["teacher"] == teacher and cell["part"] == "student"}
+
+
+def test_further_nasty_teachers_get_students_only_if_the_published_one_does_not_count(
+    records: dict[str, dict[str, Any]],
+) -> None:
+    every = ("twin", "nasty 0.04", "nasty 0.1", "nasty 0.02, tau 20")
+    assert [seeds(name) for name in every] == [{0}] * 4, "it did no harm"
+    kept = records.pop("nasty 0.04 KD")
+    assert [seeds(name) for name in every] == [{0}, {0}, set(), set()], "nobody knows yet"
+    records["nasty 0.04 KD"] = {**kept, "acc": 60.0}
+    assert [seeds(name) for name in every] == [{0, 1, 2}, {0, 1, 2}, set(), set()]
+    assert list(nasty.may_come()) == []
     cells = list(nasty.cells())
     assert [cell["teacher"] for cell in cells][:4] == list(nasty.TEACHERS)
     counted = [number for number, cell in enumerate(cells) if cell.get("row") == "KD, tau 1" and cell["seed"] == 2]
     assert max(counted) < min(number for number, cell in enumerate(cells) if cell.get("row") == "AT"), "a verdict first"
+
+
+def test_the_first_nasty_teacher_that_counts_gets_seeds(records: dict[str, dict[str, Any]]) -> None:
+    for acc, teacher_acc, wanted in (
+        (60.0, 90.0, {0, 1, 2}),
+        (None, 90.0, {0, 1, 2}),
+        (None, None, {0}),
+        (60.0, 80.0, {0}),
+    ):
+        result = {"acc": acc, "teacher_acc": teacher_acc}
+        records["nasty 0.1 KD, tau 20"] = {key: value for key, value in result.items() if value is not None}
+        assert seeds("nasty 0.1") == wanted, "not one that was never made, or is void"
+    records["nasty 0.1 KD, tau 20"] = records["nasty 0.02, tau 20 KD"] = {"acc": 60.0, "teacher_acc": 90.0}
+    assert (seeds("nasty 0.1"), seeds("nasty 0.02, tau 20")) == ({0, 1, 2}, {0}), "the first alone"
+    rows = {cell["row"] for cell in nasty.cells() if cell["teacher"] == "nasty 0.02, tau 20" and "row" in cell}
+    assert rows == set(nasty.FIRST) - {"scratch"}
+
+
+def test_the_forecast_knows_what_may_come(records: dict[str, dict[str, Any]]) -> None:
+    def coming() -> set[tuple[str, int]]:
+        return {(cell["teacher"], cell["seed"]) for cell in nasty.may_come()}
+
+    last = "nasty 0.02, tau 20"
+    assert coming() == {(last, 0), (last, 1), (last, 2), ("twin", 1), ("twin", 2)}
+    records.pop("twin KD")
+    assert coming() == {(last, 0), ("nasty 0.1", 0), (last, 1), (last, 2), ("twin", 1), ("twin", 2)}
+    records["twin KD"] = {"acc": 70.0, "teacher_acc": 91.0}
+    for name in (last, "nasty 0.1"):
+        records |= {f"{name} {row}": {"acc": 70.0, "teacher_acc": 91.0} for row in nasty_table.HARMED}
+    assert coming() == set(), "none does any harm"
 
 
 def test_the_detector_is_right_of_nasty_ones_alone() -> None:

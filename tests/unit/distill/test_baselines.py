@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from small_teacher import context, model
 
+from edgekd.distill.features import Pair
+from edgekd.distill.reviewkd import with_pooled
 from edgekd.distill.run import method_class
 from edgekd.distill.warmup import WarmupSettings
 from edgekd.errors import UsageError
@@ -148,26 +150,41 @@ def test_reviewkd_matches_what_each_stage_and_the_deeper_ones_make(tiny_images):
     with torch.no_grad():
         teacher, student = both(method, batch)
         expected, carried = 0.0, None
-        for level in (2, 1, 0):
+        ours, theirs = (
+            [*sites.targets, sites.targets[2].relu().mean((2, 3), keepdim=True)] for sites in (student, teacher)
+        )
+        for level in (3, 2, 1, 0):
             fusion = method.review.fusions[level]
-            fused = fusion.narrow(student.targets[level])
+            fused = fusion.narrow(ours[level])
             if carried is not None:
-                large = carried.repeat_interleave(2, 2).repeat_interleave(2, 3)
+                times = fused.shape[2] // carried.shape[2]
+                large = carried.repeat_interleave(times, 2).repeat_interleave(times, 3)
                 weights = torch.sigmoid(fusion.attention(torch.cat([fused, large], 1)))
                 fused = weights[:, :1] * fused + weights[:, 1:] * large
-            expected += 5 * float(hierarchical_context(teacher.targets[level], fusion.widen(fused)))
+            expected += 5 * float(hierarchical_context(theirs[level], fusion.widen(fused)))
             carried = fused
         assert float(method.step(batch)["features"]) == pytest.approx(expected, rel=1e-5)
     assert float(min(feature.min() for feature in teacher.targets)) < 0  # before the activation
-    assert method.review.fusions[2].attention is None  # nothing is deeper
+    assert [fusion.attention is None for fusion in method.review.fusions] == [False] * 3 + [True]  # nothing is deeper
+    for fusion in method.review.fusions:
+        for weight in (fusion.narrow[0].weight, fusion.widen[0].weight):
+            bound = (3 / weight[0].numel()) ** 0.5
+            assert 0.8 * bound < float(weight.detach().abs().max()) <= bound + 1e-6
+
+
+def test_features_of_one_value_a_channel_have_no_level_of_their_pooled_ones():
+    flat, wide = Pair(1, 1, 4, 4, (1, 1)), Pair(0, 0, 4, 4, (2, 2))
+    assert with_pooled((wide, flat)) == (wide, flat)
+    assert with_pooled((flat, wide)) == (flat, wide, Pair(0, 0, 4, 4, (1, 1)))
 
 
 def test_deeper_stages_learn_from_shallower_targets(tiny_images):
     """The review: without it the teacher's first stage would teach the student's first alone."""
     method, batch = ready("reviewkd", tiny_images)
     student = method.student.sites(batch.images).targets
-    reviewed = method.review([feature.detach().requires_grad_() for feature in student])
-    deepest = method.review.fusions[2].narrow[0].weight
+    features = [*student, student[2].mean((2, 3), keepdim=True)]
+    reviewed = method.review([feature.detach().requires_grad_() for feature in features])
+    deepest = method.review.fusions[3].narrow[0].weight
     assert float(torch.autograd.grad(reviewed[0].square().sum(), deepest)[0].abs().max()) > 0
 
 

@@ -10,7 +10,7 @@ from small_teacher import context, model, spec
 from edgekd import distill
 from edgekd.distill.adversarial_training import PerturbationSettings, perturbed
 from edgekd.distill.igdm import IGDM, IGDMSettings
-from edgekd.distill.kdiga import KDIGA, Gauge, KDIGASettings
+from edgekd.distill.kdiga import KDIGA, Balance, Gauge, KDIGASettings
 from edgekd.errors import UnsafeInput
 from edgekd.losses import indirect_slope_kl, input_gradient, slope_distance, soft_target_kl
 from edgekd.training import TrainConfig
@@ -29,7 +29,7 @@ def ready(kind, settings, images, epochs=4, student=None):
 
 
 def kdiga(images, **settings):
-    return ready(KDIGA, KDIGASettings(**{"rise": 0, **settings}), images)
+    return ready(KDIGA, KDIGASettings(**{"rise": 0, "slope_weight": 1, **settings}), images)
 
 
 def slopes(network, batch, temperature):
@@ -68,7 +68,7 @@ def test_without_a_weight_no_slopes_are_computed(tiny_images, monkeypatch):
     sum(terms.values()).backward()
     assert max(float(p.grad.abs().max()) for p in method.student.parameters() if p.grad is not None) > 1e-4
     assert all(p.grad is None for p in method.teacher.parameters())
-    assert method.report == {"slopes": [], "halvings": None}
+    assert method.report == {"slopes": [], "halvings": None, "slope_weight": 0}
 
 
 def test_only_images_whose_label_the_teacher_shares_count(tiny_images):
@@ -77,21 +77,70 @@ def test_only_images_whose_label_the_teacher_shares_count(tiny_images):
     _, ours = slopes(method.student, batch, 4.0)
     shared = (t.argmax(1) == batch.labels).float()
     assert 0 < shared.sum() < len(shared)
-    wanted = (shared * slope_distance(ours, theirs)).mean()
+    wanted = slope_distance(ours, theirs)[shared.bool()].mean()
     assert method.step(batch)["slopes"].item() == pytest.approx(wanted.item(), rel=1e-4)
+    batch.labels[:] = (t.argmax(1) + 1) % 4
+    assert method.step(batch)["slopes"].item() == 0
 
 
-def test_the_controls_see_no_slopes_or_another_images(tiny_images):
+def test_the_zero_control_penalises_slopes_and_asks_for_none_of_the_teachers(tiny_images):
     method, batch = kdiga(tiny_images, agree=False, teacher_slopes="zero")
     _, ours = slopes(method.student, batch, 4.0)
+    asked = []
+    method.teacher.register_forward_hook(lambda *_: asked.append(torch.is_grad_enabled()))
     assert method.step(batch)["slopes"].item() == pytest.approx(ours.flatten(1).norm(dim=1).mean().item(), rel=1e-4)
+    assert asked == [False]
+    (row,) = method.report["slopes"]
+    assert set(row) == {"epoch", "student", "right"}, "what was not computed is not told"
+
+
+def test_shuffled_slopes_are_the_same_set_among_the_images_that_count(tiny_images):
     method, _ = kdiga(tiny_images, teacher_slopes="shuffled")
-    rows = torch.arange(5.0)[:, None]
+    rows, shared = torch.arange(6.0)[:, None], torch.tensor([True, True, False, True, False, True])
     for _ in range(20):
-        shown = method._shown(rows).flatten().tolist()
-        assert sorted(shown) == [0, 1, 2, 3, 4]
-        assert all(one != own for one, own in zip(shown, range(5), strict=True))
-    assert method._shown(rows[:1]).tolist() == [[0.0]]
+        shown = method._shown(rows, shared).flatten()
+        assert sorted(shown[shared].tolist()) == [0, 1, 3, 5]
+        assert not (shown == rows.flatten())[shared].any(), "never its own"
+        assert torch.equal(shown[~shared], rows.flatten()[~shared])
+    alone = torch.arange(6) == 2
+    assert torch.equal(method._shown(rows, alone), rows)
+    own, _ = kdiga(tiny_images)
+    assert torch.equal(own._shown(rows, shared), rows)
+
+
+def test_the_weight_follows_the_first_epoch_and_is_then_its_means(tiny_images):
+    method, batch = kdiga(tiny_images, slope_weight="auto", slope_share=0.8)
+    s, ours = slopes(method.student, batch, 4.0)
+    t, theirs = slopes(method.teacher, batch, 4.0)
+    shared = t.argmax(1) == batch.labels
+    ce, apart = F.cross_entropy(s, batch.labels).item(), slope_distance(ours, theirs)[shared].mean().item()
+    assert method.step(batch)["slopes"].item() == pytest.approx(0.8 * ce, rel=1e-4), "the share of its cross-entropy"
+    assert method._weight() == pytest.approx(0.8 * ce / apart, rel=1e-4)
+    with torch.no_grad():
+        for parameter in method.student.parameters():
+            parameter.mul_(1.1)
+    method.step(batch)
+    settled = method._weight()
+    assert settled != pytest.approx(0.8 * ce / apart, rel=1e-4), "the mean of both batches"
+    method.start_epoch(1)
+    method.step(batch)
+    assert method._weight() == method.report["slope_weight"] == settled
+    again, _ = kdiga(tiny_images, slope_weight="auto", slope_share=0.8)
+    for module, kept in zip(again.modules(), method.modules(), strict=True):
+        module.load_state_dict(kept.state_dict())
+    again.start_epoch(2)
+    assert again._weight() == settled, "a continued run has it"
+
+
+def test_means_are_over_images_and_nothing_apart_has_no_weight():
+    balance = Balance()
+    assert balance.weight(0.5) == 0
+    balance.note(torch.tensor(2.0), torch.zeros(3), torch.ones(3, dtype=torch.bool))
+    assert balance.weight(0.5) == 0
+    balance.note(torch.tensor(6.0), torch.tensor([8.0]), torch.tensor([True]))
+    assert balance.weight(0.5) == pytest.approx(0.5 * 3 / 2)
+    balance.note(torch.tensor(3.0), torch.full((4,), 100.0), torch.zeros(4, dtype=torch.bool))
+    assert balance.weight(0.5) == pytest.approx(0.5 * 3 / 2), "only distances of images that are compared"
 
 
 def test_noise_moves_the_points_where_slopes_are_compared(tiny_images):
@@ -105,7 +154,7 @@ def test_noise_moves_the_points_where_slopes_are_compared(tiny_images):
 def test_a_student_that_is_the_teacher_has_its_slopes(tiny_images):
     twin = copy.deepcopy(model("wrn-10-1"))
     twin.module.requires_grad_(True)
-    method, batch = ready(KDIGA, KDIGASettings(rise=0), tiny_images, student=twin)
+    method, batch = ready(KDIGA, KDIGASettings(rise=0, slope_weight=1), tiny_images, student=twin)
     terms = method.step(batch)
     assert terms["slopes"].item() < 1e-6
     assert terms["kd"].item() == pytest.approx(0, abs=1e-6)
@@ -241,3 +290,4 @@ def test_a_vetted_or_trusted_teacher_is_learnt_from(tiny_images):
     assert [set(row) for row in log.method["slopes"]] == [
         {"epoch", "student", "teacher", "distance", "cosine", "right"}
     ]
+    assert log.method["slope_weight"] > 0

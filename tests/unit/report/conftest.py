@@ -183,8 +183,8 @@ def adversarial() -> tuple[dict[str, Any], ...]:
             {"attack": "PGD-20", "settings": pgd, "tried": 430, "broken": 418, "left": {"hits": 12, "total": 500}}
         ],
         "curve": [
-            {"bound": 1 / 255, "left": {"hits": 300, "total": 500}},
-            {"bound": 8 / 255, "left": {"hits": 12, "total": 500}},
+            {"bound": 1 / 255, "left": {"hits": 150, "total": 250}},
+            {"bound": 8 / 255, "left": {"hits": 6, "total": 250}},
         ],
         "radius": 1.4 / 255,
         "checks": [

@@ -17,8 +17,8 @@ MakeRecord = Callable[..., RunRecord]
 def test_the_sentence_says_all_that_the_figure_needs(make_record: MakeRecord) -> None:
     student, file = adversarial.of(make_record())
     assert student.sentence == (
-        "l_inf ≤ 8/255, tier quick, 500 images, seed 0: 2.40 % left (1.4–4.1). PGD-20 at smaller bounds leaves "
-        "1/255: 60.00 %, 8/255: 2.40 %. Half of the images have given way at 1.4/255."
+        "l_inf ≤ 8/255, tier quick, 500 images, seed 0: 2.40 % left (1.4–4.1). PGD-20 at smaller bounds "
+        "(on 250 of the images) leaves 1/255: 60.00 %, 8/255: 2.40 %. Half of the images have given way at 1.4/255."
     )
     assert student.trusted
     assert not file.trusted
@@ -26,6 +26,12 @@ def test_the_sentence_says_all_that_the_figure_needs(make_record: MakeRecord) ->
         "On the adversarial images of student fp32 it gives another label to 30.00 %. Not to be relied on: no more robust "
         "than student fp32: 28.0% left, of student fp32 2.4%."
     )
+
+
+def test_a_curve_of_all_images_does_not_say_how_many() -> None:
+    rows = [{"bound": 1 / 255, "left": {"hits": 3, "total": 5}}]
+    (section,) = adversarial.sections([{"images": 5, "curve": rows}])
+    assert "PGD-20 at smaller bounds leaves 1/255: 60.00 %" in section.sentence
 
 
 def test_the_tables_hold_every_attack_and_every_test(make_record: MakeRecord) -> None:
