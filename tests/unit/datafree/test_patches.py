@@ -143,6 +143,14 @@ def test_many_small_pictures_are_used_whole_and_some_of_them_held_out(monkeypatc
     assert cutting.used_whole(list(halves), 5) == []  # and so are large ones
 
 
+def test_a_pool_that_no_memory_holds_is_refused_before_it_is_cut():
+    spec = ModelSpec("resnet8-w4", 5, InputSpec(3, 224, 224, (0.5,) * 3, (0.25,) * 3))
+    large = models.build(spec, seed=3)
+    with pytest.raises(UsageError, match=r"13\.5 GiB.*-o source\.images=28\d\d\d"):
+        datafree.make("patches", {"images": 96_000}, large, TRAIN)
+    assert datafree.make("patches", {"images": 28_000}, large, TRAIN).kept_bytes(large.module) < 4 << 30
+
+
 def test_pictures_that_are_too_many_are_refused(photo, monkeypatch):
     monkeypatch.setattr(cutting, "MOST_PIXELS", 1000)
     with pytest.raises(UsageError, match="more than 1,000"):
