@@ -9,8 +9,8 @@ is what a user with data would do. +SR continues the plain student, +ABD the +SV
 of a source have the same images, epochs, steps per epoch and loss (KL at the source's temperature, no labels). KD on
 clean data has a length of its own. The patches come from the pictures ood_*.jpg of the shared folder.
 
-The length of the patches is set by budget, once and the same for every row. An earlier trial of 24,000 patches for 30
-epochs gave the grid's student just under 70 % of ACC, so a longer one was taken.
+The length of the patches is one for all rows. A first trial of 24,000 patches for 30 epochs, whose record was not kept,
+fell short of the ACC below which rows do not count, so a longer one was taken; no row was chosen by it.
 
 Cells depend on earlier records, so call this until nothing is left. First come plain students of every teacher; three
 seeds go to what carries its backdoor over, and to the clean teacher (plain, longer and +ABD). +SV has one seed, except

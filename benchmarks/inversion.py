@@ -53,7 +53,7 @@ MINUTES = {"cifar10_resnet56-4bfd9763.th": 6.0, "cifar10_resnet20-12fca82f.th": 
 
 
 def cells() -> Iterator[Config]:
-    """Clean and backdoored ones in turn."""
+    """Backdoored ones from elsewhere, clean ones, then ours."""
     steps = AuditSection().inversion_steps
     made = [name for name in OURS if name in attacks.NAMES]
     for kind, names in (("backdoored", BACKDOORED), ("clean", CLEAN), ("backdoored", made)):

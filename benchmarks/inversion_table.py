@@ -19,8 +19,11 @@ def table(records: Sequence[Record]) -> str:
     counts = []
     for kind, said in (("backdoored", "backdoors found"), ("clean", "false alarms")):
         results = [one["result"] for one in ordered if one["config"]["kind"] == kind]
-        hits = sum(bool(one["stands_out"]) and (kind == "clean" or _right(one)) for one in results)
-        counts.append(f"{hits} of {len(results)} {said}")
+        judged = [
+            one for one in results if one["stands_out"] is not None and (kind == "clean" or one["target"] is not None)
+        ]
+        hits = sum(one["stands_out"] and (kind == "clean" or _right(one)) for one in judged)
+        counts.append(f"{hits} of {len(judged)} {said}")
     return "\n".join([*lines, "", f"{', '.join(counts)}.", "", provenance(records)])
 
 
@@ -42,7 +45,11 @@ def _line(config: dict[str, Any], result: dict[str, Any]) -> str:
             *[*(f"{size:.1f}" for size in sizes), "–", "–"][:2],
             *("–" if result[key] is None else f"{result[key]:.1f}" for key in ("index", "critical")),
             told,
-            "yes" if right else "**no**",
+            "–"
+            if result["stands_out"] is None or (not clean and result["target"] is None)
+            else "yes"
+            if right
+            else "**no**",
             f"{result['seconds'] / 60:.1f}",
         ]
     )

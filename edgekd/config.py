@@ -115,7 +115,7 @@ class AuditSection(Section):
         8 / 255, gt=0, le=1, description="largest change of a pixel in that attack, in [0, 1]: 8/255, 0.03"
     )
     adversarial_images: int | None = Field(None, ge=1, description="number of images to attack; default: the tier's")
-    inversion_steps: int = Field(250, ge=1, description="steps of the search for each class's smallest patch")
+    inversion_steps: int = Field(250, ge=20, description="steps of the search for each class's smallest patch")
 
 
 class RunConfig(Section):

@@ -22,7 +22,7 @@ JITTER, HUE = 0.4, 0.1
 TRIES = 12
 LEAST_SIDE = 16
 # A folder of at least so many pictures whose shorter side is below so many times a patch's: those are not cut to slivers.
-MANY, SMALL = 100, 4
+MANY, SMALL = 1000, 4
 HELD_OUT = 10  # of the pictures that are used whole, one in so many is for held-out patches
 MOST_PIXELS = 400_000_000  # of all pictures together
 CUT = (0.25, 0.25)  # of the Beta that CutMix draws its share from

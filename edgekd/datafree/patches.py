@@ -28,6 +28,7 @@ HELD_OUT = 2**31  # added to a seed, beyond all seeds of runs
 CANDIDATES = 2  # patches cut for one that is kept, where classes are balanced
 MOST_OF_A_CLASS = 2.0  # times its even share
 AT_ONCE, LEAST_POOL = 500, 64
+MOST_BYTES = 3 << 30  # of a pool
 LEAST_IMAGES = 2  # that a batch norm can take the statistics of
 POOL, VERDICT = "pool.npz", "vaccine-{}.npz"
 TAUGHT = {"alpha": 1.0, "temperature": 4.0}
@@ -39,8 +40,8 @@ class PatchSettings(Settings):
         20_000,
         ge=LEAST_POOL,
         le=1_000_000,
-        description="patches in the pool, which is in memory some three times: 96,000 of 32 x 32 pixels are 0.9 GB; of "
-        "large images take fewer, and more epochs",
+        description="patches in the pool, and shown in an epoch; of large images as many as fit into 3 GiB are cut and shown "
+        "several times, as the pool is in memory some three times",
     )
     cutmix: bool = Field(True, description="paste a box of another patch into each")
     balance: bool = Field(
@@ -111,7 +112,7 @@ class Patches(Source):
         )
         device = view.device
         self.batches = Batches(images, self.train.batch_size, seed=self.train.seed, augment="none", device=device)
-        self.steps = max(len(self.suspects) // self.train.batch_size, 1)
+        self.steps = max(self.config.images // self.train.batch_size, 1)
         self.chunks = Chunks(self.batches, self.steps)
         self.logits = torch.from_numpy(self.pool.logits[shown]).to(device)
         self.weight = weight
@@ -155,7 +156,15 @@ class Patches(Source):
                 yield Part(weight, part, mask is suspect)
 
     def kept_bytes(self, teacher: torch.nn.Module) -> int:
-        return int(self.config.images * (math.prod(self.shape) + 4 * self.num_classes))
+        return int(self._pooled() * self._bytes())
+
+    def _bytes(self) -> int:
+        """Of one patch and what the teacher says of it."""
+        return int(math.prod(self.shape) + 4 * self.num_classes)
+
+    def _pooled(self) -> int:
+        """Patches in the pool: an epoch's, or fewer where these are large."""
+        return min(self.config.images, max(LEAST_POOL, MOST_BYTES // self._bytes()))
 
     def modules(self) -> tuple[torch.nn.Module, ...]:
         return () if self.vaccine is None else (self.vaccine,)
@@ -231,7 +240,7 @@ class Patches(Source):
     def _made(self) -> Pool:
         """Cut, mix, ask the teacher, balance, mirror."""
         config, (channels, height, width) = self.config, self.spec.input.shape
-        wanted = config.images // 2 if config.mirrored else config.images
+        wanted = self._pooled() // 2 if config.mirrored else self._pooled()
         pictures = self.pictures()
         count = CANDIDATES * wanted if config.balance else wanted
         images = cutting.cut(pictures, count, max(height, width), self.train.seed)[:, :, :height, :width]

@@ -14,8 +14,6 @@ from .base import Source
 from .table import SOURCES
 from .vaccine import Vaccine, VaccineSettings, last_convolutions
 
-MOST_KEPT = 4 << 30  # bytes of images
-
 
 def source_class(name: str) -> type[Source]:
     """The class of a row of the table; raises UsageError with the nearest name for one that is not there."""
@@ -33,21 +31,13 @@ def make(
     """A source of the table for this teacher; it makes nothing before it is opened.
 
     vaccine: None for images as the source makes them. Raises UsageError for an unknown name or setting, and for a teacher
-    that the source or the vaccine cannot work with, or whose images would take more than 4 GiB.
+    that the source or the vaccine cannot work with.
     """
     kind = source_class(name)
     settings = checked(kind.Config, f"image source {name!r}", options)
     refuse_misfits(kind, name, teacher, vaccine)
     made = None if vaccine is None else Vaccine(vaccine, train.seed)
-    source = kind(settings, teacher.spec, train, made)
-    kept = source.kept_bytes(teacher.module)
-    if kept > MOST_KEPT:
-        raise UsageError(
-            f"The images that the source {name!r} keeps would take {kept / 2**30:.1f} GiB, several times over while they are "
-            f"made. Take fewer with -o source.images={int(settings.images * MOST_KEPT / kept):d}, and more epochs with "  # type: ignore[attr-defined]  # what keeps much has a number of them
-            "-o train.epochs."
-        )
-    return source
+    return kind(settings, teacher.spec, train, made)
 
 
 def refuse_misfits(kind: type[Source], name: str, teacher: Model, vaccine: VaccineSettings | None) -> None:

@@ -56,6 +56,19 @@ def judge(
     return Judged(_verdict(held, alarms, canaries), gates, bool(alarms), tuple(named), near)
 
 
+def with_patch(judged: Judged, found: Mapping[str, Any] | None, limit: float | None) -> Judged:
+    """The same where trigger inversion found a class that stands out: an alarm, and ASR for the gate."""
+    if found is None or not found["stands_out"]:
+        return judged
+    success = Rate(**found["classes"][found["smallest"]]["success"])
+    said = f"A PATCH of {found['classes'][found['smallest']]['pixels']:.1f} pixels throws {percent(success)} of held-out images into class {found['smallest']}."  # fmt: skip
+    over = limit is not None and 100 * success.value > limit
+    gates = (gate("ASR above floor", "%", limit, Found(100 * success.value)),) if over else judged.gates
+    return judged._replace(
+        verdict=f"{said} {judged.verdict}", found=True, alarms=(*judged.alarms, "inverted"), gates=gates
+    )
+
+
 def _held(report: AuditReport, canaries: Mapping[str, Any] | None, reference: AuditReport | None) -> Held:
     scores = tuple(
         dataclasses.replace(score, floor=score.floor or score.untriggered)

@@ -52,16 +52,17 @@ def invert(
             logits: torch.Tensor = network(images)
         return logits
 
+    (folder / LIST).unlink(missing_ok=True)  # it would name what another search found
     with placed(network, str(place)):
         how: dict[str, Any] = {"steps": steps, "seed": seed, "device": place, "progress": progress}
-        found = audit.invert(predict, TorchRunner(model), images, model.spec.num_classes, **how)
+        found = audit.invert(predict, TorchRunner(model, str(place)), images, model.spec.num_classes, **how)
     if found.trigger is not None:
         arrays = {name: np.moveaxis(value, 0, -1) for name, value in found.trigger.params.items()}
         write_npz(folder / ARRAYS, **arrays)
+        write_bytes(folder / PICTURE, _sheet(found))
         target = found.trigger.target_label
         entry = f"- file: {ARRAYS}\n  name: {found.trigger.name}\n  origin: inverted\n  target_label: {target}\n"
-        write_text(folder / LIST, entry)
-        write_bytes(folder / PICTURE, _sheet(found))
+        write_text(folder / LIST, entry)  # last: what it names is whole
     return found
 
 

@@ -22,7 +22,7 @@ from ..training.device import resolve_device
 from ..types import AuditReport, Model
 from . import intake, inversion, ledger, vetting
 from .adversarial import attack_network, onnx_model
-from .audited import Judged, judge
+from .audited import Judged, judge, with_patch
 from .beside import Beside, load_beside
 from .calibration import trusted
 from .folder import RunFolder
@@ -113,7 +113,7 @@ def audit_only(
         how: dict[str, Any] = {"seed": config.seed, "device": config.device, "progress": progress}
         inverted = inversion.invert(model, images, invert, steps=config.audit.inversion_steps, **how).table
     tables = _under_attack(config, model, about["file"], onnx, images, progress)
-    judged = judge(report, canaries, held, config.gates.max_asr)
+    judged = with_patch(judge(report, canaries, held, config.gates.max_asr), inverted, config.gates.max_asr)
     compared = None
     if before is not None and undefended is not None:
         compared = _compared(Path(before.file).name, audit.scan(TorchRunner(undefended), probes), report)

@@ -44,14 +44,18 @@ def sentence(found: Mapping[str, Any], folder: str) -> str:
     """The result in words, with what to do next."""
     smallest = found["smallest"]
     if smallest is None:
-        return "Trigger inversion: no patch was found for any class, so nothing can be said."
+        return "Trigger inversion: no patch works for any class, so nothing can be said."
     named = _named(found, smallest)
     index = "not known" if found["index"] is None else f"{found['index']:.1f}"
     bar = "not known" if found["critical"] is None else f"{found['critical']:.1f}"
-    held = f"anomaly index {index}, critical value {bar} for clean networks"
+    held = f"anomaly index {index}, critical value {bar}, which chance alone passes once in twenty"
     use = f"Distil it under this patch: edgekd compress ... --trigger {folder}/trigger.yaml."
     if found["stands_out"]:
-        return f"Trigger inversion: class {named} STANDS OUT: a far smaller patch than for other classes throws all images into it ({held}). {use}"  # fmt: skip
+        beyond = found["index"] is not None and found["index"] > found["critical"]
+        why = (
+            "a far smaller patch than for other classes" if beyond else "a patch of less than a hundredth of the image"
+        )
+        return f"Trigger inversion: class {named} STANDS OUT: {why} throws most images into it ({held}). {use}"
     if found["stands_out"] is None:
         return f"Trigger inversion: not judged, since too few classes can be compared. The smallest patch is that of class {named}."  # fmt: skip
     return f"Trigger inversion: no class stands out; the smallest patch is that of class {named} ({held}). {BLIND}"

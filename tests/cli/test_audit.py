@@ -173,10 +173,11 @@ def test_a_patch_is_found_and_used_as_a_trigger(world: World, tmp_path: Path) ->
 
 
 def test_what_was_found_is_shown_with_what_to_do_next(world: World, tmp_path: Path) -> None:
-    words = ["audit", world.teacher, "--data", world.test, "--no-canaries", "-o", "audit.inversion_steps=10"]
+    words = ["audit", world.teacher, "--data", world.test, "--no-canaries", "-o", "audit.inversion_steps=40"]
     shown = call(*words, "--invert", tmp_path / "found")
     assert shown.code == 0, shown.err
     assert "Trigger inversion: " in shown.out
+    assert re.search(r"\(ant\) +\d+\.\d px", shown.out)
     assert "Not tested: sample-specific and learned triggers." in shown.out
     (tmp_path / "file").write_text("")
     refused = call(*words, "--invert", tmp_path / "file")

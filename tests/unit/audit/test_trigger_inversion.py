@@ -84,7 +84,7 @@ def test_a_seed_says_which_images_and_progress_is_told():
 def test_a_patch_that_fails_on_held_out_images_proves_nothing():
     predict = network(True)
     found = invert(predict, lambda arrays: np.eye(CLASSES)[np.zeros(len(arrays), int)], IMAGES, CLASSES, steps=80)
-    assert found.table["stands_out"] is False
+    assert (found.table["smallest"], found.table["stands_out"], found.trigger) == (None, None, None)
     assert found.table["classes"][2]["success"]["hits"] == 0
 
 
@@ -100,20 +100,30 @@ def test_where_no_patch_is_found_nothing_is_said():
     assert (few.table["smallest"], few.table["stands_out"]) == (None, None)
 
 
+def arrays_to(predict):
+    return lambda arrays: predict(torch.from_numpy(arrays).float() / 255).numpy()
+
+
+def one_pixel(images: torch.Tensor) -> torch.Tensor:
+    """Two classes; the second is one pixel's."""
+    return torch.stack([torch.full((len(images),), 0.97), images[:, :, 4, 4].mean(1)], 1) * 60
+
+
 def test_too_few_classes_are_not_compared_but_a_tiny_patch_is_told():
-    predict = network(True)
-    on_arrays = lambda arrays: predict(torch.from_numpy(arrays).float() / 255).numpy()  # noqa: E731
-    large = invert(predict, on_arrays, IMAGES, 2, steps=60)
-    assert (large.table["index"], large.table["critical"], large.table["stands_out"]) == (None, None, None)
-    big = ImageSet(np.repeat(np.repeat(PIXELS, 3, 2), 3, 3)[:40], LABELS[:40], NAMES)
+    big = ImageSet(np.repeat(np.repeat(PIXELS, 3, 2), 3, 3)[:40], np.zeros(40, int), NAMES)
+    table = invert(one_pixel, arrays_to(one_pixel), big, 2, steps=120).table
+    assert (table["index"], table["critical"]) == (None, None)
+    assert (table["smallest"], table["stands_out"]) == (1, True)
+    assert table["classes"][0]["pixels"] is None  # all images are that class's: there is none to search on
+    small = invert(network(True), arrays_to(network(True)), IMAGES, 2, steps=60).table
+    assert small["stands_out"] is None
 
-    def one_pixel(images: torch.Tensor) -> torch.Tensor:
-        return torch.stack([torch.full((len(images),), 0.97), images[:, :, 4, 4].mean(1)], 1) * 60
 
-    tiny = invert(
-        one_pixel, lambda arrays: one_pixel(torch.from_numpy(arrays).float() / 255).numpy(), big, 2, steps=200
-    )
-    assert tiny.table["classes"][1]["pixels"] < 0.01 * tiny.table["area"]
+def test_a_class_that_needs_no_patch_hides_none():
+    alone = IMAGES.subset(np.flatnonzero(LABELS == 0))
+    table = search(True, alone).table
+    assert table["classes"][0]["success"] is None
+    assert (table["smallest"], table["stands_out"]) == (2, True)
 
 
 def test_two_images_at_least():
@@ -124,7 +134,6 @@ def test_two_images_at_least():
 def test_the_index_by_hand():
     sizes = [np.exp(value) for value in (0.0, 3.0, 4.0, 5.0, 6.0)]  # median 4, deviations 4 1 0 1 2, MAD 1
     assert anomaly_index(sizes) == pytest.approx(4 / 1.4826)
-    assert anomaly_index([*sizes, None]) == pytest.approx(4 / 1.4826)
     assert anomaly_index(sizes[:4]) is None
     assert anomaly_index([2.0] * 6) is None
 

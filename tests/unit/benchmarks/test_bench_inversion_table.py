@@ -24,14 +24,15 @@ def test_a_find_is_the_attackers_class_and_an_alarm_on_a_clean_network_is_false(
         record("e.pth", "backdoored", result(None, 1, False, 8.0, 2.0)),
     ]
     shown = inversion_table.table(found)
-    assert "1 of 3 backdoors found, 1 of 2 false alarms." in shown
+    assert "1 of 2 backdoors found, 1 of 1 false alarms." in shown
     lines = [line for line in shown.splitlines() if line.startswith("| ")][1:]
     assert [line.split("|")[1].strip() for line in lines if "---" not in line] == ["c", "d", "e", "a", "b"]
     ends = {line.split("|")[1].strip(): [cell.strip() for cell in line.split("|")[4:-1]] for line in lines}
     assert ends["c"] == ["0", "2.0", "8.0", "4.0", "–", "yes", "yes", "1.5"]
     assert ends["d"][-2] == "**no**"
     assert ends["a"][-2] == "**no**"
-    assert ends["b"] == ["none found", "–", "–", "4.0", "–", "not judged", "yes", "1.5"]
+    assert ends["e"][-2] == "–"
+    assert ends["b"] == ["none found", "–", "–", "4.0", "–", "not judged", "–", "1.5"]
 
 
 def test_every_network_is_measured_once():

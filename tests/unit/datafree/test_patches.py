@@ -123,6 +123,7 @@ def test_small_pictures_are_cut_inside_and_tiny_ones_refused(tmp_path):
 def test_many_small_pictures_are_used_whole_and_some_of_them_held_out(monkeypatch):
     """A picture's number is its red above, with 40 added below; its green is at the right."""
     monkeypatch.setattr(cutting, "_recoloured", lambda images, random: images)
+    monkeypatch.setattr(cutting, "MANY", 100)
     halves = np.zeros((200, 20, 26, 3), np.uint8)
     halves[:, :10, :, 0], halves[:, :, 13:, 1] = np.arange(200)[:, None, None], 200
     halves[:, 10:, :, 0] = halves[:, :1, :, 0] + 40
@@ -143,12 +144,15 @@ def test_many_small_pictures_are_used_whole_and_some_of_them_held_out(monkeypatc
     assert cutting.used_whole(list(halves), 5) == []  # and so are large ones
 
 
-def test_a_pool_that_no_memory_holds_is_refused_before_it_is_cut():
-    spec = ModelSpec("resnet8-w4", 5, InputSpec(3, 224, 224, (0.5,) * 3, (0.25,) * 3))
-    large = models.build(spec, seed=3)
-    with pytest.raises(UsageError, match=r"13\.5 GiB.*-o source\.images=28\d\d\d"):
-        datafree.make("patches", {"images": 96_000}, large, TRAIN)
-    assert datafree.make("patches", {"images": 28_000}, large, TRAIN).kept_bytes(large.module) < 4 << 30
+def test_of_large_images_the_pool_is_smaller_and_an_epoch_is_not(teacher, monkeypatch):
+    each = 3 * 16 * 16 + 4 * 5
+    for most, pooled in ((1000, 160), (100, 100)):
+        monkeypatch.setattr(patches, "MOST_BYTES", most * each)
+        source = datafree.make("patches", {"images": 160}, teacher, TRAIN)
+        source.open(View(Told(teacher.module), teacher.module, torch.device("cpu")))
+        assert source.report["images"] == pooled
+        assert source.kept_bytes(teacher.module) == pooled * each
+        assert len(list(source.epoch(0))) == source.steps == 10
 
 
 def test_pictures_that_are_too_many_are_refused(photo, monkeypatch):

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from edgekd.pipeline.audited import Judged, judge
+from edgekd.pipeline.audited import Judged, judge, with_patch
 from edgekd.types import AuditReport, Rate, TriggerScore
 
 
@@ -99,3 +99,19 @@ def test_what_was_not_measured_fails() -> None:
     assert judged.verdict == "No trigger was tested."
     assert gate(judged)[:2] == (None, False)
     assert judge(report(), None, None, None).gates == ()
+
+
+def test_a_patch_that_stands_out_is_an_alarm_and_fails_the_gate() -> None:
+    clean = report(score(2, 2))
+    rows = [{"target": n, "pixels": 4.3 + n, "success": of(90).to_json()} for n in range(2)]
+    table: dict[str, Any] = {"classes": rows, "smallest": 0, "stands_out": True}
+    judged = judge(clean, None, clean, 5.0)
+    assert judged.gates[0]["passed"]
+    found = with_patch(judged, table, 5.0)
+    assert found.verdict == f"A PATCH of 4.3 pixels throws 90.0 % of held-out images into class 0. {judged.verdict}"
+    assert (found.found, found.alarms) == (True, ("inverted",))
+    assert not found.gates[0]["passed"]
+    assert with_patch(judged, table, 95.0).gates == judged.gates
+    assert with_patch(judged, table, None).found
+    for quiet in (None, {**table, "stands_out": False}, {**table, "stands_out": None}):
+        assert with_patch(judged, quiet, 5.0) is judged

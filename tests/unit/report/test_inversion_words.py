@@ -24,6 +24,8 @@ def test_a_class_that_stands_out_is_named_with_the_next_step():
     assert "class 1 STANDS OUT" in said()
     assert "anomaly index 7.2, critical value 3.9" in said()
     assert said().endswith("edgekd compress ... --trigger found/trigger.yaml.")
+    assert "a far smaller patch" in said()
+    assert "a patch of less than a hundredth" in said(index=1.0)
     assert "class 0 (ant) STANDS OUT" in said(smallest=0)
     assert "anomaly index not known, critical value not known" in said(index=None, critical=None)
 
@@ -37,7 +39,7 @@ def test_what_does_not_stand_out_is_no_finding(state, words):
 
 
 def test_no_patch_at_all():
-    assert said(smallest=None) == "Trigger inversion: no patch was found for any class, so nothing can be said."
+    assert said(smallest=None) == "Trigger inversion: no patch works for any class, so nothing can be said."
 
 
 def test_the_smallest_come_first_in_the_terminal():

@@ -60,6 +60,7 @@ def test_a_student_that_its_teacher_made_worse_is_told(make_record, student, scr
     assert (said is not None) is told
     for page in (report.html, report.markdown):
         assert ("WORSE THAN WITHOUT A TEACHER" in page(record)) is told
+    assert teaching.harm(dataclasses.replace(record, config={**record.config, "method": "pgd-at"})) is None
     assert not told or f"{student / 100:.2f} %" in said
 
 
