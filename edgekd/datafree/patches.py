@@ -164,7 +164,7 @@ class Patches(Source):
 
     def _pooled(self) -> int:
         """Patches in the pool: an epoch's, or fewer where these are large."""
-        return min(self.config.images, max(LEAST_POOL, MOST_BYTES // self._bytes()))
+        return min(int(self.config.images), max(LEAST_POOL, MOST_BYTES // self._bytes()))
 
     def modules(self) -> tuple[torch.nn.Module, ...]:
         return () if self.vaccine is None else (self.vaccine,)

@@ -62,8 +62,9 @@ def with_patch(judged: Judged, found: Mapping[str, Any] | None, limit: float | N
         return judged
     success = Rate(**found["classes"][found["smallest"]]["success"])
     said = f"A PATCH of {found['classes'][found['smallest']]['pixels']:.1f} pixels throws {percent(success)} of held-out images into class {found['smallest']}."  # fmt: skip
-    over = limit is not None and 100 * success.value > limit
-    gates = (gate("ASR above floor", "%", limit, Found(100 * success.value)),) if over else judged.gates
+    gates = judged.gates
+    if limit is not None and 100 * success.value > limit:
+        gates = (gate("ASR above floor", "%", limit, Found(100 * success.value)),)
     return judged._replace(
         verdict=f"{said} {judged.verdict}", found=True, alarms=(*judged.alarms, "inverted"), gates=gates
     )
