@@ -355,7 +355,7 @@ Invert = Annotated[
         "--invert",
         metavar="FOLDER",
         help="Search the smallest patch that throws images into each class (Neural Cleanse). The smallest of all goes into "
-        "FOLDER as a trigger file for compress --trigger, with a picture of them. Takes 250 batches of 32 images per class.",
+        "FOLDER as a trigger file for compress --trigger, with a picture of them. Takes 500 batches of 32 images per class.",
     ),
 ]
 Adversarial = Annotated[
