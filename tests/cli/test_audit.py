@@ -158,7 +158,7 @@ def test_a_finished_run_is_attacked_later(world: World, run_copy: Path) -> None:
 
 
 def test_a_patch_is_found_and_used_as_a_trigger(world: World, tmp_path: Path) -> None:
-    words = ["audit", world.teacher, "--data", world.test, "--no-canaries", "-o", "audit.inversion_steps=30"]
+    words = ["audit", world.teacher, "--data", world.test, "--no-canaries", "-o", "audit.inversion_steps=20"]
     ended = call(*words, "--invert", tmp_path / "found", "--json")
     assert ended.code == 0, ended.err
     table = ended.json["inversion"]
@@ -173,7 +173,7 @@ def test_a_patch_is_found_and_used_as_a_trigger(world: World, tmp_path: Path) ->
 
 
 def test_what_was_found_is_shown_with_what_to_do_next(world: World, tmp_path: Path) -> None:
-    words = ["audit", world.teacher, "--data", world.test, "--no-canaries", "-o", "audit.inversion_steps=30"]
+    words = ["audit", world.teacher, "--data", world.test, "--no-canaries", "-o", "audit.inversion_steps=20"]
     shown = call(*words, "--invert", tmp_path / "found")
     assert shown.code == 0, shown.err
     assert "Trigger inversion: " in shown.out

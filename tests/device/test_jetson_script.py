@@ -105,7 +105,7 @@ def test_a_signal_is_heard_at_once_and_gives_the_clocks_back(sent: signal.Signal
     with board.start("a bundle", SLOW="yes") as started:
         board.wait_for(RUN)
         started.send_signal(sent)
-        assert started.wait(timeout=10) == code
+        assert started.wait(timeout=60) == code
         board.wait_for(RESTORE)
         assert board.said() == [STORE, PIN, DROP, RUN, RESTORE]
         with contextlib.suppress(ProcessLookupError):  # what a killed script could not end
@@ -117,7 +117,7 @@ def test_a_signal_while_they_are_being_pinned_too(sent: signal.Signals, board: B
     with board.start("a bundle", SLOW_PIN="yes") as started:
         board.wait_for(PIN)
         started.send_signal(sent)
-        started.wait(timeout=10)
+        started.wait(timeout=60)
         board.wait_for(RESTORE)
     assert board.said() == [STORE, PIN, RESTORE]
 
@@ -137,7 +137,7 @@ def test_a_signal_at_any_moment_leaves_nothing_behind(tmp_path: Path) -> None:
         with board.start("a bundle") as started:
             time.sleep(0.003 * number)
             started.send_signal(signal.SIGTERM)
-            started.wait(timeout=10)
+            started.wait(timeout=60)
         if PIN in board.said():
             board.wait_for(RESTORE)  # fails where they stay pinned
 
