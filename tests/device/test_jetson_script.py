@@ -36,6 +36,12 @@ RUN = "run a bundle --level standard"
 STILL = b"The clocks may still be pinned: restart the board to free them."
 
 
+def _heard() -> None:
+    """A shell cannot trap what it was started deaf to, as under nohup."""
+    for sent in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):
+        signal.signal(sent, signal.SIG_DFL)
+
+
 class Board:
     """A folder with a bundle, in which the script runs with commands of our own."""
 
@@ -59,7 +65,12 @@ class Board:
         around = {"PATH": str(self.bin), "CALLS": str(self.calls), "TMPDIR": str(self.temporary)}
         words = [str(self.bin / "sh"), str(SCRIPT), *given]
         return subprocess.Popen(
-            words, env={**around, **states}, cwd=self.folder, stderr=subprocess.PIPE, start_new_session=True
+            words,
+            env={**around, **states},
+            cwd=self.folder,
+            stderr=subprocess.PIPE,
+            start_new_session=True,
+            preexec_fn=_heard,
         )
 
     def run(self, *given: str, **said: str) -> tuple[int, list[str]]:
@@ -105,7 +116,7 @@ def test_a_signal_is_heard_at_once_and_gives_the_clocks_back(sent: signal.Signal
     with board.start("a bundle", SLOW="yes") as started:
         board.wait_for(RUN)
         started.send_signal(sent)
-        assert started.wait(timeout=60) == code
+        assert started.wait(timeout=20) == code
         board.wait_for(RESTORE)
         assert board.said() == [STORE, PIN, DROP, RUN, RESTORE]
         with contextlib.suppress(ProcessLookupError):  # what a killed script could not end
@@ -117,7 +128,7 @@ def test_a_signal_while_they_are_being_pinned_too(sent: signal.Signals, board: B
     with board.start("a bundle", SLOW_PIN="yes") as started:
         board.wait_for(PIN)
         started.send_signal(sent)
-        started.wait(timeout=60)
+        started.wait(timeout=20)
         board.wait_for(RESTORE)
     assert board.said() == [STORE, PIN, RESTORE]
 
@@ -137,7 +148,7 @@ def test_a_signal_at_any_moment_leaves_nothing_behind(tmp_path: Path) -> None:
         with board.start("a bundle") as started:
             time.sleep(0.003 * number)
             started.send_signal(signal.SIGTERM)
-            started.wait(timeout=60)
+            started.wait(timeout=20)
         if PIN in board.said():
             board.wait_for(RESTORE)  # fails where they stay pinned
 
