@@ -36,12 +36,6 @@ RUN = "run a bundle --level standard"
 STILL = b"The clocks may still be pinned: restart the board to free them."
 
 
-def _heard() -> None:
-    """A shell cannot trap what it was started deaf to, as under nohup."""
-    for sent in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):
-        signal.signal(sent, signal.SIG_DFL)
-
-
 class Board:
     """A folder with a bundle, in which the script runs with commands of our own."""
 
@@ -63,14 +57,17 @@ class Board:
     def start(self, *given: str, **said: str) -> subprocess.Popen[bytes]:
         states = {"FAILS": "", "RAN": "0", "SLOW": "", "SLOW_PIN": "", **said}
         around = {"PATH": str(self.bin), "CALLS": str(self.calls), "TMPDIR": str(self.temporary)}
-        words = [str(self.bin / "sh"), str(SCRIPT), *given]
+        heard = [
+            "/usr/bin/env",
+            "--default-signal=HUP,INT,TERM",
+        ]  # a shell started deaf, as under nohup, could not trap them
+        words = [*heard, str(self.bin / "sh"), str(SCRIPT), *given]
         return subprocess.Popen(
             words,
             env={**around, **states},
             cwd=self.folder,
             stderr=subprocess.PIPE,
             start_new_session=True,
-            preexec_fn=_heard,
         )
 
     def run(self, *given: str, **said: str) -> tuple[int, list[str]]:
