@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks import attacks, prepare_data
+from benchmarks import main_job, prepare_data
 from benchmarks.attacks import clean_network
 from benchmarks.grid import Config, Table, main
 from benchmarks.transfer import teacher_of
@@ -39,15 +39,7 @@ CLEAN = (
     "cifar10_convpool_wxr_clean.pt",
     "cifar10_resnet56-4bfd9763.th",
 )
-BACKDOORED = (
-    "cifar10_wrn16-1_abl_grid_t0.tar",
-    "cifar10_smallvgg_badnets_t8.pth",
-    "cifar10_smallvgg_trojan_wm_t2.pth",
-    "cifar10_smallvgg_l2_inv_t0.pth",
-    "cifar10_cnn_aisb_checker_t0.pth",
-    "cifar10_stripnet_kisd_blend_8to3.pth",
-    "cifar10_convpool_wxr_all2all.pt",
-)
+BACKDOORED = (*main_job.TEACHERS, "cifar10_convpool_wxr_all2all.pt")
 OURS = ("badnets", "blended", "sig", "lf", "leak", "cheatkd", "adba", "noise-blend")
 IMAGES = 2000
 MINUTES = {"cifar10_resnet56-4bfd9763.th": 6.0, "cifar10_resnet20-12fca82f.th": 2.5}
@@ -56,8 +48,7 @@ MINUTES = {"cifar10_resnet56-4bfd9763.th": 6.0, "cifar10_resnet20-12fca82f.th": 
 def cells() -> Iterator[Config]:
     """Backdoored ones from elsewhere, clean ones, then ours."""
     steps = AuditSection().inversion_steps
-    made = [name for name in OURS if name in attacks.NAMES]
-    for kind, names in (("backdoored", BACKDOORED), ("clean", CLEAN), ("backdoored", made)):
+    for kind, names in (("backdoored", BACKDOORED), ("clean", CLEAN), ("backdoored", OURS)):
         yield from (
             {"network": name, "kind": kind, "images": IMAGES, "steps": steps, "tries": TRIES, "seed": 0}
             for name in names
