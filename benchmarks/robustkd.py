@@ -144,12 +144,14 @@ PARTS = {
 }
 TERMS = 5  # of these, which each leave out one
 ANY_DROP = {"max_drop": 1.0}  # what these controls do to the teacher is not ended by what it costs
+CE_WHOLE, TWO_SITES = "robustkd, logits, CE only, to the end", "robustkd, logits, two sites"
 DETOXIFIED = {
     "robustkd, logits, permuted": Row("robustkd", {**LOGITS, "permuted": True}),
     "robustkd, logits, CE only": Row("robustkd", {**LOGITS, "lambda_f": 0.0}),
+    CE_WHOLE: Row("robustkd", {**LOGITS, **ANY_DROP, "lambda_f": 0.0}),
     "robustkd, logits, L_f only": Row("robustkd", {**LOGITS, **ANY_DROP, "detox_ce": 0.0}),
     "robustkd, logits, one site": Row("robustkd", {**LOGITS, "detox_sites": 1}),
-    "robustkd, logits, two sites": Row("robustkd", {**LOGITS, "detox_sites": 2}),
+    TWO_SITES: Row("robustkd", {**LOGITS, "detox_sites": 2}),
     **{
         f"robustkd, logits, tau {tau:g}, lambda {weight:g}": Row(
             "robustkd", {**LOGITS, **ANY_DROP, "tau": tau, "lambda_f": weight}
@@ -214,6 +216,7 @@ def _wanted() -> Iterator[Config]:
     yield from _cells(UNSEEN[:1], list(PARTS)[:TERMS], first)
     yield from _cells(UNSEEN[:1], [row for row in DETOXIFIED if "tau" not in row or row in CORNERS], first)
     yield from _cells([place for place in carrying if place in PARTED], ROBUSTKD, further)
+    yield from _cells(UNSEEN[:1], (CE_WHOLE, TWO_SITES), further)
     yield from _cells(UNSEEN[:1], PARTS, first)
     yield from _cells(UNSEEN[:1], REPAIRED, first)
     yield from _cells(carrying, SCREEN, further)
