@@ -216,7 +216,7 @@ def _wanted() -> Iterator[Config]:
     yield from _cells(UNSEEN[:1], list(PARTS)[:TERMS], first)
     yield from _cells(UNSEEN[:1], [row for row in DETOXIFIED if "tau" not in row or row in CORNERS], first)
     yield from _cells([place for place in carrying if place in PARTED], ROBUSTKD, further)
-    yield from _cells(UNSEEN[:1], (CE_WHOLE, TWO_SITES), further)
+    yield from _cells([place for place in carrying if place in UNSEEN[:1]], (CE_WHOLE, TWO_SITES), further)
     yield from _cells(UNSEEN[:1], PARTS, first)
     yield from _cells(UNSEEN[:1], REPAIRED, first)
     yield from _cells(carrying, SCREEN, further)
