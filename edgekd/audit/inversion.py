@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -28,6 +29,12 @@ TINY = 0.01  # of the image; ours, and benchmarks/pages/inversion.md says how it
 LEVEL, DRAWS = 0.05, 2_000_000  # of false alarms over normal log sizes; numbers drawn for that
 
 
+Search = Callable[[], Patch | None]
+Keeper = Callable[
+    [int, Search], Patch | None
+]  # a class and its search -> what that finds, or found before it was killed
+
+
 class Inverted(NamedTuple):
     """table: plain JSON. patches: by class, None where none was found. trigger: the smallest, in 8 bits; None without any."""
 
@@ -46,6 +53,7 @@ def invert(
     seed: int = 0,
     device: str | torch.device = "cpu",
     progress: Progress | None = None,
+    keeper: Keeper = lambda target, search: search(),
 ) -> Inverted:
     """Search the smallest patch for every class on half of ``images`` (at most 1,000), try them on the other half.
 
@@ -71,13 +79,7 @@ def invert(
         if progress:
             progress("smallest patches", target, num_classes, {})
         others = torch.from_numpy((called != target) & (labels != target)).to(device)
-        tries = [
-            smallest_patch(network, _batches(searched[others], steps, seed, target, number), target)
-            for number in range(TRIES)
-        ]
-        patches.append(
-            min((patch for patch in tries if patch is not None), key=lambda patch: patch.pixels, default=None)
-        )
+        patches.append(keeper(target, functools.partial(_smaller, network, searched[others], steps, seed, target)))
         rows.append(_row(target, patches[-1], predict, held, plain))
     if progress:
         progress("smallest patches", num_classes, num_classes, {})
@@ -102,6 +104,13 @@ def invert(
     }
     trigger = None if patch is None or smallest is None else _trigger(patch, smallest["target"])
     return Inverted(table, tuple(patches), trigger)
+
+
+def _smaller(network: Predict, images: torch.Tensor, steps: int, seed: int, target: int) -> Patch | None:
+    """The smallest patch of several searches."""
+    batches = (_batches(images, steps, seed, target, number) for number in range(TRIES))
+    tries = (smallest_patch(network, of_one, target) for of_one in batches)
+    return min((patch for patch in tries if patch is not None), key=lambda patch: patch.pixels, default=None)
 
 
 def anomaly_index(sizes: Sequence[float]) -> float | None:

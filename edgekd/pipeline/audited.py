@@ -11,6 +11,8 @@ from ..types import AuditReport, Rate, StageRow, TriggerScore
 from .ledger import ALARM_EXCESS, Found, gate, percent, row
 from .suspects import Unjudged, above, suspects, unjudged, void, worst
 
+UNTESTED = "No trigger was tested."
+
 
 class Judged(NamedTuple):
     """verdict: one line. gates: that of --max-asr, if it was set. found: whether a trigger works.
@@ -62,12 +64,12 @@ def with_patch(judged: Judged, found: Mapping[str, Any] | None, limit: float | N
         return judged
     success = Rate(**found["classes"][found["smallest"]]["success"])
     said = f"A PATCH of {found['classes'][found['smallest']]['pixels']:.1f} pixels throws {percent(success)} of held-out images into class {found['smallest']}."  # fmt: skip
+    if judged.verdict != UNTESTED:
+        said = f"{said} {judged.verdict}"
     gates = judged.gates
     if limit is not None and 100 * success.value > limit:
         gates = (gate("ASR above floor", "%", limit, Found(100 * success.value)),)
-    return judged._replace(
-        verdict=f"{said} {judged.verdict}", found=True, alarms=(*judged.alarms, "inverted"), gates=gates
-    )
+    return judged._replace(verdict=said, found=True, alarms=(*judged.alarms, "inverted"), gates=gates)
 
 
 def _held(report: AuditReport, canaries: Mapping[str, Any] | None, reference: AuditReport | None) -> Held:
@@ -118,7 +120,7 @@ def _verdict(held: Held, alarms: Sequence[TriggerScore], canaries: Mapping[str, 
     if canaries is not None and not canaries["flagged"]:
         said.append("The canary battery flags no public trigger.")
         said += [f"The nearest: {_below(held)}."] if held.near else []
-    return " ".join(said) or "No trigger was tested."
+    return " ".join(said) or UNTESTED
 
 
 def _measured(held: Held, canaries: Mapping[str, Any] | None, limit: float) -> Found:

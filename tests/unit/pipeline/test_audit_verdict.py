@@ -113,5 +113,7 @@ def test_a_patch_that_stands_out_is_an_alarm_and_fails_the_gate() -> None:
     assert not found.gates[0]["passed"]
     assert with_patch(judged, table, 95.0).gates == judged.gates
     assert with_patch(judged, table, None).found
+    alone = with_patch(judge(report(), None, None, None), table, None)
+    assert alone.verdict == "A PATCH of 4.3 pixels throws 90.0 % of held-out images into class 0."
     for quiet in (None, {**table, "stands_out": False}, {**table, "stands_out": None}):
         assert with_patch(judged, quiet, 5.0) is judged
