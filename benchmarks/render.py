@@ -1,10 +1,10 @@
-"""Render the committed records into the Markdown files that quote them.
+"""Render the committed records into the Markdown files that quote them, and into the pictures these show.
 
-    python benchmarks/render.py            put every table in place
+    python benchmarks/render.py            put every table and picture in place
     python benchmarks/render.py --check    exit 1 if a file does not say what the records say
 
 A table lies between the lines ``<!-- table:NAME -->`` and ``<!-- /table:NAME -->``. NAME is a key of RENDERERS, or
-else a folder of results/, which is then shown with one line per record.
+else a folder of results/, which is then shown with one line per record. A picture holds the digest of what it draws.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from benchmarks import (
     nvidia,
     paper_baselines_table,
     paper_scale_table,
+    robustkd_figure,
     robustkd_table,
     robustness_table,
     transfer_table,
@@ -192,6 +193,9 @@ RENDERERS: dict[str, tuple[str, Callable[[Sequence[Record]], str]]] = {
     "loadgen": ("loadgen", loadgen_table.tables),
 }
 
+# picture -> (folder of results/, module with digest and svg)
+PICTURES = {"docs/defences.svg": ("robustkd", robustkd_figure)}
+
 _BLOCK = re.compile(r"^<!-- table:(?P<name>[\w-]+) -->\n.*?^<!-- /table:(?P=name) -->$", re.S | re.M)
 _MARKER = re.compile(r"^<!-- /?table:([\w-]+) -->$", re.M)
 
@@ -259,6 +263,19 @@ def rendered(page: str, root: Path = ROOT) -> str:
     return _BLOCK.sub(fill, page)
 
 
+def pictures(root: Path, check: bool) -> list[Path]:
+    """Those that do not show what the records say; drawn anew unless ``check``. Without records there is no picture."""
+    stale = []
+    for name, (folder, module) in PICTURES.items():
+        found, path = records(root / "benchmarks" / "results" / folder), root / name
+        if not found or (path.exists() and module.digest(found) in path.read_text("utf-8")):
+            continue
+        stale.append(Path(name))
+        if not check:
+            files.write_text(path, module.svg(found))
+    return stale
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line: write, or with --check only compare; 1 if a file was stale under --check."""
     parser = argparse.ArgumentParser(description="Render benchmark records into the Markdown files that quote them.")
@@ -274,6 +291,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 stale.append(path.relative_to(chosen.root))
                 if not chosen.check:
                     files.write_text(path, made)
+        stale += pictures(chosen.root, chosen.check)
     except (UsageError, EnvironmentFault) as error:
         print(error, file=sys.stderr)
         return error.exit_code
