@@ -74,6 +74,8 @@ NEVER_MET = (("sig", 0.02), ("lf", 0.02))  # by any version before it was frozen
 OTHERS = ((DEVELOPMENT, 0.0),)
 UNSEEN = (("cheatkd", 0.02), ("blended", 0.02))  # by RobustKD+ in its development
 PARTED = (("leak", 0.0), ("cheatkd", 0.02))  # where repairs are followed by what carries over
+# Where the teacher's labels let overhaul KD carry the backdoor over, and Hinton KD hardly (transfer.py, 10,000 images).
+COPIED = (("latent", 0.02), ("adap-blend", 0.02))
 ALL_IMAGES, FEW_EPOCHS = 45_000, 10
 SEEDS = (0, 1, 2)
 DETOX_MINUTES = 5.0  # of 2,000 steps
@@ -111,10 +113,12 @@ SCREEN = {
     BASE: Row("robustkd-plus", UNDEFENDED),
     OURS: Row("robustkd-plus"),
 }
+AS_SHIPPED = "robustkd, as compress runs it"  # and as no other row: how much penalty is chosen on validation images
 AGREEMENT, ON_LOGITS, ON_FEATURES = "agreement alone", "robustkd, logits", "robustkd, features"
 ALONE = {AGREEMENT: Row("robustkd-plus", {**UNDEFENDED, "agree": True})}
 FEATURES = {**PLAIN_OVERHAUL, **DETOX}
 ROBUSTKD = {ON_FEATURES: Row("robustkd", FEATURES), ON_LOGITS: Row("robustkd", LOGITS)}
+SHIPPED = {AS_SHIPPED: Row("robustkd", PROFILES["fast"]["robustkd"])}
 # The card's strengths, and beside them what it asks for where they do little: a higher rate, a lower threshold.
 REPAIRS: dict[str, tuple[str, dict[str, Any]]] = {
     **{name: (name, {}) for name in repair.REPAIRS},
@@ -144,21 +148,24 @@ PARTS = {
 }
 TERMS = 5  # of these, which each leave out one
 ANY_DROP = {"max_drop": 1.0}  # what these controls do to the teacher is not ended by what it costs
-CE_WHOLE, TWO_SITES = "robustkd, logits, CE only, to the end", "robustkd, logits, two sites"
+CE_WHOLE, TO_THE_END = "robustkd, logits, CE only, to the end", "robustkd, logits, to the end"
+TWO_SITES = "robustkd, logits, two sites"
 DETOXIFIED = {
     "robustkd, logits, permuted": Row("robustkd", {**LOGITS, "permuted": True}),
     "robustkd, logits, CE only": Row("robustkd", {**LOGITS, "lambda_f": 0.0}),
     CE_WHOLE: Row("robustkd", {**LOGITS, **ANY_DROP, "lambda_f": 0.0}),
+    TO_THE_END: Row("robustkd", {**LOGITS, **ANY_DROP}),
     "robustkd, logits, L_f only": Row("robustkd", {**LOGITS, **ANY_DROP, "detox_ce": 0.0}),
     "robustkd, logits, one site": Row("robustkd", {**LOGITS, "detox_sites": 1}),
     TWO_SITES: Row("robustkd", {**LOGITS, "detox_sites": 2}),
+    f"{TWO_SITES}, CE only": Row("robustkd", {**LOGITS, **ANY_DROP, "detox_sites": 2, "lambda_f": 0.0}),
     **{
         f"robustkd, logits, tau {tau:g}, lambda {weight:g}": Row(
             "robustkd", {**LOGITS, **ANY_DROP, "tau": tau, "lambda_f": weight}
         )
         for tau in (0.2, 0.5, 0.9)
         for weight in (0.1, 1.0, 5.0)
-        if (tau, weight) != (0.2, 0.1)  # the default
+        if (tau, weight) != (0.2, 0.1)  # TO_THE_END
     },
 }
 # What the third version came from, on the development attack; the last but one of them is its base, the last it.
@@ -184,6 +191,7 @@ EVERY = {
     **LABELS,
     **ALONE,
     **ROBUSTKD,
+    **SHIPPED,
     **REPAIRED,
     **REPAIRED_KD,
     **LONGER,
@@ -216,7 +224,11 @@ def _wanted() -> Iterator[Config]:
     yield from _cells(UNSEEN[:1], list(PARTS)[:TERMS], first)
     yield from _cells(UNSEEN[:1], [row for row in DETOXIFIED if "tau" not in row or row in CORNERS], first)
     yield from _cells([place for place in carrying if place in PARTED], ROBUSTKD, further)
-    yield from _cells([place for place in carrying if place in UNSEEN[:1]], (CE_WHOLE, TWO_SITES), further)
+    yield from _cells(PARTED, SHIPPED, first)
+    yield from _cells(PARTED[:1], list(PARTS)[2:TERMS], first)
+    yield from _cells(COPIED, ("scratch", *LABELS, *list(SCREEN)[1:], ON_FEATURES), first, labels="teacher")
+    yield from _cells(CARRYING[:1], ("overhaul, fade",), first, images=ALL_IMAGES, epochs=FEW_EPOCHS)
+    yield from _cells([place for place in carrying if place in UNSEEN[:1]], (CE_WHOLE, TO_THE_END, TWO_SITES), further)
     yield from _cells(UNSEEN[:1], PARTS, first)
     yield from _cells(UNSEEN[:1], REPAIRED, first)
     yield from _cells(carrying, SCREEN, further)
