@@ -25,8 +25,8 @@ RobustKD+ was developed on noise-blend, and leak has influenced it:
   more ACC.
 - The second let the features' weight fade and ended without the teacher. Validation images of the development attack,
   and a teacher over-fitted on purpose (feature_schedule.py), showed what the fade costs where images are few.
-- FROZEN is the third: no fade with few images, no such end. It was looked at on leak before it was frozen; cheatkd and
-  blended had met the second at one seed; sig and lf had met none.
+- FROZEN is the third: no fade with few images, no such end. It was looked at on leak before it was frozen; cheatkd adba
+  and blended had met the second at one seed; sig and lf had met none.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ from edgekd.types import InputSpec, Model, ModelSpec
 FROZEN = "f041739af7f6d5bc6e08fe6af2c338667f64f55a"
 # What makes RobustKD+; a test holds what these files do against that commit.
 FROZEN_FILES = (
-    *(f"edgekd/distill/{name}.py" for name in ("robustkd_plus", "overhaul", "features", "kd", "base", "warmup")),
+    *(f"edgekd/distill/{name}.py" for name in ("robustkd_plus", "overhaul", "features", "kd", "base", "scratch")),
     *(f"edgekd/losses/{name}.py" for name in ("features", "logits")),
     "edgekd/perturb/universal.py",
 )
@@ -293,6 +293,7 @@ def run(config: Config, folder: Path) -> dict[str, Any]:
     float_layers: Any = twin.module.float_layers
     return {
         **result,
+        "made": {"method": row.method, "options": row.options, "repair": row.repair, "repairing": row.repairing},
         "frozen": FROZEN,
         "fp32": figures(TorchRunner(student), probes),
         "validation_acc": _accuracy(validation)(student.module),

@@ -28,6 +28,7 @@ FIRST = (
 CLEAN = "clean"  # the teacher that nobody attacked
 SEEN = {"noise-blend": "the development attack", "leak": "seen in development", "adba": "leak's mechanism"}
 OURS, BASE = "robustkd-plus", "kd and overhaul"  # the bars are held against what RobustKD+ is without its parts
+OUR_PARTS = (OURS, "agreement", "both, ", " alone")  # in the names of rows that have any
 LONGER = ", twice as long"
 MOST_EXCESS, WORST_EXCESS, MOST_LOSS, MOST_LOSS_CLEAN, MOST_SHIFT = 5.0, 15.0, 2.0, 1.0, 2.0  # points
 MORE, CLAIMED = 0.5, 3  # points of ACC by which another row is better; seeds from which on anything is claimed
@@ -57,7 +58,9 @@ def tables(records: Sequence[Record]) -> str:
         for key, rows in found.items()
         if key[1] not in (CLEAN, DEVELOPMENT) and key[0] == few and _judged(key[3], rows)
     ]
-    return "\n\n".join([*(_part(*key, rows) for key, rows in found.items()), *_whole(judged), provenance(records)])
+    clean = [rows for key, rows in found.items() if key[1] == CLEAN and key[0] == few]
+    parts = [_part(*key, rows) for key, rows in found.items()]
+    return "\n\n".join([*parts, *_whole(judged, clean), provenance(records)])
 
 
 def summary(records: Sequence[Record]) -> str:
@@ -80,7 +83,8 @@ def _shipped(results: dict[int, Record]) -> str:
 
 def _scenario(teacher: str, rate: float, labels: str) -> str:
     images = f"{100 * rate:g} % triggered" if rate else "clean images"
-    return _called(teacher) + f", {images}" + (", its labels" if labels == "teacher" else "")
+    whose = "" if not rate else ", its labels" if labels == "teacher" else ", true labels"
+    return f"{_called(teacher)}, {images}{whose}"
 
 
 def _called(teacher: str) -> str:
@@ -139,14 +143,17 @@ def _done(results: Sequence[Record]) -> str:
     repairs = [one.get("repair", {}).get("method", {}) for one in results]
     detox = [one["method"]["detox"] for one in results if "detox" in one.get("method", {})]
     if detox:
-        steps, ratios = ({f"{each:,}" for each in (one["steps"] for one in detox)}, [one["variance_ratio"] for one in detox])  # fmt: skip
+        steps = {f"{one['steps']:,}" for one in detox}
+        ratios = [f"{mean(each):.2f}" for each in zip(*(one["variance_ratio"] for one in detox), strict=True)]
         lost = [100 * (one["acc_raw"] - one["acc_detox"]) for one in detox]
         back = sum(one["restored"] for one in detox)
-        said = f"{' / '.join(sorted(steps))} steps, {spread(lost)} points of validation ACC lost, variance at the last site × {spread(each[-1] for each in ratios)}"  # fmt: skip
+        said = f"{' / '.join(sorted(steps))} steps, {spread(lost)} points of validation ACC lost, variance at the sites × {', '.join(ratios)}"  # fmt: skip
         return said + (f", taken back to the last good state in {back}" if back else "")
     pruned = [one for one in repairs if "pruned" in one]
     if pruned:
         return f"{' / '.join(str(one['pruned']) for one in pruned)} of {pruned[0]['channels']} channels pruned"
+    if any("gates" in one for one in repairs):
+        return f"scales and shifts of the norms, gates {mean(one['gates'] for one in repairs):.2f} in the mean"
     return "all weights trained" if any("repaired" in one for one in results) else ""
 
 
@@ -249,7 +256,7 @@ def better(rows: Rows, decided: bool = True) -> list[str]:
             each and max(each) <= WORST_EXCESS and (mean(each) or 0.0) <= MOST_EXCESS for each in excess.values()
         )
         more = _above(others, rows.get(OURS, {}), "fp32", "acc")
-        if name.startswith((OURS, "scratch")) or not safe or not more:
+        if name.startswith("scratch") or any(part in name for part in OUR_PARTS) or not safe or not more:
             continue
         gained = sum(more) / len(more)
         if gained > 0 and (len(more) >= CLAIMED and gained >= MORE) is decided:
@@ -257,8 +264,11 @@ def better(rows: Rows, decided: bool = True) -> list[str]:
     return found
 
 
-def _whole(every: Sequence[Rows]) -> list[str]:
-    """RobustKD+ over all cells in which a plain distillation carries the backdoor over, but those of its development."""
+def _whole(every: Sequence[Rows], clean: Sequence[Rows]) -> list[str]:
+    """RobustKD+ over all cells in which a plain distillation carries the backdoor over, but those of its development.
+
+    clean: those of a teacher that nobody attacked, where it has a bar too.
+    """
     cells = [rows for rows in every if _asked(rows) and _compared(rows)]
     if not cells:
         return []
@@ -267,11 +277,11 @@ def _whole(every: Sequence[Rows]) -> list[str]:
     return [
         f"RobustKD+ where plain distillation carries the backdoor over, {len(cells)} cell{'s' * (len(cells) != 1)} without that of "
         f"its development: excess ASR {mean(excess):.2f} in the mean, {max(excess):.2f} at worst; ACC {mean(loss):.2f} below "
-        f"its base; {_wins(cells)}."
+        f"its base; {_wins(cells, clean)}."
     ]
 
 
-def _wins(cells: Sequence[Rows]) -> str:
+def _wins(cells: Sequence[Rows], clean: Sequence[Rows]) -> str:
     few = sum(len(_compared(rows)) < CLAIMED for rows in cells)
     whole = [rows for rows in cells if len(_compared(rows)) >= CLAIMED]
     missed, beaten = (sum(bool(found(rows)) for rows in whole) for found in (misses, better))
@@ -279,6 +289,7 @@ def _wins(cells: Sequence[Rows]) -> str:
     against = [
         *([f"it misses bars in {missed}"] if missed else []),
         *([f"in {beaten} another row is as safe and more accurate"] if beaten else []),
+        *(["it misses its bar on a clean teacher"] if any(misses(rows, clean=True) for rows in clean) else []),
     ]
     rest = f"fewer than {CLAIMED} seeds in {few}" + (f", bars missed there in {looked}" if looked else "")
     if against:

@@ -179,7 +179,8 @@ class DetoxifiedTeacher(nn.Module):
 class Detoxification(Method):
     """Stage 1 as a method of the training loop: its student is a ``Detox``, the teacher is only looked through.
 
-    L = CE(T'(x), y) + lambda_f · mean_l Var(F'_l) / V0_l, V0 measured once on the untouched teacher.
+    L = CE(T'(x), y) + lambda_f · mean_l Var(F'_l) / V0_l, V0 measured once on the untouched teacher. The mean is over all
+    sites, those that ``detox_sites`` leaves alone too.
     """
 
     def __init__(

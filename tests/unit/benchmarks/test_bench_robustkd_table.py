@@ -134,20 +134,23 @@ def test_its_development_and_all_images_are_no_part_of_the_verdict(change: dict[
 
 
 def test_what_was_done_to_the_teacher_is_told() -> None:
-    pruned, tuned, detoxified = (
+    pruned, tuned, gated, detoxified = (
         cell("clp, kd", 0, 60, 50),
         cell("ft, kd", 0, 60, 50),
+        cell("gate, kd", 0, 60, 50),
         cell("robustkd, logits", 0, 60, 50),
     )
-    for record in (pruned, tuned):
+    for record in (pruned, tuned, gated):
         record["result"].update(repaired={"acc": 88.0, "asr": 97.0}, repair={"method": {}})
     pruned["result"]["repair"]["method"] = {"pruned": 2, "channels": 112}
+    gated["result"]["repair"]["method"] = {"gates": 0.958, "shut": 0, "channels": 112}
     said = {"steps": 250, "acc_raw": 0.97, "acc_detox": 0.96, "restored": True, "variance_ratio": [0.5, 0.9]}
     detoxified["result"]["method"] = {"detox": said}
-    made = robustkd_table.tables([pruned, tuned, detoxified])
+    made = robustkd_table.tables([pruned, tuned, gated, detoxified])
     assert "| clp, kd | 1 | 88.00 | 97.00 | 2 of 112 channels pruned |" in made
     assert "| ft, kd | 1 | 88.00 | 97.00 | all weights trained |" in made
-    assert "| robustkd, logits | 1 | – | – | 250 steps, 1.00 points of validation ACC lost, variance at the last site × 0.90, taken back to the last good state in 1 |" in made  # fmt: skip
+    assert "| robustkd, logits | 1 | – | – | 250 steps, 1.00 points of validation ACC lost, variance at the sites × 0.50, 0.90, taken back to the last good state in 1 |" in made  # fmt: skip
+    assert "| gate, kd | 1 | 88.00 | 97.00 | scales and shifts of the norms, gates 0.96 in the mean |" in made
     assert "what was done" not in robustkd_table.tables(three("kd", 65, 90))
 
 
@@ -202,18 +205,24 @@ def test_robustkd_plus_is_what_was_frozen() -> None:
     def frozen(file: str) -> str:
         command = ["git", "show", f"{robustkd.FROZEN}:{file}"]
         found = subprocess.run(command, cwd=HERE.parent, capture_output=True, text=True, check=False)
-        if found.returncode:
-            pytest.skip("without the history there is nothing to hold it against")
+        assert not found.returncode, found.stderr
         return found.stdout
 
+    known = subprocess.run(
+        ["git", "cat-file", "-e", robustkd.FROZEN], cwd=HERE.parent, capture_output=True, check=False
+    )
+    if known.returncode:
+        pytest.skip("without the history there is nothing to hold it against")
     for file in robustkd.FROZEN_FILES:
-        today = behaviour((HERE.parent / file).read_text("utf-8"))
-        for name, wanted in behaviour(frozen(file)).items():
-            assert today.get(name) == wanted, f"{name} of {file} is not what was frozen"
+        today, then = (behaviour(text) for text in ((HERE.parent / file).read_text("utf-8"), frozen(file)))
+        differ = {name for name in then | today if today.get(name) != then.get(name)}
+        # what nothing frozen names cannot change it: a function or a class of its own
+        added = {name for name in differ - set(then) if not (owner := name.partition(".")[0]) or f".{owner}" in differ}
+        assert differ <= added, f"{sorted(differ - added)} of {file} is not what was frozen"
 
 
 def behaviour(source: str) -> dict[str, str]:
-    """Every function, and every setting with its default, by qualified name; further names and texts do not count."""
+    """Every function, class with its bases, constant, and setting with its default, by qualified name; texts do not count."""
     found = {}
     for part in ast.walk(ast.parse(source)):
         body = part.body if isinstance(part, (ast.ClassDef, ast.Module)) else []
@@ -223,7 +232,11 @@ def behaviour(source: str) -> dict[str, str]:
                 if ast.get_docstring(node) is not None:
                     del node.body[0]
                 found[f"{owner}.{node.name}"] = ast.dump(node)
-            elif isinstance(node, ast.AnnAssign) and "ClassVar" not in ast.dump(node.annotation):
+            elif isinstance(node, ast.ClassDef):
+                found[f"{owner}.{node.name}"] = str([ast.dump(base) for base in node.bases])
+            elif isinstance(node, ast.Assign):
+                found[f"{owner}.{ast.unparse(node.targets[0])}"] = ast.dump(node.value)
+            elif isinstance(node, ast.AnnAssign):
                 if isinstance(node.value, ast.Call):
                     node.value.keywords = [each for each in node.value.keywords if each.arg != "description"]
                 found[f"{owner}.{ast.unparse(node.target)}"] = ast.dump(node)
@@ -237,6 +250,13 @@ def test_a_setting_is_its_default_and_its_bounds_not_its_text() -> None:
     )
     assert one == said
     assert one != other
+
+
+@pytest.mark.parametrize(
+    "other", ["FEW = 2\nclass A(B): ...", "FEW = 1\nclass A(C): ...", "FEW = 1\nclass A(B):\n    def f(self): ..."]
+)
+def test_constants_bases_and_new_methods_count(other: str) -> None:
+    assert behaviour("FEW = 1\nclass A(B): ...") != behaviour(other)
 
 
 def test_a_repaired_teacher_is_read_back_with_what_its_repair_said(tmp_path: Path) -> None:
