@@ -119,11 +119,12 @@ ALONE = {AGREEMENT: Row("robustkd-plus", {**UNDEFENDED, "agree": True})}
 FEATURES = {**PLAIN_OVERHAUL, **DETOX}
 ROBUSTKD = {ON_FEATURES: Row("robustkd", FEATURES), ON_LOGITS: Row("robustkd", LOGITS)}
 SHIPPED = {AS_SHIPPED: Row("robustkd", PROFILES["fast"]["robustkd"])}
-# The card's strengths, and beside them what it asks for where they do little: a higher rate, a lower threshold.
+# The repairs' defaults, nearly the card's strengths, and beside them what is worth a try where they do little.
 REPAIRS: dict[str, tuple[str, dict[str, Any]]] = {
     **{name: (name, {}) for name in repair.REPAIRS},
     "ft 0.03": ("ft", {"lr": 0.03}),
     "clp u 2": ("clp", {"u": 2.0}),
+    "i-bau 0.0003": ("i-bau", {"lr": 3e-4}),
 }
 REPAIRED = {f"{name}, overhaul": Row("overhaul", PLAIN_OVERHAUL, *how) for name, how in REPAIRS.items()}
 REPAIRED_KD = {f"{name}, kd": Row("kd", {}, *how) for name, how in REPAIRS.items()}
