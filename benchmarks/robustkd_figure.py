@@ -6,7 +6,7 @@ import io
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from benchmarks.robustkd_table import CLEAN, DEVELOPMENT, SHOWN, Record
+from benchmarks.robustkd_table import CLEAN, DEVELOPMENT, SHOWN, Record, checked
 from edgekd.files import canonical_json, sha256_bytes
 
 REPAIRED = ", kd"  # how rows end that repair the teacher and then run Hinton KD
@@ -62,7 +62,8 @@ def points(records: Sequence[Record]) -> list[Point]:
     found: dict[tuple[str, str], dict[int, Any]] = {}
     for record in records:
         config = record["config"]
-        if config["images"] == few and config["teacher"] not in (CLEAN, DEVELOPMENT) and "labels" not in config:
+        shown = config["images"] == few and "labels" not in config and not checked(config["teacher"])
+        if shown and config["teacher"] not in (CLEAN, DEVELOPMENT):
             found.setdefault((config["row"], config["teacher"]), {})[config["seed"]] = record["result"]["int8"]
     rows = [*SHOWN, *(name + REPAIRED for name in REPAIRS)]
     made = []
