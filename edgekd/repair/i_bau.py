@@ -50,8 +50,8 @@ class AdversarialUnlearning(Repair):
     is cut to [0, 1]. C grows with the root of the number of elements. Second derivatives are in float32.
 
     Ours: a tenth of a batch carries δ, as with all of it (share = 1) a round costs much accuracy and time; radius and
-    pull, which the card does not give; the search's steps; a rate held below 1 over the curvature at the round's start; Adam's rate falls with
-    train.schedule.
+    pull, which the card does not give; the search's steps; a rate held below 1 over the curvature at the round's start;
+    Adam's rate falls with train.schedule. It does not reach the published figures (benchmarks/pages/defences.md).
     """
 
     Config = AdversarialUnlearningSettings
