@@ -25,7 +25,7 @@ RobustKD+ was developed on noise-blend, and leak has influenced it:
   more ACC.
 - The second let the features' weight fade and ended without the teacher. Validation images of the development attack,
   and a teacher over-fitted on purpose (feature_schedule.py), showed what the fade costs where images are few.
-- FROZEN is the third: no fade with few images, no such end. It was looked at on leak before it was frozen; cheatkd adba
+- FROZEN is the third: no fade with few images, no such end. It was looked at on leak before it was frozen; cheatkd, adba
   and blended had met the second at one seed; sig and lf had met none.
 """
 

@@ -39,6 +39,7 @@ SHOWN = {
     "overhaul": "overhaul KD",
     "kd and overhaul": "both at once",
     "robustkd, features": "RobustKD",
+    "robustkd, as compress runs it": "RobustKD as `compress` runs it",
     "robustkd, logits": "RobustKD on outputs",
     "robustkd-plus": "RobustKD+, which is both with a defence",
 }
@@ -289,6 +290,7 @@ def _whole(every: Sequence[Rows], clean: Sequence[Rows]) -> list[str]:
 def _wins(cells: Sequence[Rows], clean: Sequence[Rows]) -> str:
     few = sum(len(_compared(rows)) < CLAIMED for rows in cells)
     whole = [rows for rows in cells if len(_compared(rows)) >= CLAIMED]
+    clean = [rows for rows in clean if len(_compared(rows)) >= CLAIMED]
     missed, beaten = (sum(bool(found(rows)) for rows in whole) for found in (misses, better))
     looked = sum(bool(misses(rows)) for rows in cells if rows not in whole)
     against = [

@@ -59,7 +59,9 @@ def invert(
     with placed(network, str(place)):
         key = canonical_json([__version__, model.sha256, images.sha256, steps, seed, str(place), half])
         kept = _Kept(folder / SEARCHED, sha256_bytes(key.encode()), place)
-        how: dict[str, Any] = {"steps": steps, "seed": seed, "device": place, "progress": progress, "keeper": kept}
+        how: dict[str, Any] = {"steps": steps, "seed": seed, "device": place, "progress": progress}
+        if model.sha256:  # a network that came from no file is not known again
+            how["keeper"] = kept
         found = audit.invert(predict, TorchRunner(model, str(place)), images, model.spec.num_classes, **how)
     if found.trigger is not None:
         arrays = {name: np.moveaxis(value, 0, -1) for name, value in found.trigger.params.items()}

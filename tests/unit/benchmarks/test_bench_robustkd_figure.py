@@ -35,7 +35,7 @@ RECORDS = [
 def test_means_over_the_seeds_that_scratch_has() -> None:
     assert points(RECORDS) == [
         Point("scratch", "leak", 1.5, 0.0, 2),
-        Point("kd", "leak", 85.0, 5.5, 2),
+        Point("kd", "leak", 56.67, 5.5, 2),
         Point("clp, kd", "leak", 70.0, -1.0, 1),
     ]
 

@@ -162,7 +162,7 @@ def test_a_summary_tells_what_ships() -> None:
     assert made[2] == "| the teacher, FP32 | 60.0 / 1.0 | 60.0 / 1.0 |"
     assert made[3] == "| from scratch, no teacher | 60.0 / 2.0 | 59.0 / 1.0 (1 seed) |"
     assert made[4] == "| Hinton KD | not measured | not measured |"
-    assert made[9] == "| RobustKD+, which is both with a defence | 63.0 / 2.0 (1 seed) | not measured |"
+    assert made[10] == "| RobustKD+, which is both with a defence | 63.0 / 2.0 (1 seed) | not measured |"
     assert "gate" not in "".join(made)
 
 
@@ -234,6 +234,11 @@ def behaviour(source: str) -> dict[str, str]:
                 found[f"{owner}.{node.name}"] = ast.dump(node)
             elif isinstance(node, ast.ClassDef):
                 found[f"{owner}.{node.name}"] = str([ast.dump(base) for base in node.bases])
+            elif isinstance(node, ast.Import | ast.ImportFrom):
+                found |= {
+                    f"{owner}.{name.asname or name.name}": f"{ast.unparse(node).split(' import ')[0]} {name.name}"
+                    for name in node.names
+                }
             elif isinstance(node, ast.Assign):
                 found[f"{owner}.{ast.unparse(node.targets[0])}"] = ast.dump(node.value)
             elif isinstance(node, ast.AnnAssign):
