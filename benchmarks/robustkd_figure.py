@@ -49,7 +49,7 @@ STYLE: Any = {
 
 
 class Point(NamedTuple):
-    """Of one row on one attack, the mean over seeds in the INT8 file: ASR in percent; points of ACC above scratch's seeds."""
+    """Of one row on one attack, in the INT8 file: ASR, the mean of all seeds, percent; ACC above scratch, of shared ones, points."""
 
     row: str
     attack: str

@@ -57,10 +57,8 @@ class Board:
     def start(self, *given: str, **said: str) -> subprocess.Popen[bytes]:
         states = {"FAILS": "", "RAN": "0", "SLOW": "", "SLOW_PIN": "", **said}
         around = {"PATH": str(self.bin), "CALLS": str(self.calls), "TMPDIR": str(self.temporary)}
-        heard = [
-            "/usr/bin/env",
-            "--default-signal=HUP,INT,TERM",
-        ]  # a shell started deaf, as under nohup, could not trap them
+        # a shell started deaf, as under nohup, could not trap them
+        heard = ["/usr/bin/env", "--default-signal=HUP,INT,TERM"]
         words = [*heard, str(self.bin / "sh"), str(SCRIPT), *given]
         return subprocess.Popen(
             words,

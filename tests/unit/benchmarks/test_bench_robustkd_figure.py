@@ -1,4 +1,4 @@
-"""The picture of the defences: means over seeds that scratch has too, its digest, and a stale one."""
+"""The picture of the defences: its means over seeds, its digest, and a stale one."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ RECORDS = [
 ]
 
 
-def test_means_over_the_seeds_that_scratch_has() -> None:
+def test_asr_is_over_all_seeds_and_acc_over_those_that_scratch_has() -> None:
     assert points(RECORDS) == [
         Point("scratch", "leak", 1.5, 0.0, 2),
         Point("kd", "leak", 56.67, 5.5, 2),
