@@ -126,7 +126,6 @@ REPAIRS: dict[str, tuple[str, dict[str, Any]]] = {
     **{name: (name, {}) for name in repair.REPAIRS},
     "ft 0.03": ("ft", {"lr": 0.03}),
     "clp u 2": ("clp", {"u": 2.0}),
-    "i-bau 0.0003": ("i-bau", {"lr": 3e-4}),
 }
 REPAIRED = {f"{name}, overhaul": Row("overhaul", PLAIN_OVERHAUL, *how) for name, how in REPAIRS.items()}
 REPAIRED_KD = {f"{name}, kd": Row("kd", {}, *how) for name, how in REPAIRS.items()}
@@ -230,8 +229,7 @@ def _wanted() -> Iterator[Config]:
     yield from _cells(PARTED, SHIPPED, first)
     yield from _cells(PARTED[:1], list(PARTS)[2:TERMS], first)
     yield from _cells(COPIED, ("scratch", *LABELS, *list(SCREEN)[1:], ON_FEATURES), first, labels="teacher")
-    yield from _cells(PUBLISHED, ("scratch", "kd", "i-bau, kd", "i-bau 0.0003, kd", "anp, kd", "ft, kd"), first)
-    yield from _cells(PARTED, ("i-bau 0.0003, kd",), first)
+    yield from _cells(PUBLISHED, ("scratch", "kd", "i-bau, kd", "anp, kd", "ft, kd"), first)
     yield from _cells(CARRYING[:1], ("overhaul, fade",), first, images=ALL_IMAGES, epochs=FEW_EPOCHS)
     yield from _cells([place for place in carrying if place in UNSEEN[:1]], (CE_WHOLE, TO_THE_END, TWO_SITES), further)
     yield from _cells(UNSEEN[:1], PARTS, first)

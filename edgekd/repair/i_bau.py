@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from itertools import chain, count, islice
 from typing import Any
 
@@ -13,6 +14,7 @@ from torch import nn
 from ..data import Batch
 from ..perturb import implicit_term, largest_curvature
 from ..training import Context, TrainConfig
+from ..training.method import BatchSource
 from .base import Repair, TunedSettings, cross_entropy
 
 STREAM = 10_000  # epochs of images beyond those that the network is trained on
@@ -26,14 +28,20 @@ class AdversarialUnlearningSettings(TunedSettings):
         le=100_000,
         description="rounds, each a search for a perturbation, then one pass over the images; instead of train.epochs",
     )
-    lr: float = Field(1e-4, gt=0, description="peak learning rate of Adam on the network; instead of train.lr")
+    lr: float = Field(1e-3, gt=0, description="peak learning rate of Adam on the network; instead of train.lr")
     share: float = Field(
-        0.1, gt=0, le=1, description="share of a batch that carries the perturbation; 1: the formula as published"
+        0.01,
+        gt=0,
+        le=1,
+        description="share of a batch that carries the perturbation, one image at least; 1: the formula as published",
     )
     radius: float = Field(10.0, gt=0, description="L2 length of the perturbation, for a 3 x 32 x 32 image in [0, 1]")
-    inner_steps: int = Field(
-        20, ge=1, description="steps of the search for the perturbation in every round, one batch each"
+    searches: int = Field(
+        5,
+        ge=1,
+        description="searches for the perturbation in every round, each on other images; the most harmful one is taken",
     )
+    inner_steps: int = Field(20, ge=1, description="steps of a search, one batch each")
     inner_step: float = Field(0.1, gt=0, description="length of such a step, relative to the radius")
     pull: float = Field(1e-3, ge=0, description="weight of the perturbation's squared length in the inner loss")
     rate: float = Field(
@@ -49,9 +57,11 @@ class AdversarialUnlearning(Repair):
     counts how δ* moves with θ, −rate · ∂_θ ⟨slope, v⟩ (perturb.implicit). The network stays in eval mode throughout, x + δ
     is cut to [0, 1]. C grows with the root of the number of elements. Second derivatives are in float32.
 
-    Ours: a tenth of a batch carries δ, as with all of it (share = 1) a round costs much accuracy and time; radius and
-    pull, which the card does not give; the search's steps; a rate held below 1 over the curvature at the round's start;
-    Adam's rate falls with train.schedule. It does not reach the published figures (benchmarks/pages/defences.md).
+    Ours: the best of several searches, as about half of them end in an ordinary universal perturbation that does a
+    quarter of the trigger's harm; a hundredth of a batch carries δ, as in the authors' demonstration, since more costs
+    accuracy; a rate of 1e-3 instead of 1e-4, which changed nothing; radius and pull, which the card does not give; the
+    search's steps; a rate of the map held below 1 over the curvature at the round's start; Adam's rate falls as a cosine.
+    lr, share and searches were chosen on one BadNets teacher, by its ASR too.
     """
 
     Config = AdversarialUnlearningSettings
@@ -60,6 +70,11 @@ class AdversarialUnlearning(Repair):
         super().prepare(context)
         self.batches = context.batches
 
+    def length(self, train: TrainConfig, batches: BatchSource) -> tuple[TrainConfig, BatchSource]:
+        train, batches = super().length(train, batches)
+        falling = {"schedule": "cosine", "warmup_epochs": 0}  # the first round counts most
+        return train.model_copy(update=falling), batches
+
     def optimizer(self, parameters: list[nn.Parameter], config: TrainConfig) -> torch.optim.Optimizer:
         return torch.optim.Adam(parameters, lr=config.lr)
 
@@ -67,21 +82,27 @@ class AdversarialUnlearning(Repair):
         """The round's δ and rate: functions of the weights at its start."""
         self.student.eval()  # the loop has just set it to training
         first_epoch = STREAM * (number + 1)
-        further = chain.from_iterable(self.batches.epoch(first_epoch + n) for n in count())
-        stream = list(islice(further, self.config.inner_steps))
-        like = stream[0].images[:1]
-        radius = self.config.radius * math.sqrt(like.numel() / CIFAR)
-        delta = torch.zeros_like(like)
-        for batch in stream:
+        stream = chain.from_iterable(self.batches.epoch(first_epoch + n) for n in count())
+        judge = next(stream)
+        found = [self._search(list(islice(stream, self.config.inner_steps))) for _ in range(self.config.searches)]
+        with torch.no_grad():
+            losses = [float(self._inner(delta, judge)) for delta in found]
+        self.delta = found[losses.index(min(losses))].requires_grad_(True)
+        slopes = torch.autograd.grad(self._inner(self.delta, judge), self.delta, create_graph=True)
+        first = tuple(slope.detach() for slope in slopes)
+        curvature = largest_curvature(slopes, [self.delta], first)
+        self.rate = min(self.config.rate, 1 / max(curvature, 1e-12))
+
+    def _search(self, batches: Sequence[Batch]) -> torch.Tensor:
+        """δ [1, C, H, W], from 0 by a step per batch."""
+        delta = torch.zeros_like(batches[0].images[:1])
+        radius = self.config.radius * math.sqrt(delta.numel() / CIFAR)
+        for batch in batches:
             delta.requires_grad_(True)
             slope = torch.autograd.grad(self._inner(delta, batch), delta)[0]
             moved = delta.detach() - self.config.inner_step * radius * slope / slope.norm().clamp_min(1e-12)
             delta = moved * min(1.0, radius / max(float(moved.norm()), 1e-12))
-        self.delta = delta.requires_grad_(True)
-        slopes = torch.autograd.grad(self._inner(self.delta, stream[0]), self.delta, create_graph=True)
-        first = tuple(slope.detach() for slope in slopes)
-        curvature = largest_curvature(slopes, [self.delta], first)
-        self.rate = min(self.config.rate, 1 / max(curvature, 1e-12))
+        return delta
 
     def _loss(self, delta: torch.Tensor, batch: Batch) -> torch.Tensor:
         return cross_entropy(self.student((batch.images.float() + delta).clamp(0, 1)), batch.labels)

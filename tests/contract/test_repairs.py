@@ -29,7 +29,7 @@ ROWS = {
     "anp": {"steps": 100, "lr": 2.0, "threshold": 0.8},
     "clp": {"u": 2.0},
     "gate": {"steps": 100, "search_steps": 4},
-    "i-bau": {"epochs": 3, "inner_steps": 3},
+    "i-bau": {"epochs": 3, "searches": 2, "inner_steps": 3},
 }
 TRAINED = sorted(name for name in ROWS if repair_class(name).trains)
 WITHOUT_NORMS = {"cnn"}
@@ -56,7 +56,7 @@ def accuracy_on(images: ImageSet):
 
 
 def short(name):
-    least = {"epochs": 1, "tune_epochs": 1, "steps": 1, "inner_steps": 1, "search_steps": 1}
+    least = {"epochs": 1, "tune_epochs": 1, "steps": 1, "searches": 1, "inner_steps": 1, "search_steps": 1}
     return {key: least.get(key, value) for key, value in ROWS[name].items()}
 
 

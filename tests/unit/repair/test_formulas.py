@@ -283,6 +283,23 @@ def test_the_universal_perturbation_and_its_hypergradient():
     )
 
 
+def test_of_several_perturbations_the_most_harmful_is_unlearned(tiny_images, monkeypatch):
+    method, _ = prepared(i_bau.AdversarialUnlearning, tiny_images, searches=3, inner_steps=2, pull=0.0)
+    search, found = method._search, []
+
+    def noted(batches):
+        found.append(search(batches))
+        return found[-1]
+
+    monkeypatch.setattr(method, "_search", noted)
+    method.start_epoch(0)
+    judge = next(iter(method.batches.epoch(i_bau.STREAM)))
+    with torch.no_grad():
+        harm = [float(method._loss(delta, judge)) for delta in found]
+    assert len(set(harm)) == 3
+    assert torch.equal(method.delta.detach(), found[harm.index(max(harm))])
+
+
 def test_running_statistics_do_not_follow_perturbed_images(tiny_images):
     given = models.build(SPEC)
     made, _ = repair.run("i-bau", given, tiny_images, {"epochs": 1, "inner_steps": 2}, TRAIN)
