@@ -130,6 +130,22 @@ def test_a_killed_cell_goes_on_where_it_stood(toy: Toy) -> None:
     assert record["commits"] == [record["commit"] or "unknown"]
 
 
+@pytest.mark.parametrize("before", [{"trees": "another"}, {}])
+def test_what_another_edgekd_began_is_begun_anew(toy: Toy, before: dict[str, str]) -> None:
+    cell = toy.cell(0)
+    for note in ({"load_average": 1.0, "commit": "old", **before}, {"seconds": 600.0}):
+        files.append_line(cell.attempts, json.dumps(note))
+    steps = cell.folder / "work" / "steps"
+    steps.parent.mkdir()
+    steps.write_text("old")
+    assert toy.run("--only", '"n":0')[0] == 0
+    assert steps.read_text() == "xxxxx"
+    record = toy.records()[0]
+    assert record["attempts"] == 1
+    assert record["seconds"] < 60
+    assert "old" not in record["commits"]
+
+
 @pytest.mark.parametrize("place", ["before_write", "before_rename", "after_rename"])
 def test_a_kill_while_the_record_is_written_leaves_all_or_nothing(toy: Toy, place: str) -> None:
     code, _ = toy.run(EDGEKD_FAULT=f"record.{place}:2:kill")
