@@ -269,8 +269,27 @@ def record(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
     return write
 
 
-def seeds(part: str, row: str) -> list[int]:
-    return sorted(cell["seed"] for cell in kdiga.cells() if cell["part"] == part and cell["row"] == row)
+def seeds(part: str, row: str, striped: bool = False) -> list[int]:
+    return sorted(
+        cell["seed"]
+        for cell in kdiga.cells()
+        if (cell["part"], cell["row"], cell["teacher"] == kdiga.STRIPES) == (part, row, striped)
+    )
+
+
+def test_stripes_have_all_seeds_where_slopes_bring_them_back(record: Any) -> None:
+    def part(rows: Any, at: Any) -> Any:
+        return kdiga._backdoor(rows, at, kdiga.STRIPES)
+
+    assert seeds("backdoor", "KDIGA", striped=True) == [0]
+    assert any(cell["teacher"] == kdiga.STRIPES for cell in kdiga.may_come())
+    record(part, "KDIGA, zero", asr=5.0, untriggered=2.0)
+    record(part, "KDIGA, cosine", asr=5.0, untriggered=2.0)
+    record(part, "KDIGA", asr=14.0, untriggered=2.0)
+    assert seeds("backdoor", "KDIGA", striped=True) == [0], "less than ten points"
+    assert not any(cell["teacher"] == kdiga.STRIPES for cell in kdiga.may_come())
+    record(part, "KDIGA", asr=30.0, untriggered=2.0)
+    assert seeds("backdoor", "KDIGA", striped=True) == seeds("backdoor", "CE", striped=True) == [0, 1, 2]
 
 
 def test_the_row_that_raises_the_backdoor_most_has_all_seeds(record: Any) -> None:
@@ -281,7 +300,7 @@ def test_the_row_that_raises_the_backdoor_most_has_all_seeds(record: Any) -> Non
     assert seeds("backdoor", "IGDM, signs") == [0], "less than ten points"
     record(part, "KDIGA, cosine", asr=22.0, untriggered=10.0)
     assert seeds("backdoor", "KDIGA, cosine") == [0], "ten above zero, but it calls many images so"
-    assert not any(cell["part"] == "backdoor" for cell in kdiga.may_come())
+    assert not any(cell["teacher"] == kdiga.WHOLE for cell in kdiga.may_come())
     record(part, "KDIGA, cosine", asr=23.0, untriggered=2.0)
     assert (seeds("backdoor", "KDIGA, cosine"), seeds("backdoor", "IGDM, signs")) == ([0, 1, 2], [0])
     assert seeds("backdoor", "KDIGA") == [0, 1, 2]
@@ -289,7 +308,7 @@ def test_the_row_that_raises_the_backdoor_most_has_all_seeds(record: Any) -> Non
 
 def test_a_zero_that_beats_kdigas_own_has_all_seeds(record: Any) -> None:
     part = kdiga._robust
-    later = [(cell["part"], cell["seed"]) for cell in kdiga.may_come()]
+    later = [(cell["part"], cell["seed"]) for cell in kdiga.may_come() if cell["teacher"] != kdiga.STRIPES]
     assert later == [("robust", 1), ("robust", 2), ("backdoor", 1), ("backdoor", 2)]
     record(part, "KDIGA, zero", robust=10.0, acc=70.0)
     record(part, kdiga_table.THIRD, robust=12.0, acc=70.0)
